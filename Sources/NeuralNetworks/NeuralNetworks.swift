@@ -1,0 +1,1 @@
+// Filled by the first part of this target that lands.

@@ -1,0 +1,4 @@
+@main
+struct HearthBenchmark {
+  static func main() {}
+}
