@@ -1,0 +1,203 @@
+package import TensorKernels
+
+/// What a run teaches the adapter to predict.
+package enum RunTask: String, Sendable, Codable, CaseIterable {
+  /// One of a fixed set of labels.
+  case classify
+  /// A number.
+  case regress
+}
+
+/// How the backbone is adapted.
+package enum RunTechnique: String, Sendable, Codable, CaseIterable {
+  /// Parallel Adapters (PAC §4.1): a side network over the frozen backbone's activations.
+  case parallel
+}
+
+/// A named set of side-network settings; its cases mirror the adapter configuration's presets.
+package enum RunPreset: String, Sendable, Codable, CaseIterable {
+  /// Gates, 9 of 12 layers, side-only output (Ladder Side-Tuning's recipe).
+  case lst
+  /// All layers, plain sums, backbone output added: the network behind the paper's time and memory figures.
+  case timing
+  /// Gates, all layers, pruned weights, output mixed with the backbone's final state by a learned gate.
+  case `default`
+}
+
+/// The format of a data file, when the user names it instead of leaving it to the file's name.
+package enum RunDataFormat: String, Sendable, Codable, CaseIterable {
+  /// Tab-separated values without quoting, as GLUE has them.
+  case tsv
+  /// Comma-separated values with RFC 4180 quotes.
+  case csv
+  /// One JSON object a line.
+  case jsonl
+  /// One text a line and nothing else (prediction only).
+  case text
+}
+
+/// How the rows of a data file are read.
+///
+/// Columns are names, or 1-based positions written as digits.
+package struct DataOptions: Sendable, Codable, Equatable {
+  /// The format; nil decides by the file's name.
+  package var format: RunDataFormat?
+  /// Column of the text; nil looks for a usual name.
+  package var textColumn: String?
+  /// Column of the second text of a pair; nil looks for a usual name.
+  package var pairColumn: String?
+  /// Column of the label or score; nil looks for a usual name.
+  package var labelColumn: String?
+  /// Whether the first row names the columns; nil decides by its content.
+  package var header: Bool?
+  /// Whether the first malformed row ends the run; otherwise such rows are skipped and counted.
+  package var strict: Bool
+
+  /// Options that leave everything to the file.
+  package init(
+    format: RunDataFormat? = nil, textColumn: String? = nil, pairColumn: String? = nil,
+    labelColumn: String? = nil, header: Bool? = nil, strict: Bool = false
+  ) {
+    self.format = format
+    self.textColumn = textColumn
+    self.pairColumn = pairColumn
+    self.labelColumn = labelColumn
+    self.header = header
+    self.strict = strict
+  }
+}
+
+/// Everything that decides a training run.
+///
+/// The run directory keeps it, so that a resumed run needs nothing else.
+package struct TrainRequest: Sendable, Codable, Equatable {
+  /// Directory with config.json, the tokenizer and the safetensors weights.
+  package var modelDirectory: String
+  /// File with the training rows.
+  package var dataFile: String
+  /// File with held-out rows; nil holds out `validationFraction` of `dataFile` by a stable hash of the text.
+  package var validationFile: String?
+  /// Share of `dataFile` that is held out when there is no `validationFile`, 0 ..< 1; 0 holds out nothing.
+  package var validationFraction: Double
+  /// How rows are read.
+  package var data: DataOptions
+  /// What is predicted.
+  package var task: RunTask
+  /// How the backbone is adapted.
+  package var technique: RunTechnique
+  /// Side-network settings to start from.
+  package var preset: RunPreset
+  /// The paper's k: the side network is this much narrower than the backbone.
+  package var reduction: Int
+  /// 0-based backbone layers that feed a side block; nil leaves it to the preset.
+  package var taps: [Int]?
+  /// Passes over the training rows.
+  package var epochs: Int
+  /// How a cached activation element is stored.
+  package var cache: ActivationElement
+  /// True keeps the activation cache after the run.
+  package var keepCache: Bool
+  /// Where the activation cache lives; nil puts it into the run directory.
+  package var cacheDirectory: String?
+  /// Samples of one optimizer step.
+  package var batch: Int
+  /// Samples that one thread computes as a unit; divides `batch`.
+  package var microBatch: Int
+  /// Peak learning rate of AdamW.
+  package var learningRate: Double
+  /// Seed of the split of work, the shuffles and the initial weights.
+  package var seed: UInt64
+  /// Tokens of the longest text; longer ones are cut and counted.
+  package var maxLength: Int
+  /// Compute threads; nil uses the cores that this process may use.
+  package var threads: Int?
+  /// Most bytes that the plan may take; nil uses the memory that is available.
+  package var memoryBudget: Int?
+  /// Directory that receives the adapter and, while the run lasts, its checkpoints.
+  package var output: String
+
+  /// A request with the documented defaults.
+  package init(modelDirectory: String, dataFile: String, task: RunTask, output: String) {
+    self.modelDirectory = modelDirectory
+    self.dataFile = dataFile
+    self.task = task
+    self.output = output
+    validationFile = nil
+    validationFraction = 0.1
+    data = DataOptions()
+    technique = .parallel
+    preset = .default
+    reduction = 8
+    taps = nil
+    epochs = 3
+    cache = .float16
+    keepCache = false
+    cacheDirectory = nil
+    batch = 16
+    microBatch = 2
+    learningRate = 1e-3
+    seed = 42
+    maxLength = 128
+    threads = nil
+    memoryBudget = nil
+  }
+}
+
+/// A run to go on with.
+///
+/// What it learns is in the run's own record; only what changes no bit may differ.
+package struct ResumeRequest: Sendable, Equatable {
+  /// The output directory of the interrupted run.
+  package var runDirectory: String
+  /// Compute threads; nil uses the cores that this process may use.
+  package var threads: Int?
+  /// Most bytes that the plan may take; nil uses the memory that is available.
+  package var memoryBudget: Int?
+
+  /// A resumption of the run in `runDirectory`.
+  package init(runDirectory: String, threads: Int? = nil, memoryBudget: Int? = nil) {
+    self.runDirectory = runDirectory
+    self.threads = threads
+    self.memoryBudget = memoryBudget
+  }
+}
+
+/// Rows to measure an adapter on.
+package struct EvaluateRequest: Sendable, Equatable {
+  /// Directory of the adapter.
+  package var adapterDirectory: String
+  /// Directory of the backbone; nil uses the one that the adapter names.
+  package var modelDirectory: String?
+  /// File with labelled rows.
+  package var dataFile: String
+  /// How rows are read.
+  package var data: DataOptions
+  /// Compute threads; nil uses the cores that this process may use.
+  package var threads: Int?
+
+  /// An evaluation of an adapter on a file.
+  package init(adapterDirectory: String, dataFile: String) {
+    self.adapterDirectory = adapterDirectory
+    self.dataFile = dataFile
+    modelDirectory = nil
+    data = DataOptions()
+    threads = nil
+  }
+}
+
+/// What prediction needs before the first text arrives.
+package struct PredictRequest: Sendable, Equatable {
+  /// Directory of the adapter.
+  package var adapterDirectory: String
+  /// Directory of the backbone; nil uses the one that the adapter names.
+  package var modelDirectory: String?
+  /// Compute threads; nil uses the cores that this process may use.
+  package var threads: Int?
+
+  /// Predictions of an adapter.
+  package init(adapterDirectory: String) {
+    self.adapterDirectory = adapterDirectory
+    modelDirectory = nil
+    threads = nil
+  }
+}
