@@ -7,8 +7,8 @@ typealias Rows = [[Double]]
 
 /// The same block written once more, in double precision, one obvious loop after another.
 ///
-/// Its values are the oracle of the forward; its finite differences, which double precision makes good to nine
-/// digits, are the oracle of the hand-written backward.
+/// Its values are the oracle of the forward; its finite differences, which double precision makes good to
+/// nine digits, are the oracle of the hand-written backward.
 struct ReferenceBlock {
   let configuration: BlockConfiguration
   var leaves: [String: [Double]]
