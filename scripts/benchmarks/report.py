@@ -40,8 +40,9 @@ def facts(report):
     machine, workers = report["machine"], report["workers"]
     hearth, pytorch = workers["hearth forward"], workers["pytorch forward"]
     versions = {}
-    for worker in workers.values():
-        versions.update(worker.get("versions", {}))
+    for name, worker in workers.items():
+        if name.startswith("pytorch"):
+            versions.update(worker["versions"])
     blas = hearth["blas"]
     shares = [share for recordings in report["workloads"].values() for r in recordings for share in r.others]
     repeated = sum(r.repeated for recordings in report["workloads"].values() for r in recordings)
