@@ -16,7 +16,8 @@ public struct SeededGenerator: RandomNumberGenerator, Sendable, Equatable {
   public init(seed: UInt64, _ components: UInt64...) {
     var mixed = SeededGenerator(seed: seed)
     for component in components {
-      mixed = SeededGenerator(seed: mixed.next() ^ (component &* 0x9E37_79B9_7F4A_7C15 &+ 0x632B_E59B_D9B4_E019))
+      let spread = component &* 0x9E37_79B9_7F4A_7C15 &+ 0x632B_E59B_D9B4_E019
+      mixed = SeededGenerator(seed: mixed.next() ^ spread)
     }
     self = mixed
   }

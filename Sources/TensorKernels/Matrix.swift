@@ -38,7 +38,8 @@ package struct Matrix: @unchecked Sendable {
 
   /// The view of `count` columns from `first`.
   package func columnRange(_ first: Int, count: Int) -> Matrix {
-    precondition(first >= 0 && count >= 0 && first + count <= columns, "columns \(first)+\(count) of \(columns)")
+    precondition(
+      first >= 0 && count >= 0 && first + count <= columns, "columns \(first)+\(count) of \(columns)")
     return Matrix(base + first, rows: rows, columns: count, stride: stride)
   }
 

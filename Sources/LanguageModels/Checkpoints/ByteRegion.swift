@@ -1,0 +1,50 @@
+/// Bytes that stay at one address for the life of the object: a mapped file, or memory.
+///
+/// Models borrow weights from a region in place, so whoever keeps the borrowed pointer also keeps the
+/// region. File access itself is the storage shell's; this target only reads bytes that it is given.
+package protocol ByteRegion: AnyObject, Sendable {
+  /// The bytes; the address and the length never change.
+  var bytes: UnsafeRawBufferPointer { get }
+  /// What to call the region in an error, for instance a file's path.
+  var name: String { get }
+  /// Tells the system that the resident pages may go; reading them again brings them back.
+  func releaseResidentPages()
+}
+
+extension ByteRegion {
+  /// Calls `body` with the bytes and keeps the region alive until it returns.
+  ///
+  /// Swift may free an object after its last use even while a pointer from it is in use, so a reader that
+  /// does not store the region reads through this.
+  package func withBytes<Result, Failure: Error>(
+    _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+  ) throws(Failure) -> Result {
+    defer { withExtendedLifetime(self) {} }
+    return try body(bytes)
+  }
+}
+
+/// A region whose bytes are held in memory.
+///
+/// - Safety: the buffer is written once, in `init`, and only read afterwards.
+package final class MemoryRegion: ByteRegion, @unchecked Sendable {
+  package let name: String
+  private let storage: UnsafeMutableRawBufferPointer
+
+  /// A region that holds a copy of `bytes`, aligned to 64 bytes.
+  package init(name: String, bytes: some Collection<UInt8>) {
+    self.name = name
+    storage = UnsafeMutableRawBufferPointer.allocate(byteCount: max(1, bytes.count), alignment: 64)
+    _ = storage.initializeMemory(as: UInt8.self, from: bytes)
+    count = bytes.count
+  }
+
+  private let count: Int
+
+  deinit { storage.deallocate() }
+
+  package var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: storage[0..<count]) }
+
+  /// Nothing to release: memory that the program owns has no file behind it.
+  package func releaseResidentPages() {}
+}
