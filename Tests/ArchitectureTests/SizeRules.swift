@@ -23,6 +23,7 @@ func functions(of source: ParsedSource) -> [FunctionSpan] {
   var header = ""
   var headerLine = 1
   for (index, line) in source.code.enumerated() {
+    if source.file.isSwift, startsDeclaration(line), !onlyIntroduces(header) { header = "" }
     for character in line {
       switch character {
       case "{":
@@ -45,25 +46,26 @@ func functions(of source: ParsedSource) -> [FunctionSpan] {
         header.append(character)
       }
     }
-    // A Swift declaration goes over several lines only inside brackets or before its brace; a plain statement
-    // ends with its line, so that what comes next starts its own header.
-    if source.file.isSwift, isCompleteStatement(header) {
-      header = ""
-    } else if !header.isEmpty {
-      header += " "
-    }
+    if !header.isEmpty { header += " " }
     if !source.file.isSwift, line.hasPrefix("#") { header = "" }
   }
   return found.sorted { ($0.line, $0.name) < ($1.line, $1.name) }
 }
 
-private let functionKeywords = ["func", "init", "deinit", "subscript"]
+/// True when a Swift line begins a declaration, so that a header before it belongs to something without a body.
+private func startsDeclaration(_ line: String) -> Bool {
+  let words = line.split { " (<?!:".contains($0) }.map(String.init)
+  let keywords: Set = [
+    "func", "init", "deinit", "subscript", "var", "let", "case", "struct", "enum", "class",
+  ]
+  guard let first = words.first else { return false }
+  return isModifier(first) || keywords.contains(first)
+}
 
-/// True when nothing of a function declaration is pending in the header.
-private func isCompleteStatement(_ header: String) -> Bool {
-  !(functionKeywords + ["var", "@"]).contains { keyword in
-    keyword == "@" ? header.hasPrefix("@") : containsWords(header, keyword)
-  }
+/// True when the header so far is attributes and modifiers of what follows, or stops inside parentheses.
+private func onlyIntroduces(_ header: String) -> Bool {
+  let isOpen = header.count { $0 == "(" } > header.count { $0 == ")" }
+  return isOpen || header.split(separator: " ").allSatisfy { isModifier(String($0)) }
 }
 
 /// The name of the function that the text before an opening brace declares.

@@ -58,15 +58,25 @@ struct SizeRulesTests {
         }
         init() { self.init { 1 } }
         var stored = 1
-        static func == (a: A, b: A) -> Bool {
+        let other: Int
+        @inlinable
+        static func == (
+          a: A, b: A
+        ) -> Bool
+        where A: B {
           true
         }
+      }
+      protocol P {
+        func required()
+        var count: Int { get }
       }
       """)
     #expect(
       functions(of: source) == [
         FunctionSpan(name: "first", line: 3, lineCount: 4), FunctionSpan(name: "init", line: 7, lineCount: 1),
-        FunctionSpan(name: "==", line: 9, lineCount: 3),
+        FunctionSpan(name: "==", line: 10, lineCount: 7),
+        FunctionSpan(name: "count", line: 19, lineCount: 1),
       ])
   }
 }
