@@ -1,0 +1,99 @@
+import TensorKernels
+
+/// Constants of AdamW.
+package struct AdamWConfiguration: Sendable, Equatable {
+  /// Decay of the first moment.
+  package var beta1: Float
+  /// Decay of the second moment.
+  package var beta2: Float
+  /// Added to the root of the second moment.
+  package var epsilon: Float
+  /// Decoupled weight decay of matrices; norms, biases, gates and tables never decay.
+  package var weightDecay: Float
+
+  /// The constants of the paper (Loshchilov and Hutter, ICLR 2019) unless changed.
+  package init(
+    beta1: Float = 0.9, beta2: Float = 0.999, epsilon: Float = 1e-8, weightDecay: Float = 0.01
+  ) {
+    self.beta1 = beta1
+    self.beta2 = beta2
+    self.epsilon = epsilon
+    self.weightDecay = weightDecay
+  }
+}
+
+/// AdamW over the flat vector of a parameter tree (Loshchilov and Hutter, "Decoupled weight decay
+/// regularization", ICLR 2019).
+///
+/// Every replica that applies the same gradients gets the same bits. A run that resumes restores `step` and
+/// both moments.
+package struct AdamWOptimizer: Sendable {
+  /// Number of updates made so far.
+  package var step = 0
+  /// Constants of the update.
+  package let configuration: AdamWConfiguration
+
+  private let tree: ParameterTree
+  private let moments: Arena
+
+  /// An optimizer with zero moments for the trainable leaves of `tree`.
+  package init(_ tree: ParameterTree, configuration: AdamWConfiguration = AdamWConfiguration()) {
+    self.tree = tree
+    self.configuration = configuration
+    moments = Arena(floatCount: max(2 * tree.vectorCount, 16))
+  }
+
+  /// Running means of the gradients, in the order of the flat vector.
+  package var firstMoments: UnsafeMutableBufferPointer<Float> {
+    UnsafeMutableBufferPointer(start: moments.base, count: tree.vectorCount)
+  }
+
+  /// Running means of the squared gradients, in the order of the flat vector.
+  package var secondMoments: UnsafeMutableBufferPointer<Float> {
+    UnsafeMutableBufferPointer(start: moments.base + tree.vectorCount, count: tree.vectorCount)
+  }
+
+  /// Updates the tree's vector.
+  ///
+  /// - Parameters:
+  ///   - gradients: `vectorCount` floats.
+  ///   - gradientScale: multiplies each gradient first (mean over samples, clipping).
+  ///   - learningRate: of this step.
+  package mutating func apply(
+    gradients: UnsafePointer<Float>, gradientScale: Float, learningRate: Float
+  ) {
+    step += 1
+    for part in tree.decayRanges {
+      let start = part.range.lowerBound
+      adamW(
+        AdamWStep(
+          learningRate: learningRate, beta1: configuration.beta1, beta2: configuration.beta2,
+          epsilon: configuration.epsilon, weightDecay: part.decays ? configuration.weightDecay : 0,
+          step: step, gradientScale: gradientScale),
+        parameters: tree.vector + start, gradients: gradients + start, m: moments.base + start,
+        v: moments.base + tree.vectorCount + start, count: part.range.count)
+    }
+  }
+}
+
+/// Clipping by the global norm of all gradients.
+package struct GradientClipping: Sendable, Equatable {
+  /// The largest norm that passes unchanged.
+  package var maximumNorm: Float
+
+  /// Clips to `maximumNorm`, which must be positive.
+  package init(maximumNorm: Float) {
+    precondition(maximumNorm > 0, "clipping to the norm \(maximumNorm)")
+    self.maximumNorm = maximumNorm
+  }
+
+  /// The norm of `gradientScale · gradients`, and the factor to multiply the gradients by so that
+  /// their norm is at most `maximumNorm` (it includes `gradientScale`).
+  package func scale(
+    gradients: UnsafePointer<Float>, count: Int, gradientScale: Float = 1
+  ) -> (norm: Double, scale: Float) {
+    let norm = sumOfSquares(gradients, count: count).squareRoot() * Double(gradientScale.magnitude)
+    guard norm > Double(maximumNorm) else { return (norm, gradientScale) }
+    return (norm, Float(Double(gradientScale) * Double(maximumNorm) / norm))
+  }
+}

@@ -1,0 +1,203 @@
+package import TensorKernels
+
+/// The largest micro-batch that a set of buffers serves.
+package struct BlockCapacity: Sendable, Equatable {
+  /// Rows of the block's own stream.
+  package var tokens: Int
+  /// Rows of the encoder's states, in a decoder.
+  package var encoderTokens: Int
+  /// Longest sequence of encoder states, in a decoder.
+  package var longestEncoder: Int
+
+  /// A capacity; an encoder leaves the last two at zero.
+  package init(tokens: Int, encoderTokens: Int = 0, longestEncoder: Int = 0) {
+    precondition(
+      tokens > 0 && encoderTokens >= 0 && longestEncoder >= 0,
+      "a block of \(tokens) tokens, \(encoderTokens) encoder tokens, longest \(longestEncoder)")
+    self.tokens = tokens
+    self.encoderTokens = encoderTokens
+    self.longestEncoder = longestEncoder
+  }
+}
+
+/// What the forward of one layer leaves behind, as offsets into an arena.
+///
+/// Training needs one set a layer, since the backward reads it; a forward without backward uses one set for all
+/// layers. That is the only difference between the two: `TransformerBlock.forward` is the same code.
+package struct BlockActivations: Sendable {
+  /// True when the set keeps what a backward needs.
+  package let isTraining: Bool
+  let capacity: BlockCapacity
+  let selfAttention: AttentionActivations
+  let crossAttention: AttentionActivations?
+  let feedForward: FeedForwardActivations
+
+  /// Reserves a set in `layout`.
+  package init(
+    _ configuration: BlockConfiguration, capacity: BlockCapacity, training: Bool,
+    layout: inout ArenaLayout
+  ) {
+    isTraining = training
+    self.capacity = capacity
+    let tokens = capacity.tokens
+    selfAttention = AttentionActivations(
+      configuration, tokens: tokens, projections: 3, training: training, layout: &layout)
+    if configuration.crossAttention {
+      crossAttention = AttentionActivations(
+        configuration, tokens: tokens, projections: 1, encoderTokens: capacity.encoderTokens,
+        training: training, layout: &layout)
+    } else {
+      crossAttention = nil
+    }
+    feedForward = FeedForwardActivations(
+      configuration, tokens: tokens, training: training, layout: &layout)
+  }
+}
+
+/// Saved rows of an attention sub-layer. Optional members exist only when training.
+struct AttentionActivations: Sendable {
+  /// [tokens × 3·inner] query, key, value; in cross-attention [tokens × inner] query.
+  let projected: Int
+  /// [encoder tokens × 2·inner] key, value of cross-attention.
+  let encoderProjected: Int
+  /// [tokens × inner] output of the heads.
+  let context: Int
+  /// [tokens × heads].
+  let logSumExp: Int?
+  /// [tokens × statisticsPerRow] of the norm.
+  let statistics: Int?
+  /// [tokens × width] the sub-layer's output stream.
+  let stream: Int?
+  /// [tokens × width] residual sum before the norm, with norms after.
+  let residual: Int?
+
+  init(
+    _ configuration: BlockConfiguration, tokens: Int, projections: Int, encoderTokens: Int = 0,
+    training: Bool, layout: inout ArenaLayout
+  ) {
+    let inner = configuration.inner
+    projected = layout.reserve(tokens * projections * inner)
+    encoderProjected = layout.reserve(encoderTokens * 2 * inner)
+    context = layout.reserve(tokens * inner)
+    logSumExp = training ? layout.reserve(tokens * configuration.heads) : nil
+    statistics = training ? layout.reserve(tokens * configuration.norm.statisticsPerRow) : nil
+    stream = training ? layout.reserve(tokens * configuration.width) : nil
+    let keepsResidual = training && configuration.placement == .post
+    residual = keepsResidual ? layout.reserve(tokens * configuration.width) : nil
+  }
+}
+
+/// Saved rows of a feed-forward sub-layer; all exist only when training.
+struct FeedForwardActivations: Sendable {
+  /// [tokens × hidden] before the activation; [tokens × 2·hidden] gate and linear half when gated.
+  let preActivation: Int?
+  /// [tokens × statisticsPerRow] of the norm.
+  let statistics: Int?
+  /// [tokens × width] residual sum before the norm, with norms after.
+  let residual: Int?
+
+  init(
+    _ configuration: BlockConfiguration, tokens: Int, training: Bool, layout: inout ArenaLayout
+  ) {
+    let halves = configuration.gated ? 2 : 1
+    preActivation = training ? layout.reserve(tokens * halves * configuration.hidden) : nil
+    statistics = training ? layout.reserve(tokens * configuration.norm.statisticsPerRow) : nil
+    let keepsResidual = training && configuration.placement == .post
+    residual = keepsResidual ? layout.reserve(tokens * configuration.width) : nil
+  }
+}
+
+/// Temporary rows of one forward or backward, as offsets into an arena; all layers of a stack share one.
+package struct BlockScratch: Sendable {
+  /// Rows of the feed-forward that a forward without backward computes at a time, so that the hidden rows
+  /// need not be written to memory and read back.
+  static let feedForwardRows = 512
+  /// Rows that absorbed cross-attention handles at a time; a longer target is projected.
+  static let absorbedRows = 64
+
+  let capacity: BlockCapacity
+  /// Rows of the hidden buffers.
+  let hiddenRows: Int
+  /// [tokens × width] normalised rows.
+  let normed: Int
+  /// [hiddenRows × hidden] activated rows.
+  let hidden: Int
+  /// [hiddenRows × 2·hidden] gate and linear half, in a gated forward without backward.
+  let gated: Int?
+  let absorbed: AbsorbedScratch?
+  let gradient: GradientScratch?
+
+  /// Reserves the buffers in `layout`.
+  package init(
+    _ configuration: BlockConfiguration, capacity: BlockCapacity, training: Bool,
+    layout: inout ArenaLayout
+  ) {
+    self.capacity = capacity
+    hiddenRows = training ? capacity.tokens : min(capacity.tokens, Self.feedForwardRows)
+    normed = layout.reserve(capacity.tokens * configuration.width)
+    hidden = layout.reserve(hiddenRows * configuration.hidden)
+    gated = configuration.gated && !training ? layout.reserve(hiddenRows * 2 * configuration.hidden) : nil
+    absorbed =
+      configuration.crossAttention && !training
+      ? AbsorbedScratch(configuration, capacity: capacity, layout: &layout) : nil
+    gradient = training ? GradientScratch(configuration, capacity: capacity, layout: &layout) : nil
+  }
+}
+
+/// Temporary rows of absorbed cross-attention.
+struct AbsorbedScratch: Sendable {
+  /// [rows·heads × width] queries carried to the encoder's width.
+  let query: Int
+  /// [rows·heads × width] mixtures of encoder states.
+  let context: Int
+  /// [rows·heads × longest encoder] attention.
+  let scores: Int
+
+  init(_ configuration: BlockConfiguration, capacity: BlockCapacity, layout: inout ArenaLayout) {
+    let rows = min(capacity.tokens, BlockScratch.absorbedRows) * configuration.heads
+    query = layout.reserve(rows * configuration.width)
+    context = layout.reserve(rows * configuration.width)
+    scores = layout.reserve(rows * capacity.longestEncoder)
+  }
+}
+
+/// Temporary rows of a backward.
+struct GradientScratch: Sendable {
+  /// [tokens × width] gradient of the normalised rows.
+  let normed: Int
+  /// [tokens × hidden] gradient of the activated rows.
+  let hidden: Int
+  /// [tokens × hidden], or [tokens × 2·hidden] when gated: gradient before the activation.
+  let preActivation: Int
+  /// [tokens × inner] gradient of the heads' output.
+  let context: Int
+  /// [tokens × 3·inner] gradient of query, key, value.
+  let projected: Int
+  /// [encoder tokens × 2·inner] gradient of cross-attention's key, value.
+  let encoderProjected: Int
+  /// A finished gradient on its way to the sink.
+  let parameter: Int
+
+  init(_ configuration: BlockConfiguration, capacity: BlockCapacity, layout: inout ArenaLayout) {
+    let (tokens, inner, width) = (capacity.tokens, configuration.inner, configuration.width)
+    let hiddenWidth = configuration.hidden * (configuration.gated ? 2 : 1)
+    normed = layout.reserve(tokens * width)
+    hidden = layout.reserve(tokens * configuration.hidden)
+    preActivation = layout.reserve(tokens * hiddenWidth)
+    context = layout.reserve(tokens * inner)
+    projected = layout.reserve(tokens * 3 * inner)
+    encoderProjected = layout.reserve(capacity.encoderTokens * 2 * inner)
+    parameter = layout.reserve(
+      max(3 * inner * (width + 1), width * (inner + 1), hiddenWidth * (width + 1), width * (configuration.hidden + 1)))
+  }
+}
+
+extension Arena {
+  /// The matrix of `rows` × `columns` floats at `offset`.
+  package func matrix(_ offset: Int, rows: Int, columns: Int) -> Matrix {
+    precondition(
+      offset >= 0 && offset + rows * columns <= floatCount,
+      "\(rows) x \(columns) floats at \(offset) of an arena of \(floatCount)")
+    return Matrix(base + offset, rows: rows, columns: columns)
+  }
+}

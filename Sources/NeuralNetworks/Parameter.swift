@@ -1,0 +1,84 @@
+package import TensorKernels
+
+/// One leaf of a parameter tree: borrowed values and, when trainable, its place in the flat gradient vector.
+///
+/// - Safety: the owner (a mapped checkpoint or a parameter tree) keeps `count` floats at `values` alive
+///   longer than the leaf. A frozen leaf may point at read-only memory; nothing writes through it.
+package struct Parameter: @unchecked Sendable {
+  /// Path of the leaf, for instance `encoder.0.selfAttention.query.weight`.
+  package let name: String
+  /// Rows of a matrix (outputs of a linear layer); 1 for a vector.
+  package let rows: Int
+  /// Columns of a matrix (inputs of a linear layer); the length of a vector.
+  package let columns: Int
+  /// The values, row by row.
+  package let values: UnsafeMutablePointer<Float>
+  /// First index in the flat gradient vector; nil for a frozen leaf, which never gets a gradient.
+  package let gradientOffset: Int?
+  /// True when weight decay applies (matrices of linear layers only).
+  package let decays: Bool
+
+  /// A frozen leaf over memory that is only read.
+  package init(frozen name: String, rows: Int, columns: Int, values: UnsafePointer<Float>) {
+    self.init(
+      name: name, rows: rows, columns: columns, values: UnsafeMutablePointer(mutating: values),
+      gradientOffset: nil, decays: false)
+  }
+
+  init(
+    name: String, rows: Int, columns: Int, values: UnsafeMutablePointer<Float>, gradientOffset: Int?,
+    decays: Bool
+  ) {
+    precondition(rows > 0 && columns > 0, "parameter \(name) cannot be \(rows) x \(columns)")
+    self.name = name
+    self.rows = rows
+    self.columns = columns
+    self.values = values
+    self.gradientOffset = gradientOffset
+    self.decays = decays
+  }
+
+  /// Number of values.
+  package var count: Int { rows * columns }
+  /// The values as a matrix.
+  package var matrix: Matrix { Matrix(values, rows: rows, columns: columns) }
+  /// True when the leaf has a place in the gradient vector.
+  package var isTrainable: Bool { gradientOffset != nil }
+}
+
+/// What a leaf is for; decides weight decay.
+package enum ParameterKind: Sendable, Equatable {
+  /// The matrix of a linear layer: the only kind that decays.
+  case weight
+  /// A table that is looked up, such as relative-position biases.
+  case embedding
+  /// The bias of a linear layer.
+  case bias
+  /// Scale or shift of a norm.
+  case norm
+  /// A scalar that mixes two paths.
+  case gate
+}
+
+/// Name, shape and kind of a leaf that does not exist yet.
+package struct ParameterShape: Sendable, Equatable {
+  /// Path of the leaf.
+  package var name: String
+  /// Rows; 1 for a vector.
+  package var rows: Int
+  /// Columns, or the length of a vector.
+  package var columns: Int
+  /// What the leaf is for.
+  package var kind: ParameterKind
+
+  /// Describes a leaf of `rows` × `columns` values.
+  package init(_ name: String, rows: Int, columns: Int, kind: ParameterKind) {
+    self.name = name
+    self.rows = rows
+    self.columns = columns
+    self.kind = kind
+  }
+
+  /// Number of values.
+  package var count: Int { rows * columns }
+}

@@ -1,0 +1,198 @@
+package import TensorKernels
+
+extension TransformerBlock {
+  /// Computes the gradients of the input, the encoder's states and all trainable leaves.
+  ///
+  /// Must follow a training `forward` of the same rows, whose `input` and `activations` are unchanged.
+  ///
+  /// - Parameters:
+  ///   - gradient: [tokens × width]; on entry of the output, on return of the input (meaningless on return
+  ///     when `needsInputGradient` is false).
+  ///   - biasGradient: in the layout of `bias`; the gradient is added. Nil when the biases are frozen.
+  ///   - encoderGradient: [encoder tokens × width]; the gradient is added. Nil when nothing needs it.
+  ///   - sink: receives each trainable leaf's gradient once.
+  ///   - needsInputGradient: false in the first layer over a frozen input, which saves a product.
+  package func backward(
+    _ gradient: Matrix, input: Matrix, sequences: PackedSequences, bias: PositionBias?,
+    biasGradient: UnsafeMutablePointer<Float>?, encoder: EncoderStates?, encoderGradient: Matrix?,
+    activations: BlockActivations, scratch: BlockScratch, arena: Arena, sink: any GradientSink,
+    needsInputGradient: Bool = true
+  ) {
+    guard activations.isTraining, let temporary = scratch.gradient else {
+      preconditionFailure("a backward needs buffers that were reserved for training")
+    }
+    precondition(
+      gradient.rows == input.rows && gradient.columns == configuration.width
+        && input.columns == configuration.width && sequences.tokens == input.rows,
+      "a gradient of \(gradient.rows) x \(gradient.columns) for \(input.rows) x \(input.columns) rows")
+    let workspace = Workspace(
+      rows: input.rows, configuration: configuration, activations: activations, scratch: scratch,
+      arena: arena)
+    let pass = BackwardPass(
+      workspace: workspace, temporary: temporary, parameter: arena.base + temporary.parameter, sink: sink)
+
+    let afterSelf = workspace.stream(activations.selfAttention, else: input)
+    let afterAttention = activations.crossAttention.map { workspace.stream($0, else: input) } ?? afterSelf
+    backwardFeedForward(gradient, input: afterAttention, pass)
+    if let encoder, let saved = activations.crossAttention {
+      backwardCrossAttention(
+        gradient, input: afterSelf, sequences: sequences, encoder: encoder,
+        encoderGradient: encoderGradient, saved, pass)
+    }
+    backwardSelfAttention(
+      gradient, input: input, sequences: sequences, bias: bias, biasGradient: biasGradient,
+      needsInputGradient: needsInputGradient, pass)
+  }
+
+  private func backwardFeedForward(_ gradient: Matrix, input: Matrix, _ pass: BackwardPass) {
+    let saved = pass.workspace.activations.feedForward
+    let feedForward = parameters.feedForward
+    let norm = feedForward.norm
+    backwardNormAfter(gradient, norm, residual: saved.residual, statistics: saved.statistics, pass)
+    let rows = subLayerInput(input, norm, pass)
+
+    let width = hiddenProjection.outputs
+    let hidden = pass.matrix(pass.workspace.scratch.hidden, configuration.hidden)
+    let hiddenGradient = pass.matrix(pass.temporary.hidden, configuration.hidden)
+    let before = pass.matrix(saved.preActivation ?? 0, width)
+    let beforeGradient = pass.matrix(pass.temporary.preActivation, width)
+    feedForward.down.inputGradient(gradient, into: hiddenGradient, accumulate: false)
+    if configuration.gated {
+      let half = configuration.hidden
+      let (gate, linear) = (before.columnRange(0, count: half), before.columnRange(half, count: half))
+      gatedActivation(configuration.activation, gate: gate, linear: linear, into: hidden)
+      gatedActivationBackward(
+        configuration.activation, gate: gate, linear: linear, gradient: hiddenGradient,
+        gateGradient: beforeGradient.columnRange(0, count: half),
+        linearGradient: beforeGradient.columnRange(half, count: half))
+    } else {
+      applyActivation(configuration.activation, before, into: hidden)
+      activationBackward(
+        configuration.activation, input: before, gradient: hiddenGradient, into: beforeGradient)
+    }
+    feedForward.down.parameterGradients(gradient, hidden, scratch: pass.parameter, sink: pass.sink)
+    hiddenProjection.parameterGradients(beforeGradient, rows, scratch: pass.parameter, sink: pass.sink)
+    backwardInput(
+      beforeGradient, through: hiddenProjection, gradient, input: input, norm, statistics: saved.statistics,
+      pass)
+  }
+
+  private func backwardCrossAttention(
+    _ gradient: Matrix, input: Matrix, sequences: PackedSequences, encoder: EncoderStates,
+    encoderGradient: Matrix?, _ saved: AttentionActivations, _ pass: BackwardPass
+  ) {
+    guard let attention = parameters.crossAttention, let queryProjection, let encoderProjection else { return }
+    let inner = configuration.inner
+    backwardNormAfter(
+      gradient, attention.norm, residual: saved.residual, statistics: saved.statistics, pass)
+    let rows = subLayerInput(input, attention.norm, pass)
+    let context = pass.matrix(saved.context, inner)
+    let contextGradient = pass.matrix(pass.temporary.context, inner)
+    attention.output.inputGradient(gradient, into: contextGradient, accumulate: false)
+    attention.output.parameterGradients(gradient, context, scratch: pass.parameter, sink: pass.sink)
+
+    let query = pass.matrix(saved.projected, inner)
+    let queryGradient = pass.matrix(pass.temporary.projected, inner)
+    let projected = pass.workspace.encoderMatrix(saved.encoderProjected, encoder.rows.rows)
+    let projectedGradient = pass.workspace.encoderMatrix(
+      pass.temporary.encoderProjected, encoder.rows.rows)
+    attentionBackward(
+      attentionShape(causal: false), q: query, k: projected.columnRange(0, count: inner),
+      v: projected.columnRange(inner, count: inner), out: context,
+      logSumExp: pass.saved(saved.logSumExp), gradient: contextGradient, queries: sequences,
+      keys: encoder.sequences, bias: nil, dq: queryGradient,
+      dk: projectedGradient.columnRange(0, count: inner),
+      dv: projectedGradient.columnRange(inner, count: inner), biasGradient: nil)
+    queryProjection.parameterGradients(queryGradient, rows, scratch: pass.parameter, sink: pass.sink)
+    encoderProjection.parameterGradients(
+      projectedGradient, encoder.rows, scratch: pass.parameter, sink: pass.sink)
+    if let encoderGradient {
+      encoderProjection.inputGradient(projectedGradient, into: encoderGradient, accumulate: true)
+    }
+    backwardInput(
+      queryGradient, through: queryProjection, gradient, input: input, attention.norm,
+      statistics: saved.statistics, pass)
+  }
+
+  private func backwardSelfAttention(
+    _ gradient: Matrix, input: Matrix, sequences: PackedSequences, bias: PositionBias?,
+    biasGradient: UnsafeMutablePointer<Float>?, needsInputGradient: Bool, _ pass: BackwardPass
+  ) {
+    let saved = pass.workspace.activations.selfAttention
+    let attention = parameters.selfAttention
+    let inner = configuration.inner
+    backwardNormAfter(
+      gradient, attention.norm, residual: saved.residual, statistics: saved.statistics, pass)
+    let rows = subLayerInput(input, attention.norm, pass)
+    let context = pass.matrix(saved.context, inner)
+    let contextGradient = pass.matrix(pass.temporary.context, inner)
+    attention.output.inputGradient(gradient, into: contextGradient, accumulate: false)
+    attention.output.parameterGradients(gradient, context, scratch: pass.parameter, sink: pass.sink)
+
+    let (query, key, value) = split(pass.matrix(saved.projected, 3 * inner))
+    let projectedGradient = pass.matrix(pass.temporary.projected, 3 * inner)
+    let (queryGradient, keyGradient, valueGradient) = split(projectedGradient)
+    attentionBackward(
+      attentionShape(causal: configuration.causal), q: query, k: key, v: value, out: context,
+      logSumExp: pass.saved(saved.logSumExp), gradient: contextGradient, queries: sequences,
+      keys: sequences, bias: bias, dq: queryGradient, dk: keyGradient, dv: valueGradient,
+      biasGradient: biasGradient)
+    selfProjection.parameterGradients(projectedGradient, rows, scratch: pass.parameter, sink: pass.sink)
+    let normIsTrainable = configuration.placement == .pre && attention.norm.isTrainable
+    guard needsInputGradient || normIsTrainable else { return }
+    backwardInput(
+      projectedGradient, through: selfProjection, gradient, input: input, attention.norm,
+      statistics: saved.statistics, pass)
+  }
+
+  /// With norms after: turns the gradient of the normalised sum into that of the sum, in place.
+  private func backwardNormAfter(
+    _ gradient: Matrix, _ norm: NormParameters, residual: Int?, statistics: Int?, _ pass: BackwardPass
+  ) {
+    guard configuration.placement == .post, let residual else { return }
+    norm.backward(
+      input: pass.matrix(residual, configuration.width), statistics: pass.saved(statistics),
+      gradient: gradient, into: gradient, accumulate: false, scratch: pass.parameter, sink: pass.sink)
+  }
+
+  /// What the sub-layer's forward read; with norms before it is computed again rather than kept.
+  private func subLayerInput(_ input: Matrix, _ norm: NormParameters, _ pass: BackwardPass) -> Matrix {
+    guard configuration.placement == .pre else { return input }
+    let normed = pass.matrix(pass.workspace.scratch.normed, configuration.width)
+    norm.forward(input, into: normed, statistics: nil)
+    return normed
+  }
+
+  /// Adds the gradient that comes through a sub-layer's first layers to that of the residual stream.
+  private func backwardInput(
+    _ projectedGradient: Matrix, through projection: LinearGroup, _ gradient: Matrix, input: Matrix,
+    _ norm: NormParameters, statistics: Int?, _ pass: BackwardPass
+  ) {
+    guard configuration.placement == .pre else {
+      projection.inputGradient(projectedGradient, into: gradient, accumulate: true)
+      return
+    }
+    let normedGradient = pass.matrix(pass.temporary.normed, configuration.width)
+    projection.inputGradient(projectedGradient, into: normedGradient, accumulate: false)
+    norm.backward(
+      input: input, statistics: pass.saved(statistics), gradient: normedGradient, into: gradient,
+      accumulate: true, scratch: pass.parameter, sink: pass.sink)
+  }
+}
+
+/// What every step of one backward uses.
+private struct BackwardPass {
+  let workspace: Workspace
+  let temporary: GradientScratch
+  let parameter: UnsafeMutablePointer<Float>
+  let sink: any GradientSink
+
+  func matrix(_ offset: Int, _ columns: Int) -> Matrix {
+    workspace.matrix(offset, columns: columns)
+  }
+
+  func saved(_ offset: Int?) -> UnsafePointer<Float> {
+    guard let offset else { preconditionFailure("a backward needs statistics that only training keeps") }
+    return UnsafePointer(workspace.arena.base + offset)
+  }
+}
