@@ -266,6 +266,20 @@ package struct EvaluationSummary: Sendable, Codable, Equatable {
   }
 }
 
+/// One text, or pair of texts, to predict for.
+package struct PredictionInput: Sendable, Equatable {
+  /// The text.
+  package var text: String
+  /// The second text of a pair.
+  package var pair: String?
+
+  /// A text or a pair.
+  package init(text: String, pair: String? = nil) {
+    self.text = text
+    self.pair = pair
+  }
+}
+
 /// The prediction for one text.
 package struct Prediction: Sendable, Equatable {
   /// Most likely label of a classification; nil for a regression.

@@ -22,8 +22,8 @@ package struct BlockCapacity: Sendable, Equatable {
 
 /// What the forward of one layer leaves behind, as offsets into an arena.
 ///
-/// Training needs one set a layer, since the backward reads it; a forward without backward uses one set for all
-/// layers. That is the only difference between the two: `TransformerBlock.forward` is the same code.
+/// Training needs one set a layer, since the backward reads it; a forward without backward uses one set for
+/// all layers. That is the only difference between the two: `TransformerBlock.forward` is the same code.
 package struct BlockActivations: Sendable {
   /// True when the set keeps what a backward needs.
   package let isTraining: Bool
@@ -54,7 +54,9 @@ package struct BlockActivations: Sendable {
   }
 }
 
-/// Saved rows of an attention sub-layer. Optional members exist only when training.
+/// Saved rows of an attention sub-layer.
+///
+/// Optional members exist only when training.
 struct AttentionActivations: Sendable {
   /// [tokens × 3·inner] query, key, value; in cross-attention [tokens × inner] query.
   let projected: Int
@@ -188,7 +190,9 @@ struct GradientScratch: Sendable {
     projected = layout.reserve(tokens * 3 * inner)
     encoderProjected = layout.reserve(capacity.encoderTokens * 2 * inner)
     parameter = layout.reserve(
-      max(3 * inner * (width + 1), width * (inner + 1), hiddenWidth * (width + 1), width * (configuration.hidden + 1)))
+      max(
+        3 * inner * (width + 1), width * (inner + 1), hiddenWidth * (width + 1),
+        width * (configuration.hidden + 1)))
   }
 }
 

@@ -1,7 +1,7 @@
 /// Where finished gradients go.
 ///
-/// A backward pass calls `add` exactly once for each trainable parameter and micro-batch, with the gradient of
-/// the whole micro-batch: what is summed over micro-batches is then the same set of numbers however the
+/// A backward pass calls `add` exactly once for each trainable parameter and micro-batch, with the gradient
+/// of the whole micro-batch: what is summed over micro-batches is then the same set of numbers however the
 /// micro-batches are spread over threads and devices (DESIGN §7.4).
 package protocol GradientSink: AnyObject {
   /// Takes the `parameter.count` values at `gradient`; the memory is the caller's again on return.

@@ -14,7 +14,8 @@ package struct NormParameters: Sendable {
   /// A norm from its leaves.
   package init(kind: NormKind, epsilon: Float, weight: Parameter, bias: Parameter?) {
     precondition(
-      (kind == .layer) == (bias != nil), "\(weight.name): a \(kind) norm \(bias == nil ? "without" : "with") shift")
+      (kind == .layer) == (bias != nil),
+      "\(weight.name): a \(kind) norm \(bias == nil ? "without" : "with") shift")
     self.kind = kind
     self.epsilon = epsilon
     self.weight = weight

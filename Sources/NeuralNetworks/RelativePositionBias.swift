@@ -1,7 +1,7 @@
 package import TensorKernels
 
-/// T5's relative position bias: one learned number for each head and bucket of distances, shared by all layers
-/// of a stack (Raffel et al., "Exploring the limits of transfer learning", JMLR 2020, §2.1).
+/// T5's relative position bias: one learned number for each head and bucket of distances, shared by all
+/// layers of a stack (Raffel et al., "Exploring the limits of transfer learning", JMLR 2020, §2.1).
 ///
 /// Small distances have a bucket each, larger ones share buckets that grow geometrically up to
 /// `maximumDistance`. An encoder splits the buckets between keys before and after the query; a decoder sees

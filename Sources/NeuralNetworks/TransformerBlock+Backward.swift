@@ -81,7 +81,9 @@ extension TransformerBlock {
     _ gradient: Matrix, input: Matrix, sequences: PackedSequences, encoder: EncoderStates,
     encoderGradient: Matrix?, _ saved: AttentionActivations, _ pass: BackwardPass
   ) {
-    guard let attention = parameters.crossAttention, let queryProjection, let encoderProjection else { return }
+    guard let attention = parameters.crossAttention, let queryProjection, let encoderProjection else {
+      return
+    }
     let inner = configuration.inner
     backwardNormAfter(
       gradient, attention.norm, residual: saved.residual, statistics: saved.statistics, pass)

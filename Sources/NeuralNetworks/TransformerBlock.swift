@@ -79,8 +79,10 @@ package struct TransformerBlock: Sendable {
       "a block of width \(configuration.width) from \(input.rows) x \(input.columns) to "
         + "\(output.rows) x \(output.columns) over \(sequences.tokens) tokens")
     precondition(
-      !activations.isTraining || input.base != output.base, "training keeps its input, so output is elsewhere")
-    precondition((encoder != nil) == configuration.crossAttention, "cross-attention needs an encoder's states")
+      !activations.isTraining || input.base != output.base, "training keeps its input, so output is elsewhere"
+    )
+    precondition(
+      (encoder != nil) == configuration.crossAttention, "cross-attention needs an encoder's states")
 
     var stream = workspace.stream(activations.selfAttention, else: output)
     forwardSelfAttention(input, into: stream, sequences: sequences, bias: bias, workspace)

@@ -1,4 +1,83 @@
+import ArgumentParser
+import HearthNode
+
+/// The command line of Hearth.
 @main
-struct Hearth {
-  static func main() {}
+struct Hearth: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "hearth",
+    abstract: "Fine-tune a language model at home, with Parallel Adapters and an activation cache.",
+    discussion: """
+      A frozen backbone computes each text once; its activations go to a cache, and a small side network \
+      (the adapter) learns from them. Later epochs skip the backbone.
+
+      Start here:
+        hearth doctor
+        hearth train --model DIR --data reviews.tsv --task classify
+        hearth evaluate --adapter adapter --data test.tsv
+        echo "what a film" | hearth predict --adapter adapter
+
+      'hearth COMMAND --help' explains a command and gives an example.
+
+      Exit codes:
+        0    all went well
+        64   the command line is wrong
+        65   rows, weights or other content that cannot be used
+        66   an input that is not there or cannot be read
+        69   a model, adapter or cache that do not belong together
+        70   a defect of Hearth
+        73   the output cannot be created
+        74   reading or writing failed midway, for instance because the disk is full
+        75   not enough memory (or another resource) for the plan
+        130  stopped by Ctrl-C or a signal
+      """,
+    version: hearthVersion,
+    subcommands: [
+      DoctorCommand.self
+    ])
+
+  static func main() {
+    // `hearth predict | head` ends quietly instead of by a signal.
+    OutputStream.ignoreBrokenPipes()
+    var json = false
+    do {
+      var command = try parseAsRoot()
+      json = (command as? any ReportingCommand)?.reporting.json ?? false
+      try command.run()
+    } catch {
+      end(error, json: json)
+    }
+  }
+
+  /// Ends the process the way `error` asks for.
+  private static func end(_ error: any Error, json: Bool) -> Never {
+    if error is ReaderGone { exit(withError: ExitCode.success) }
+    guard isOwnFailure(error) else { exit(withError: error) }
+    let end = CommandEnd(error)
+    // Nobody is left to tell when these writes fail; the exit code still says it.
+    if json, let line = try? jsonLine(end) { try? OutputStream.standard.write(line + "\n") }
+    try? OutputStream.diagnostics.write("Error: \(end.message)\n")
+    exit(withError: ExitCode(end.reason.rawValue))
+  }
+
+  /// False for the argument parser's own errors: help, version, usage, bare exit codes.
+  private static func isOwnFailure(_ error: any Error) -> Bool {
+    if error is any UserFacingFailure { return true }
+    return exitCode(for: error) == .failure && !(error is ExitCode)
+  }
+}
+
+/// A command that can write JSON lines for programs beside text for people.
+protocol ReportingCommand: ParsableCommand {
+  var reporting: ReportingOptions { get }
+}
+
+/// How a command reports.
+struct ReportingOptions: ParsableArguments {
+  @Flag(
+    help: """
+      Write JSON to standard output, one object a line, the result last; text for people goes to standard \
+      error.
+      """)
+  var json = false
 }
