@@ -1,0 +1,52 @@
+"""What a benchmark needs to know about the machine: who used the processors, and how much memory a process holds."""
+import os
+import platform
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def busy_seconds():
+    """Processor seconds that all processes together have used since boot."""
+    with open("/proc/stat") as stat:
+        user, nice, system, _idle, _wait, interrupt, soft, steal = map(int, stat.readline().split()[1:9])
+    return (user + nice + system + interrupt + soft + steal) / TICKS_PER_SECOND
+
+
+def process_seconds(pids):
+    """Processor seconds that the given processes (all their threads) have used."""
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as stat:
+            # The command name may hold spaces; the fields after its closing parenthesis do not.
+            fields = stat.read().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS_PER_SECOND
+
+
+def process_memory(pid="self"):
+    """Bytes of a process: anonymous memory, mapped files, and the peak of both together."""
+    fields = {}
+    with open(f"/proc/{pid}/status") as status:
+        for line in status:
+            name, _, rest = line.partition(":")
+            if name in ("RssAnon", "RssFile", "VmHWM"):
+                fields[name] = int(rest.split()[0]) * 1024
+    return {
+        "anonymous_bytes": fields["RssAnon"],
+        "file_bytes": fields["RssFile"],
+        "peak_bytes": fields["VmHWM"],
+    }
+
+
+def description():
+    """The facts of this machine that decide speed."""
+    facts = {"processor": platform.machine(), "processors": os.cpu_count(), "system": platform.platform()}
+    with open("/proc/cpuinfo") as cpuinfo:
+        for line in cpuinfo:
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                facts["processor"] = value.strip()
+                break
+    with open("/proc/meminfo") as meminfo:
+        facts["memory_bytes"] = int(meminfo.readline().split()[1]) * 1024
+    return facts
