@@ -1,4 +1,4 @@
-import LanguageModels
+package import LanguageModels
 package import NeuralNetworks
 package import TensorKernels
 
@@ -11,11 +11,32 @@ package struct FrozenOutput: Sendable {
   /// Factor on the states before the language-model head (T5: width^−½ when tied).
   package var embeddingScale: Float
 
-  /// The parts that the given head needs.
+  /// Keeps copied values alive.
+  private var storage: Arena?
+
+  /// The parts that the given head needs; the memory behind them is the caller's.
   package init(norm: NormParameters?, embedding: Matrix? = nil, embeddingScale: Float = 1) {
     self.norm = norm
     self.embedding = embedding
     self.embeddingScale = embeddingScale
+  }
+
+  /// A copy of the final norm of a backbone's last stack, which outlives the backbone.
+  package init(copying backbone: any Backbone) {
+    self.init(norm: nil)
+    let last = backbone.architecture.stacks.count - 1
+    guard last >= 0, let norm = backbone.finalNorm(stack: last) else { return }
+    let width = norm.weight.count
+    let arena = Arena(floatCount: 2 * width)
+    func copy(_ parameter: Parameter, at offset: Int) -> Parameter {
+      (arena.base + offset).update(from: parameter.values, count: width)
+      return Parameter(
+        frozen: parameter.name, rows: 1, columns: width, values: UnsafePointer(arena.base + offset))
+    }
+    self.norm = NormParameters(
+      kind: norm.kind, epsilon: norm.epsilon, weight: copy(norm.weight, at: 0),
+      bias: norm.bias.map { copy($0, at: width) })
+    storage = arena
   }
 }
 
