@@ -35,6 +35,8 @@ package struct TrainingSample: Sendable, Equatable {
 
 /// A micro-batch ready to compute: token-packed ids, targets and cache keys, built once for a whole run.
 package struct PackedMicroBatch: Sendable {
+  /// Number of the micro-batch among all of a run, for tables made once; −1 when it is in none.
+  package let ordinal: Int
   /// The samples, as indices into the data set, in packing order.
   package let samples: [Int]
   /// Encoder token ids of all samples, one after another.
@@ -55,8 +57,9 @@ package struct PackedMicroBatch: Sendable {
   package let keys: [SampleKey]
 
   /// Packs the given samples of `dataset`.
-  package init(samples: [Int], of dataset: [TrainingSample]) {
+  package init(samples: [Int], of dataset: [TrainingSample], ordinal: Int = -1) {
     precondition(!samples.isEmpty, "a micro-batch needs a sample")
+    self.ordinal = ordinal
     let chosen = samples.map { dataset[$0] }
     self.samples = samples
     encoderIDs = chosen.flatMap(\.encoderIDs)

@@ -65,8 +65,15 @@ package struct PreparedRun {
       sampleCount: rows.samples.count, laneCount: max(1, request.batch / request.microBatch),
       samplesPerMicroBatch: request.microBatch, seed: request.seed)
     lanePlan = plan
-    batches = plan.lanes.map { lane in lane.map { PackedMicroBatch(samples: $0, of: rows.samples) } }
-    validation = TrainingRows.consecutive(held.samples, size: request.microBatch)
+    var ordinal = -1
+    batches = plan.lanes.map { lane in
+      lane.map { samples in
+        ordinal += 1
+        return PackedMicroBatch(samples: samples, of: rows.samples, ordinal: ordinal)
+      }
+    }
+    validation = TrainingRows.consecutive(
+      held.samples, size: request.microBatch, firstOrdinal: ordinal + 1)
     validationSamples = held.samples
     capacity = MicroBatchCapacity(batches.flatMap { $0 } + validation)
     sampleCount = rows.samples.count

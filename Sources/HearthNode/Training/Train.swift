@@ -94,9 +94,8 @@ struct RunHost {
   private func openCache(_ directory: RunDirectory) throws -> ActivationCacheStore? {
     guard prepared.usesCache else { return nil }
     let path = prepared.request.cacheDirectory ?? directory.cachePath
-    let store = try ActivationCacheStore(
-      storage: CacheDirectory(path), identity: prepared.cacheIdentity(model))
-    let missing = max(0, prepared.cacheBytes - store.byteCount)
+    let store = try ActivationCacheStore(CacheDirectory(path), identity: prepared.cacheIdentity(model))
+    let missing = max(0, prepared.cacheBytes - store.bytes)
     let free = try freeDiskBytes(path)
     if missing > free { throw RunFailure.diskBudgetExceeded(needed: missing, free: free, path: path) }
     return store
@@ -117,7 +116,7 @@ struct RunHost {
       activationElement: prepared.request.cache.rawValue, adapterDigest: digest.description)
     let card = ModelCard.text(prepared, model: model, description: description, results: results)
     try AdapterDirectory.write(bytes, description: description, card: card, to: directory.path)
-    let cacheBytes = cache?.byteCount ?? 0
+    let cacheBytes = cache?.bytes ?? 0
     if let cache, !prepared.request.keepCache { try cache.removeAll() }
     try directory.removeState()
     let name = Measurement.mainMetric(prepared.task)

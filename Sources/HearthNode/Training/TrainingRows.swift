@@ -90,10 +90,14 @@ package enum TrainingRows {
     return rows
   }
 
-  /// Micro-batches of consecutive samples, for evaluation and prediction.
-  package static func consecutive(_ samples: [TrainingSample], size: Int) -> [PackedMicroBatch] {
+  /// Micro-batches of consecutive samples, for evaluation and prediction, numbered from `firstOrdinal` if given.
+  package static func consecutive(
+    _ samples: [TrainingSample], size: Int, firstOrdinal: Int? = nil
+  ) -> [PackedMicroBatch] {
     stride(from: 0, to: samples.count, by: size).map { start in
-      PackedMicroBatch(samples: Array(start..<min(start + size, samples.count)), of: samples)
+      PackedMicroBatch(
+        samples: Array(start..<min(start + size, samples.count)), of: samples,
+        ordinal: firstOrdinal.map { $0 + start / size } ?? -1)
     }
   }
 }

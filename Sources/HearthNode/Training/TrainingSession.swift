@@ -95,13 +95,15 @@ final class TrainingSession {
         .enumerated().sorted { ($1.element.tokens, $0.offset) < ($0.element.tokens, $1.offset) }
         .map(\.element)
     }
-    let isCached = cache.map { store in run.batches.allSatisfy { $0.allSatisfy { store.containsAll($0.keys) } } }
-    let mode: EpochMode = isCached == true && !position.ranLive ? .cached : .live
+    let isCached = source.resolve(run.batches.flatMap { $0 })
+    let mode: EpochMode = isCached && !position.ranLive ? .cached : .live
     report(.phase(mode == .cached ? .cachedEpoch : .liveEpoch))
     let startSeconds = MonotonicClock.seconds() - position.seconds
     if mode == .live { position.ranLive = true }
     while position.step < miniBatches.count {
-      if position.step + 1 < miniBatches.count { prefetch(miniBatches[position.step + 1]) }
+      if position.step + 1 < miniBatches.count {
+        for batch in miniBatches[position.step + 1] { source.prefetch(batch) }
+      }
       let batch = miniBatches[position.step]
       let units = batch.reduce(0) { $0 + $1.samples.count }
       let result = try trainer.step(batch, units: units, loop: team)
@@ -128,11 +130,6 @@ final class TrainingSession {
     position.seconds = 0
     position.ranLive = false
     report(.epoch(index: position.epoch, summary))
-  }
-
-  private func prefetch(_ batches: [PackedMicroBatch]) {
-    guard let cache else { return }
-    for batch in batches { cache.prefetch(batch.keys) }
   }
 
   private func reportProgress(steps: Int, mode: EpochMode) {
@@ -176,10 +173,7 @@ final class TrainingSession {
   /// Lets the backbone go once every sample of every later pass is in the cache.
   private func releaseBackboneIfPossible() throws {
     guard !released, let cache else { return }
-    let complete =
-      run.batches.allSatisfy { $0.allSatisfy { cache.containsAll($0.keys) } }
-      && run.validation.allSatisfy { cache.containsAll($0.keys) }
-    guard complete else { return }
+    guard source.resolve(run.batches.flatMap { $0 } + run.validation) else { return }
     try cache.flush()
     let before = ProcessMemory.current()?.resident ?? 0
     source.release()
