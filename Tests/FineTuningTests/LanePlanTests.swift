@@ -9,7 +9,8 @@ struct LanePlanTests {
       let plan = LanePlan(sampleCount: count, laneCount: lanes, samplesPerMicroBatch: microBatch, seed: 5)
       for epoch in 0..<3 {
         let visited = plan.miniBatches(epoch: epoch).flatMap { $0 }.flatMap { plan.samples(of: $0) }
-        #expect(visited.sorted() == Array(0..<count), "lanes \(lanes), micro-batch \(microBatch), epoch \(epoch)")
+        #expect(
+          visited.sorted() == Array(0..<count), "lanes \(lanes), micro-batch \(microBatch), epoch \(epoch)")
       }
     }
   }

@@ -12,7 +12,8 @@ enum TestBackbones {
     func block(_ cross: Bool) -> BlockConfiguration {
       BlockConfiguration(
         width: width, heads: 2, headSize: width / 2, hidden: 2 * width, norm: decoder ? .rms : .layer,
-        epsilon: 1e-6, placement: decoder ? .pre : .post, activation: decoder ? .geluTanh : .gelu, gated: false,
+        epsilon: 1e-6, placement: decoder ? .pre : .post, activation: decoder ? .geluTanh : .gelu,
+        gated: false,
         biases: !decoder, attentionScale: decoder ? 1 : 0.25, causal: cross, crossAttention: cross)
     }
     func stack(_ kind: StackKind) -> StackShape {

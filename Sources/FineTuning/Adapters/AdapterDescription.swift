@@ -91,7 +91,8 @@ public struct AdapterDescription: Codable, Sendable, Equatable {
     }
     guard version == Self.currentVersion else {
       throw .unreadable(
-        path: path, detail: "format version \(version) is not \(Self.currentVersion), the one this program reads")
+        path: path,
+        detail: "format version \(version) is not \(Self.currentVersion), the one this program reads")
     }
     guard configuration.reduction > 0, maximumLength > 0 else {
       throw .unreadable(path: path, detail: "reduction and maximumLength must be positive")

@@ -1,6 +1,6 @@
 import Determinism
 
-/// Names one micro-batch of a job: the `index`-th cut of a lane. It means the same on every device.
+/// Names one micro-batch of a job by its lane and its place in it; it means the same on every device.
 public struct MicroBatchID: Hashable, Sendable {
   /// The lane that owns the samples.
   public let lane: Int
@@ -34,7 +34,8 @@ public struct LanePlan: Sendable, Equatable {
   public init(sampleCount: Int, laneCount: Int, samplesPerMicroBatch: Int, seed: UInt64) {
     precondition(
       sampleCount > 0 && sampleCount <= Self.maximumSamples && laneCount > 0 && samplesPerMicroBatch > 0,
-      "a lane plan needs samples, lanes and a micro-batch: \(sampleCount), \(laneCount), \(samplesPerMicroBatch)")
+      "a lane plan needs samples, lanes and a micro-batch: \(sampleCount), \(laneCount), \(samplesPerMicroBatch)"
+    )
     self.seed = seed
     var generator = SeededGenerator(seed: seed, Self.dealPurpose)
     var order = Array(0..<sampleCount)

@@ -174,6 +174,8 @@ package final class SideNetwork: @unchecked Sendable {
     return mixed
   }
 
+  /// Picks the rows that the prediction is made from.
+  ///
   /// Encoder-only models: the mean over a sample's tokens. Encoder-decoder models: decoder step 0, or every
   /// decoder token under a language-model head.
   private func pool(_ states: Matrix, _ batch: PackedMicroBatch, into pooled: Matrix) {

@@ -93,7 +93,8 @@ extension SideNetworkShape {
       for index in 0..<values.count { values[index] = start }
     case .weight, .embedding:
       // The paths between the networks start small (Ladder Side-Tuning: 0.01), blocks and head as BERT's (0.02).
-      let isPath = shape.name.hasPrefix("up.") || shape.name.contains(".down.weight") && !shape.name.contains("feed")
+      let isPath =
+        shape.name.hasPrefix("up.") || shape.name.contains(".down.weight") && !shape.name.contains("feed")
       let deviation: Float = isPath ? 0.01 : 0.02
       var generator = SeededGenerator(seed: seed, 0x7061_7261, UInt64(index))
       for index in 0..<values.count { values[index] = deviation * generator.normalFloat() }
@@ -155,7 +156,9 @@ struct PrunedSideBlocks {
       for linear in [attention.query, attention.key, attention.value] {
         var rows = [Float](repeating: 0, count: linear.weight.rows)
         MagnitudePruning.addRowMagnitudes(linear.weight.matrix, into: &rows)
-        for (row, magnitude) in rows.enumerated() { importance[row / description.block.headSize] += magnitude }
+        for (row, magnitude) in rows.enumerated() {
+          importance[row / description.block.headSize] += magnitude
+        }
       }
     }
     return MagnitudePruning.strongest(
@@ -185,11 +188,14 @@ struct PrunedSideBlocks {
   private func fillRelativeBias(stack: Int, into values: UnsafeMutableBufferPointer<Float>) -> Bool {
     guard let source = backbone.relativeBias(stack: stack) else { return false }
     copy(
-      MagnitudePruning.slice(source.matrix, rows: Array(0..<source.rows), columns: heads[stack]), into: values)
+      MagnitudePruning.slice(source.matrix, rows: Array(0..<source.rows), columns: heads[stack]), into: values
+    )
     return true
   }
 
-  private func fillFinalNorm(stack: Int, field: String, into values: UnsafeMutableBufferPointer<Float>) -> Bool {
+  private func fillFinalNorm(stack: Int, field: String, into values: UnsafeMutableBufferPointer<Float>)
+    -> Bool
+  {
     guard let norm = backbone.finalNorm(stack: stack) else { return false }
     return fillNorm(norm, field: field, into: values)
   }
@@ -202,7 +208,9 @@ struct PrunedSideBlocks {
     return true
   }
 
-  private func fillBlock(stack: Int, layer: Int, path: [String], into values: UnsafeMutableBufferPointer<Float>)
+  private func fillBlock(
+    stack: Int, layer: Int, path: [String], into values: UnsafeMutableBufferPointer<Float>
+  )
     -> Bool
   {
     let block = backbone.block(stack: stack, layer: layer)
@@ -219,7 +227,8 @@ struct PrunedSideBlocks {
   }
 
   private func fillAttention(
-    _ attention: AttentionParameters, stack: Int, path: [String], into values: UnsafeMutableBufferPointer<Float>
+    _ attention: AttentionParameters, stack: Int, path: [String],
+    into values: UnsafeMutableBufferPointer<Float>
   ) -> Bool {
     let side = shape.stacks[stack].block
     let backboneHeadSize = backbone.architecture.stacks[stack].block.headSize

@@ -2,8 +2,9 @@ import LanguageModels
 import NeuralNetworks
 import TensorKernels
 
-/// One stack of a side network with its buffers: PAC Eq. 1, `a_i = f_i(b_i, a_{i−1})`, for all kept layers.
+/// One stack of a side network with its buffers.
 ///
+/// PAC Eq. 1, `a_i = f_i(b_i, a_{i−1})`, for all kept layers:
 /// `down(b_0)` starts the chain; each kept layer mixes `down_i(b_{i+1})` into it and runs a small block.
 struct SideStack {
   /// One kept layer.
@@ -67,7 +68,8 @@ struct SideStack {
     normed = layout.reserve(norm == nil ? 0 : tokens * width)
     statistics = layout.reserve(norm == nil ? 0 : tokens * shape.block.norm.statisticsPerRow)
     scratch = BlockScratch(shape.block, capacity: blockCapacity, training: training, layout: &layout)
-    let largest = max(width * network.backboneWidth + width, relativeBias.map { $0.heads * 512 } ?? 0, 2 * width)
+    let largest = max(
+      width * network.backboneWidth + width, relativeBias.map { $0.heads * 512 } ?? 0, 2 * width)
     gradientScratch = layout.reserve(training ? largest : 0)
     projectedGradient = layout.reserve(training ? tokens * width : 0)
   }

@@ -92,7 +92,8 @@ package final class MiniBatchTrainer: @unchecked Sendable {
 
   /// Bytes that a trainer of `count` parameters takes beside the technique's own.
   package static func byteCount(parameters count: Int, workers: Int) -> Int {
-    count * (2 * MemoryLayout<Float>.stride + MemoryLayout<Float>.stride + workers * MemoryLayout<Int64>.stride)
+    count
+      * (2 * MemoryLayout<Float>.stride + MemoryLayout<Float>.stride + workers * MemoryLayout<Int64>.stride)
   }
 
   /// Trains one mini-batch; `units` is the number of losses it sums over.

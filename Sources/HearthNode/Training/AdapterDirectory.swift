@@ -15,7 +15,8 @@ package enum AdapterDirectory {
     let bytes = safetensorsBytes(
       trainable.map { parameter in
         NamedTensor(
-          name: parameter.name, shape: parameter.rows == 1 ? [parameter.columns] : [parameter.rows, parameter.columns],
+          name: parameter.name,
+          shape: parameter.rows == 1 ? [parameter.columns] : [parameter.rows, parameter.columns],
           values: UnsafeBufferPointer(start: parameter.values, count: parameter.count))
       }, metadata: ["format": "hearth-adapter"])
     let region = MemoryRegion(name: tensorsPath, bytes: bytes)
@@ -38,7 +39,7 @@ package enum AdapterDirectory {
     let bytes: [UInt8]
     do {
       bytes = try readWholeFile(file, limit: AdapterDescription.maximumBytes)
-    } catch where error.isMissing {
+    } catch  where error.isMissing {
       throw RunFailure.missingInput(
         role: "adapter", path: path,
         detail: "has no adapter.json; pass the --output directory of a finished hearth train")

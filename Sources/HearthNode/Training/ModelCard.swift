@@ -19,7 +19,8 @@ enum ModelCard {
       "| activations | \(description.activationElement), texts of at most \(description.maximumLength) tokens |",
     ]
     for (before, after) in zip(results.before, results.after) {
-      lines.append("| held-out \(after.name) | \(decimal(after.value, 4)) (before: \(decimal(before.value, 4))) |")
+      lines.append(
+        "| held-out \(after.name) | \(decimal(after.value, 4)) (before: \(decimal(before.value, 4))) |")
     }
     let seconds = results.epochs.reduce(0) { $0 + $1.seconds }
     lines += [

@@ -89,7 +89,8 @@ package struct PreparedRun {
     guard let most = model.architecture.maximumLength, most < request.maxLength else {
       return request.maxLength
     }
-    warnings.append("--max-length \(request.maxLength) is more than the backbone's \(most) positions; using \(most)")
+    warnings.append(
+      "--max-length \(request.maxLength) is more than the backbone's \(most) positions; using \(most)")
     return most
   }
 

@@ -91,8 +91,9 @@ package struct RunDirectory: Sendable {
     let bytes: [UInt8]
     do {
       bytes = try readWholeFile(recordPath, limit: Self.recordLimit)
-    } catch where error.isMissing {
-      throw RunFailure.notResumable(path: path, detail: "it has no run.json; start it with hearth train --output")
+    } catch  where error.isMissing {
+      throw RunFailure.notResumable(
+        path: path, detail: "it has no run.json; start it with hearth train --output")
     }
     do {
       return try JSONDecoder().decode(TrainRequest.self, from: Data(bytes))
@@ -119,7 +120,7 @@ package struct RunDirectory: Sendable {
     let region: MappedFile
     do {
       region = try MappedFile(statePath)
-    } catch where error.isMissing {
+    } catch  where error.isMissing {
       return nil
     }
     do {

@@ -58,7 +58,8 @@ final class TrainingSession {
         model: model.directory)
     }
     guard state.parameters.count == technique.parameters.vectorCount else {
-      throw RunFailure.notResumable(path: directory.path, detail: "its state has another number of parameters")
+      throw RunFailure.notResumable(
+        path: directory.path, detail: "its state has another number of parameters")
     }
     for (index, value) in state.parameters.enumerated() { technique.parameters.vector[index] = value }
     try trainer.restore(
