@@ -29,13 +29,12 @@ package final class BackboneTapSource: TapSource, @unchecked Sendable {
   ) {
     self.shape = shape
     self.cache = cache
-    self.backbone = backbone
-    let floats = backbone.map { Self.workspaceFloats($0, capacity: capacity) } ?? 0
-    workspaces = backbone == nil ? [] : (0..<max(1, workers)).map { _ in Arena(floatCount: floats) }
+    workspaces = []
     scratch = (0..<max(1, workers)).compactMap { _ in cache?.makeReadScratch() }
     slots = shape.stacks.map { stack in
       (0...(stack.taps.last ?? 0)).map { tap in stack.taps.firstIndex(of: tap) ?? -1 }
     }
+    if let backbone { attach(backbone, capacity: capacity, workers: workers) }
   }
 
   /// Floats of one worker's backbone workspace.
@@ -48,6 +47,13 @@ package final class BackboneTapSource: TapSource, @unchecked Sendable {
 
   /// Samples that the backbone computed so far.
   package var liveSamples: Int { live.load(ordering: .relaxed) }
+
+  /// Takes a backbone, so that samples that are not in the cache can be computed; between steps only.
+  package func attach(_ backbone: any Backbone, capacity: MicroBatchCapacity, workers: Int) {
+    self.backbone = backbone
+    let floats = Self.workspaceFloats(backbone, capacity: capacity)
+    workspaces = (0..<max(1, workers)).map { _ in Arena(floatCount: floats) }
+  }
 
   /// Lets go of the backbone and its workspaces; from now on every sample must be in the cache.
   package func release() {

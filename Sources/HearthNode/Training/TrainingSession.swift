@@ -12,7 +12,7 @@ final class TrainingSession {
   static let checkpointInterval = 30.0
 
   private let run: PreparedRun
-  private let model: OpenedModel
+  private var model: OpenedModel
   private let directory: RunDirectory
   private let team: ComputeTeam
   private let cache: ActivationCacheStore?
@@ -107,7 +107,7 @@ final class TrainingSession {
       }
       let batch = miniBatches[position.step]
       let units = batch.reduce(0) { $0 + $1.samples.count }
-      let result = try trainer.step(batch, units: units, loop: team)
+      let result = try step(batch, units: units)
       position.step += 1
       position.lossSum += result.lossSum
       position.units += units
@@ -116,6 +116,29 @@ final class TrainingSession {
       try stopOrCheckpoint()
     }
     finishEpoch(mode: mode)
+  }
+
+  /// One optimizer step; a cached record that turns out damaged brings the backbone back to compute it anew.
+  private func step(_ miniBatch: [PackedMicroBatch], units: Int) throws -> StepResult {
+    do {
+      return try trainer.step(miniBatch, units: units, loop: team)
+    } catch TrainingFailure.activationsMissing(let samples) where released {
+      report(.warning("\(samples) cached activations were damaged; the backbone is loaded again to compute them"))
+      try reloadBackbone()
+      return try trainer.step(miniBatch, units: units, loop: team)
+    }
+  }
+
+  private func reloadBackbone() throws {
+    let reopened = try OpenedModel(directory: model.directory)
+    guard reopened.digest == model.digest, let backbone = reopened.backbone else {
+      throw RunFailure.backboneMismatch(
+        adapter: directory.path, expected: model.digest.description, found: reopened.digest.description,
+        model: model.directory)
+    }
+    model = reopened
+    source.attach(backbone, capacity: run.capacity, workers: team.width)
+    released = false
   }
 
   private func finishEpoch(mode: EpochMode) {
