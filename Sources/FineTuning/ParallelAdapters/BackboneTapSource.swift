@@ -1,7 +1,7 @@
 package import ActivationCache
 package import LanguageModels
 import Synchronization
-package import TensorKernels
+import TensorKernels
 
 /// Taps from the activation cache where it has them, from the frozen backbone where it has not.
 ///

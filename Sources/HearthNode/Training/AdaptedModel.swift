@@ -1,3 +1,4 @@
+import CryptoPrimitives
 import ComputeRuntime
 import FineTuning
 import LanguageModels

@@ -36,10 +36,7 @@ package enum AdapterDirectory {
   /// Reads the description of the adapter at `path`.
   package static func description(_ path: String) throws -> AdapterDescription {
     let file = path + "/" + AdapterDescription.fileName
-    let bytes: [UInt8]
-    do {
-      bytes = try readWholeFile(file, limit: AdapterDescription.maximumBytes)
-    } catch  where error.isMissing {
+    guard let bytes = try readFileIfPresent(file, limit: AdapterDescription.maximumBytes) else {
       throw RunFailure.missingInput(
         role: "adapter", path: path,
         detail: "has no adapter.json; pass the --output directory of a finished hearth train")

@@ -61,13 +61,15 @@ package final class Predictor {
   package func predict(_ texts: [PredictionInput]) throws -> [Prediction] {
     guard !texts.isEmpty else { return [] }
     var truncated: [Bool] = []
-    let samples = try texts.map { input in
+    var samples: [TrainingSample] = []
+    for input in texts {
       let encoded = try adapted.model.tokenizer.encode(
         input.text, pair: input.pair, maxLength: adapted.description.maximumLength)
       truncated.append(encoded.truncatedTokens > 0)
-      return TrainingSample(
-        encoderIDs: encoded.ids, encoderTypes: encoded.types, decoderIDs: adapted.model.decoderIDs,
-        target: .none)
+      samples.append(
+        TrainingSample(
+          encoderIDs: encoded.ids, encoderTypes: encoded.types, decoderIDs: adapted.model.decoderIDs,
+          target: .none))
     }
     let values = try adapted.predict(samples) ?? []
     return texts.indices.map { prediction(values, row: $0, truncated: truncated[$0]) }

@@ -1,4 +1,4 @@
-import FineTuning
+package import FineTuning
 
 /// Metrics of predictions against targets; the task's main metric comes first.
 package enum Measurement {

@@ -1,4 +1,5 @@
 import FineTuning
+import NeuralNetworks
 
 /// The text that travels with an adapter.
 enum ModelCard {

@@ -1,7 +1,7 @@
 package import CryptoPrimitives
-package import HearthStorage
+import HearthStorage
 package import LanguageModels
-package import NeuralNetworks
+import NeuralNetworks
 import TensorKernels
 
 /// A model directory opened for a run: tokenizer and frozen backbone, until the backbone is released.

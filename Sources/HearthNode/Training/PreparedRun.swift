@@ -1,7 +1,8 @@
-import ActivationCache
-package import ComputeRuntime
+package import ActivationCache
+import ComputeRuntime
 package import FineTuning
 package import LanguageModels
+import NeuralNetworks
 import TensorKernels
 
 /// A training request with everything decided that the data and the model decide: nothing is computed yet.
@@ -48,11 +49,10 @@ package struct PreparedRun {
       skipped += validation.skippedRows
       warnings += validation.warnings
     } else if request.validationFraction > 0 {
-      let split = splitByHash(training, fraction: request.validationFraction)
-      if split.training.isEmpty || split.validation.isEmpty {
-        warnings.append("\(training.count) rows are too few to hold any out; no metric is measured")
-      } else {
+      if let split = try Self.holdOut(training, fraction: request.validationFraction) {
         (training, heldOut) = (split.training, split.validation)
+      } else {
+        warnings.append("\(training.count) rows are too few to hold any out; no metric is measured")
       }
     }
     task = try TrainingRows.task(request.task, training: training)
@@ -80,6 +80,16 @@ package struct PreparedRun {
     skippedRows = skipped
     truncatedTexts = rows.truncatedTexts + held.truncatedTexts
     self.warnings = warnings
+  }
+
+  /// Training and held-out rows, or nil when one side would be empty.
+  private static func holdOut(_ rows: [LabelledText], fraction: Double) throws -> DataSplit? {
+    do throws(DataFailure) {
+      return try splitByHash(rows, validationFraction: fraction)
+    } catch {
+      if case .emptySplit = error { return nil }
+      throw error
+    }
   }
 
   /// The longest text that is kept: what was asked, or what the backbone has positions for.

@@ -88,10 +88,7 @@ package struct RunDirectory: Sendable {
 
   /// The request of an interrupted run.
   package func record() throws -> TrainRequest {
-    let bytes: [UInt8]
-    do {
-      bytes = try readWholeFile(recordPath, limit: Self.recordLimit)
-    } catch  where error.isMissing {
+    guard let bytes = try readFileIfPresent(recordPath, limit: Self.recordLimit) else {
       throw RunFailure.notResumable(
         path: path, detail: "it has no run.json; start it with hearth train --output")
     }
@@ -102,47 +99,45 @@ package struct RunDirectory: Sendable {
     }
   }
 
-  /// Writes a checkpoint in one atomic step.
-  package func save(_ state: RunState) throws {
-    let position = String(decoding: try Self.encode(state.position), as: UTF8.self)
-    let vectors = [
-      ("parameters", state.parameters), ("first_moments", state.firstMoments),
-      ("second_moments", state.secondMoments),
-    ]
-    let bytes = vectors.withBorrowedTensors {
-      safetensorsBytes($0, metadata: [Self.positionKey: position])
-    }
+  /// Writes a checkpoint in one atomic step, straight from the run's own vectors.
+  package func save(
+    _ position: RunPosition, parameters: UnsafeBufferPointer<Float>,
+    firstMoments: UnsafeBufferPointer<Float>, secondMoments: UnsafeBufferPointer<Float>
+  ) throws {
+    let text = String(decoding: try Self.encode(position), as: UTF8.self)
+    let bytes = safetensorsBytes(
+      [
+        NamedTensor(name: "parameters", shape: [parameters.count], values: parameters),
+        NamedTensor(name: "first_moments", shape: [firstMoments.count], values: firstMoments),
+        NamedTensor(name: "second_moments", shape: [secondMoments.count], values: secondMoments),
+      ], metadata: [Self.positionKey: text])
     try AtomicFile.write(bytes, to: statePath)
   }
 
   /// The last checkpoint, or nil when the run never reached one.
   package func state() throws -> RunState? {
-    let region: MappedFile
+    guard let region = try mapFileIfPresent(statePath) else { return nil }
     do {
-      region = try MappedFile(statePath)
-    } catch  where error.isMissing {
-      return nil
-    }
-    do {
-      let checkpoint = try Checkpoint(region: region)
-      let file = try SafetensorsFile(region: region)
-      guard let text = file.metadata[Self.positionKey] else {
-        throw RunFailure.notResumable(path: path, detail: "state.safetensors has no position")
-      }
-      let position = try JSONDecoder().decode(RunPosition.self, from: Data(text.utf8))
-      func vector(_ name: String) throws -> [Float] {
-        let count = file.tensor(name)?.elementCount ?? 0
-        let values = try checkpoint.float32(named: name, shape: [count])
-        return Array(UnsafeBufferPointer(start: values, count: count))
-      }
-      return RunState(
-        position: position, parameters: try vector("parameters"),
-        firstMoments: try vector("first_moments"), secondMoments: try vector("second_moments"))
-    } catch let failure as RunFailure {
-      throw failure
+      return try Self.state(in: region)
     } catch {
       throw RunFailure.notResumable(path: path, detail: "state.safetensors is damaged (\(error))")
     }
+  }
+
+  private static func state(in region: MappedFile) throws -> RunState {
+    let file = try SafetensorsFile(region: region)
+    let text = file.metadata[positionKey] ?? ""
+    return RunState(
+      position: try JSONDecoder().decode(RunPosition.self, from: Data(text.utf8)),
+      parameters: try vector("parameters", in: region), firstMoments: try vector("first_moments", in: region),
+      secondMoments: try vector("second_moments", in: region))
+  }
+
+  private static func vector(_ name: String, in region: MappedFile) throws -> [Float] {
+    let checkpoint = try Checkpoint(region: region)
+    let count = checkpoint.entry(name)?.elementCount ?? 0
+    let values = try checkpoint.float32(named: name, shape: [count])
+    return Array(UnsafeBufferPointer(start: values, count: count))
   }
 
   /// Removes what only a resumption needs.
@@ -157,15 +152,22 @@ package struct RunDirectory: Sendable {
   }
 }
 
-extension [(String, [Float])] {
-  /// Lends every vector as a named tensor for the length of `body`.
-  func withBorrowedTensors<Result>(_ body: ([NamedTensor]) -> Result) -> Result {
-    func lend(_ rest: ArraySlice<(String, [Float])>, _ tensors: [NamedTensor]) -> Result {
-      guard let (name, values) = rest.first else { return body(tensors) }
-      return values.withUnsafeBufferPointer { buffer in
-        lend(rest.dropFirst(), tensors + [NamedTensor(name: name, shape: [buffer.count], values: buffer)])
-      }
-    }
-    return lend(self[...], [])
+/// The bytes of a file, or nil when there is none.
+func readFileIfPresent(_ path: String, limit: Int) throws(FileFailure) -> [UInt8]? {
+  do throws(FileFailure) {
+    return try readWholeFile(path, limit: limit)
+  } catch {
+    if error.isMissing { return nil }
+    throw error
+  }
+}
+
+/// A mapping of a file, or nil when there is none.
+func mapFileIfPresent(_ path: String) throws(FileFailure) -> MappedFile? {
+  do throws(FileFailure) {
+    return try MappedFile(path)
+  } catch {
+    if error.isMissing { return nil }
+    throw error
   }
 }

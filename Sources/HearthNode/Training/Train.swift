@@ -1,8 +1,10 @@
 import ActivationCache
 import ComputeRuntime
+import CryptoPrimitives
 import FineTuning
 import HearthStorage
 import LanguageModels
+import NeuralNetworks
 import TensorKernels
 
 /// Fine-tunes as `request` says and returns what came of it; `.finished` is the last event.
@@ -94,7 +96,7 @@ struct RunHost {
   private func openCache(_ directory: RunDirectory) throws -> ActivationCacheStore? {
     guard prepared.usesCache else { return nil }
     let path = prepared.request.cacheDirectory ?? directory.cachePath
-    let store = try ActivationCacheStore(CacheDirectory(path), identity: prepared.cacheIdentity(model))
+    let store = try ActivationCacheStore(DirectoryShardStorage(path), identity: prepared.cacheIdentity(model))
     let missing = max(0, prepared.cacheBytes - store.bytes)
     let free = try freeDiskBytes(path)
     if missing > free { throw RunFailure.diskBudgetExceeded(needed: missing, free: free, path: path) }

@@ -1,3 +1,4 @@
+import CryptoPrimitives
 import ActivationCache
 import ComputeRuntime
 import FineTuning
@@ -120,13 +121,14 @@ final class TrainingSession {
 
   /// One optimizer step; a cached record that turns out damaged brings the backbone back to compute it anew.
   private func step(_ miniBatch: [PackedMicroBatch], units: Int) throws -> StepResult {
-    do {
+    do throws(TrainingFailure) {
       return try trainer.step(miniBatch, units: units, loop: team)
-    } catch TrainingFailure.activationsMissing(let samples) where released {
-      report(.warning("\(samples) cached activations were damaged; the backbone is loaded again to compute them"))
-      try reloadBackbone()
-      return try trainer.step(miniBatch, units: units, loop: team)
+    } catch {
+      guard released, case .activationsMissing(let samples) = error else { throw error }
+      report(.warning("\(samples) cached activations were damaged; the backbone is loaded again"))
     }
+    try reloadBackbone()
+    return try trainer.step(miniBatch, units: units, loop: team)
   }
 
   private func reloadBackbone() throws {
@@ -221,13 +223,12 @@ final class TrainingSession {
     try cache?.flush()
     position.optimizerStep = trainer.optimizer.step
     position.exponent = trainer.exponent
-    let count = technique.parameters.vectorCount
     try directory.save(
-      RunState(
-        position: position,
-        parameters: Array(UnsafeBufferPointer(start: technique.parameters.vector, count: count)),
-        firstMoments: Array(trainer.optimizer.firstMoments),
-        secondMoments: Array(trainer.optimizer.secondMoments)))
+      position,
+      parameters: UnsafeBufferPointer(
+        start: technique.parameters.vector, count: technique.parameters.vectorCount),
+      firstMoments: UnsafeBufferPointer(trainer.optimizer.firstMoments),
+      secondMoments: UnsafeBufferPointer(trainer.optimizer.secondMoments))
     lastCheckpoint = MonotonicClock.seconds()
     report(.checkpoint(step: position.optimizerStep))
   }
