@@ -1,6 +1,7 @@
 import ArgumentParser
 import ComputeRuntime
 import Determinism
+import Glibc
 import TensorKernels
 
 /// `hearth-benchmark kernels`: the rate of every kernel on one thread, against what the core can do.
@@ -54,7 +55,6 @@ struct KernelBench {
   let repetitions: Int
   let peak: Double
   private var random = SeededGenerator(seed: 2026)
-  private let clock = ContinuousClock()
 
   init(set: KernelSet, repetitions: Int, peak: Double) {
     self.set = set
@@ -217,7 +217,9 @@ struct KernelBench {
     var best = Double.infinity
     var measured = 0
     while measured < repetitions {
-      let elapsed = clock.measure { for _ in 0..<calls { body() } } / .seconds(1)
+      let start = threadSeconds()
+      for _ in 0..<calls { body() }
+      let elapsed = threadSeconds() - start
       if elapsed < 0.005 {
         calls *= 2
       } else {
@@ -227,6 +229,13 @@ struct KernelBench {
     }
     return best
   }
+}
+
+/// The time that this thread has had a core, so that other processes' turns do not count.
+private func threadSeconds() -> Double {
+  var time = timespec()
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+  return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
 }
 
 private func tenths(_ value: Double) -> String {
