@@ -5,7 +5,7 @@ import Synchronization
 ///
 /// Everything above the storage protocol is driven over it by seeded tests.
 package final class SimulatedStorage: ShardStorage {
-  /// What to call the disk in messages.
+  /// What to call the place in an error.
   package let name: String
   private let disk: Mutex<SimulatedDisk>
 
@@ -61,7 +61,7 @@ package final class SimulatedStorage: ShardStorage {
     disk.withLock { $0.files[file] = SimulatedDisk.File(bytes: bytes, durable: bytes, isNameDurable: true) }
   }
 
-  /// Takes the disk for its one user; fails while it is taken.
+  /// Takes the sole use of the files.
   package func lock() throws(ShardStorageFailure) {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       if disk.isLocked { throw .locked(reason: "'\(name)' is in use") }
@@ -69,7 +69,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
-  /// Gives the disk back.
+  /// Gives the sole use back.
   package func unlock() { disk.withLock { $0.isLocked = false } }
 
   /// The names of all files, sorted.
@@ -80,7 +80,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
-  /// Opens a file, made when it is not there.
+  /// Opens a file, made empty when it is missing.
   package func open(_ file: String) throws(ShardStorageFailure) -> any ShardFile {
     let generation = try disk.withLock { (disk) throws(ShardStorageFailure) -> Int in
       try disk.checkPower()
@@ -90,7 +90,7 @@ package final class SimulatedStorage: ShardStorage {
     return SimulatedFile(self, file, generation)
   }
 
-  /// The bytes of a file; nil when it is not there.
+  /// The whole content of a file, or nil when there is none.
   package func contents(_ file: String, limit: Int) throws(ShardStorageFailure) -> [UInt8]? {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       try disk.checkPower()
@@ -102,7 +102,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
-  /// Puts a whole file in place, or leaves the old one.
+  /// Puts a file in place whole, or leaves the old one.
   package func replace(_ file: String, with bytes: [UInt8]) throws(ShardStorageFailure) {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       let spent = try disk.spend(bytes.count, growth: bytes.count)
@@ -111,7 +111,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
-  /// Removes a file; one that is not there is no failure.
+  /// Removes a file, if it is there.
   package func remove(_ file: String) throws(ShardStorageFailure) {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       try disk.checkPower()
@@ -119,7 +119,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
-  /// Makes new and removed names last through a power cut.
+  /// Makes the names of the files survive a power cut.
   package func synchronizeNames() throws(ShardStorageFailure) {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       try disk.checkPower()
