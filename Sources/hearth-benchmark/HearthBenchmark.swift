@@ -1,4 +1,14 @@
+import ArgumentParser
+import HearthNode
+
+/// Measurements of the engine; `scripts/benchmark` drives them and prints the tables.
 @main
-struct HearthBenchmark {
-  static func main() {}
+struct HearthBenchmark: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "hearth-benchmark",
+    abstract: "Measure Hearth's engine. scripts/benchmark runs these commands and prints the tables.",
+    version: hearthVersion,
+    subcommands: [
+      WorkerCommand.self, MakeCacheCommand.self, MakeModelCommand.self,
+    ])
 }
