@@ -23,7 +23,7 @@ final class ForwardScenario: Scenario {
     self.options = options
     self.workload = workload
     self.team = team
-    backbone = try loadT5(options.model)
+    backbone = try BenchmarkModel(directory: options.model).backbone
     try use(workload)
   }
 

@@ -97,8 +97,9 @@ struct WorkerCommand: ParsableCommand {
     let workload = try WorkloadFile(path: options.workload)
     switch scenario {
     case .forward: return try ForwardScenario(options, workload: workload, team: team)
-    case .live: return try LiveScenario(options, sideHeads: sideHeads, workload: workload, team: team)
-    case .cached: return try CachedScenario(options, sideHeads: sideHeads, workload: workload, team: team)
+    case .live, .cached:
+      return try TrainingScenario(
+        scenario == .live ? .live : .cached, options, sideHeads: sideHeads, workload: workload, team: team)
     }
   }
 

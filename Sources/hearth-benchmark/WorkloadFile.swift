@@ -20,6 +20,9 @@ struct WorkloadFile: Decodable {
     case batches
   }
 
+  /// Most tokens of a sequence of any workload.
+  static let longestSequence = 512
+
   /// Ids below this are padding and the end of a text.
   private static let firstOrdinaryID = 2
 
@@ -27,7 +30,7 @@ struct WorkloadFile: Decodable {
   init(path: String) throws {
     let file = try JSONDecoder().decode(WorkloadFile.self, from: Data(contentsOf: URL(filePath: path)))
     let lengths = file.batches.joined()
-    guard !file.batches.isEmpty, file.batches.allSatisfy({ !$0.isEmpty }), lengths.allSatisfy({ $0 > 0 }),
+    guard !file.batches.isEmpty, file.batches.allSatisfy({ !$0.isEmpty }), lengths.allSatisfy((1...longestSequence).contains),
       file.decoderTokens > 0
     else {
       throw BenchmarkFailure.badWorkload(path)
@@ -63,6 +66,8 @@ enum BenchmarkFailure: Error, CustomStringConvertible {
   case noMemoryFigures
   /// A line that is no command of the protocol.
   case unknownCommand(String)
+  /// A number of side heads that the side network's head rules do not give.
+  case wrongSideHeads(asked: Int, found: Int)
   /// A cache that has not all activations of a workload.
   case incompleteCache(String, missing: Int)
 
@@ -72,6 +77,8 @@ enum BenchmarkFailure: Error, CustomStringConvertible {
     case .notT5(let path): "\(path) is no T5 model; make one with 'hearth-benchmark make-model'"
     case .noMemoryFigures: "/proc/self/status does not tell what this process holds in memory"
     case .unknownCommand(let line): "unknown command '\(line)'"
+    case .wrongSideHeads(let asked, let found):
+      "--side-heads \(asked) cannot be: this backbone's side blocks have \(found) heads, or its own number with 0"
     case .incompleteCache(let path, let missing):
       "\(path) lacks \(missing) samples; fill it with 'hearth-benchmark make-cache'"
     }

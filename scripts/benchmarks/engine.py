@@ -98,7 +98,8 @@ class Run:
             path = workloads.write(workload, self.path(workload))
             self.hearth(
                 "make-cache", "--model", self.model, "--workload", path, "--seed", str(SEED), "--cache",
-                self.directory, "--threads", str(self.options.threads))
+                self.directory, "--threads", str(self.options.threads), "--micro-batch",
+                str(self.options.micro_batch))
 
     def path(self, workload):
         return os.path.join(self.directory, workload["name"] + ".json")
