@@ -35,7 +35,9 @@ struct BenchmarkModel {
     configuration.heads = heads == 0 ? .backbone : .few
     let shape = try SideNetworkShape(configuration, head: .languageModel, backbone: backbone.architecture)
     let found = shape.stacks[0].block.heads
-    guard heads == 0 || heads == found else { throw BenchmarkFailure.wrongSideHeads(asked: heads, found: found) }
+    guard heads == 0 || heads == found else {
+      throw BenchmarkFailure.wrongSideHeads(asked: heads, found: found)
+    }
     return shape
   }
 

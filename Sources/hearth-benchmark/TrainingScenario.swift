@@ -45,6 +45,7 @@ final class TrainingScenario: Scenario {
     architecture = model.backbone.architecture
     shape = try model.sideNetwork(heads: sideHeads)
     frozen = FrozenOutput(copying: model.backbone)
+    model.checkpoint.releaseResidentPages()
     try use(workload)
   }
 
@@ -90,7 +91,8 @@ final class TrainingScenario: Scenario {
     guard taps == .live else { return }
     draw += 1
     let batch = next % miniBatches.count
-    miniBatches[batch] = workload.microBatches(ofBatch: batch, options, architecture: architecture, draw: draw)
+    miniBatches[batch] = workload.microBatches(
+      ofBatch: batch, options, architecture: architecture, draw: draw)
   }
 
   func step() throws -> Int {

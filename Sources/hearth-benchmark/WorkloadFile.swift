@@ -30,7 +30,8 @@ struct WorkloadFile: Decodable {
   init(path: String) throws {
     let file = try JSONDecoder().decode(WorkloadFile.self, from: Data(contentsOf: URL(filePath: path)))
     let lengths = file.batches.joined()
-    guard !file.batches.isEmpty, file.batches.allSatisfy({ !$0.isEmpty }), lengths.allSatisfy((1...longestSequence).contains),
+    guard !file.batches.isEmpty, file.batches.allSatisfy({ !$0.isEmpty }),
+      lengths.allSatisfy((1...longestSequence).contains),
       file.decoderTokens > 0
     else {
       throw BenchmarkFailure.badWorkload(path)
@@ -40,7 +41,9 @@ struct WorkloadFile: Decodable {
 
   /// The samples of one mini-batch with ids of draw `draw`: equal numbers give equal ids, so a cached step asks
   /// for exactly what was cached, and a live step of a new draw for something that no cache has.
-  func samples(of batch: Int, draw: Int, vocabulary: Int, decoderStart: Int32, seed: UInt64) -> [TrainingSample] {
+  func samples(of batch: Int, draw: Int, vocabulary: Int, decoderStart: Int32, seed: UInt64)
+    -> [TrainingSample]
+  {
     var generator = SeededGenerator(seed: seed, 0x776f_726b, UInt64(batch), UInt64(draw))
     func ids(_ count: Int) -> [Int32] {
       (0..<count).map { _ in
