@@ -58,10 +58,12 @@ package enum RunPreflight {
     guard case .directory = kind(of: existing) else {
       throw .cannotCreateOutput(path: path, detail: "'\(existing)' is not a directory")
     }
-    // Root passes access() everywhere; a read-only or virtual file system still tells.
-    guard access(existing, W_OK | X_OK) == 0 else {
-      throw .cannotCreateOutput(path: path, detail: "'\(existing)': \(errorText())")
+    // Only making something tells for sure: root passes access() even where nothing can be made.
+    var probe = Array("\(existing)/.hearth-probe-XXXXXX".utf8CString)
+    guard mkdtemp(&probe) != nil else {
+      throw .cannotCreateOutput(path: path, detail: "'\(existing)': \(String(cString: strerror(errno)))")
     }
+    rmdir(probe)
   }
 
   /// The longest leading part of `path` that exists.

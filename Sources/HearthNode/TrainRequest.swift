@@ -1,3 +1,4 @@
+package import FineTuning
 package import TensorKernels
 
 /// What a run teaches the adapter to predict.
@@ -24,24 +25,12 @@ package enum RunPreset: String, Sendable, Codable, CaseIterable {
   case `default`
 }
 
-/// The format of a data file, when the user names it instead of leaving it to the file's name.
-package enum RunDataFormat: String, Sendable, Codable, CaseIterable {
-  /// Tab-separated values without quoting, as GLUE has them.
-  case tsv
-  /// Comma-separated values with RFC 4180 quotes.
-  case csv
-  /// One JSON object a line.
-  case jsonl
-  /// One text a line and nothing else (prediction only).
-  case text
-}
-
 /// How the rows of a data file are read.
 ///
 /// Columns are names, or 1-based positions written as digits.
 package struct DataOptions: Sendable, Codable, Equatable {
   /// The format; nil decides by the file's name.
-  package var format: RunDataFormat?
+  package var format: DataFormat?
   /// Column of the text; nil looks for a usual name.
   package var textColumn: String?
   /// Column of the second text of a pair; nil looks for a usual name.
@@ -55,7 +44,7 @@ package struct DataOptions: Sendable, Codable, Equatable {
 
   /// Options that leave everything to the file.
   package init(
-    format: RunDataFormat? = nil, textColumn: String? = nil, pairColumn: String? = nil,
+    format: DataFormat? = nil, textColumn: String? = nil, pairColumn: String? = nil,
     labelColumn: String? = nil, header: Bool? = nil, strict: Bool = false
   ) {
     self.format = format
@@ -65,7 +54,19 @@ package struct DataOptions: Sendable, Codable, Equatable {
     self.header = header
     self.strict = strict
   }
+
+  /// The same wishes as the reader of data files takes them.
+  package func readOptions(labels: LabelKind) -> DataReadOptions {
+    DataReadOptions(
+      format: format,
+      columns: ColumnSelection(
+        text: textColumn.map { ColumnReference($0) }, pair: pairColumn.map { ColumnReference($0) },
+        label: labelColumn.map { ColumnReference($0) }),
+      hasHeader: header, labels: labels, strict: strict)
+  }
 }
+
+extension DataFormat: Codable {}
 
 /// Everything that decides a training run.
 ///

@@ -6,7 +6,9 @@ import LanguageModels
 /// - Safety: the mapping never moves and is only read. The file must not be shortened meanwhile; the system
 ///   then kills the process (SIGBUS), as for every program that maps its model.
 package final class MappedFile: ByteRegion, @unchecked Sendable {
+  /// The whole content.
   package let bytes: UnsafeRawBufferPointer
+  /// The path, for messages.
   package let name: String
 
   /// Maps the regular file at `path`; an empty file gives no bytes.

@@ -15,8 +15,7 @@ package final class GradientAccumulator: GradientSink {
   package private(set) var exponent: Int32
   /// True when a value did not fit or was not finite; the sums are then meaningless until `reset`.
   package private(set) var overflowed = false
-  /// The fixed-point sums, one for each float of the flat vector.
-  package let sums: UnsafeMutableBufferPointer<Int64>
+  private let sums: UnsafeMutableBufferPointer<Int64>
   private let limitBits: Int32
 
   /// Zeroed sums for a flat vector of `count` floats.
@@ -67,6 +66,11 @@ package final class GradientAccumulator: GradientSink {
     if other.overflowed { overflowed = true }
     guard let source = other.sums.baseAddress, let target = sums.baseAddress else { return }
     addFixedPoint(source, count: sums.count, into: target)
+  }
+
+  /// Calls `body` with the fixed-point sums, one for each float of the flat vector.
+  package func withSums<Result>(_ body: (UnsafeMutableBufferPointer<Int64>) -> Result) -> Result {
+    body(sums)
   }
 
   /// Rounds the sums to floats; must not be called after an overflow.

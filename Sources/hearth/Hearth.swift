@@ -33,12 +33,11 @@ struct Hearth: ParsableCommand {
       """,
     version: hearthVersion,
     subcommands: [
-      DoctorCommand.self
+      DoctorCommand.self,
     ])
 
   static func main() {
-    // `hearth predict | head` ends quietly instead of by a signal.
-    OutputStream.ignoreBrokenPipes()
+    OutputStream.reportWriteErrors()
     var json = false
     do {
       var command = try parseAsRoot()

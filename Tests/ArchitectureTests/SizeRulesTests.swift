@@ -76,7 +76,7 @@ struct SizeRulesTests {
       functions(of: source) == [
         FunctionSpan(name: "first", line: 3, lineCount: 4), FunctionSpan(name: "init", line: 7, lineCount: 1),
         FunctionSpan(name: "==", line: 10, lineCount: 7),
-        FunctionSpan(name: "count", line: 19, lineCount: 1),
+        FunctionSpan(name: "count", line: 20, lineCount: 1),
       ])
   }
 }

@@ -13,7 +13,7 @@ struct BlockCase: Sendable, CustomStringConvertible {
   var description: String { name }
 
   /// Head widths differ from the stream's width, so that no shape can stand for another by accident.
-  static func make(
+  private static func make(
     _ name: String, norm: NormKind, placement: NormPlacement, activation: Activation, gated: Bool = false,
     biases: Bool, scale: Float, causal: Bool = false, cross: Bool = false, relative: Bool = false
   ) -> BlockCase {
@@ -47,7 +47,22 @@ struct BlockCase: Sendable, CustomStringConvertible {
     make(
       "pre-norm gated decoder with biases", norm: .layer, placement: .pre, activation: .gelu, gated: true,
       biases: true, scale: 0.57735, causal: true, cross: true),
+    absorbing(
+      make(
+        "T5 decoder with a long source", norm: .rms, placement: .pre, activation: .relu, biases: false,
+        scale: 1, causal: true, cross: true, relative: true)),
+    absorbing(
+      make(
+        "post-norm decoder with biases and a long source", norm: .layer, placement: .post,
+        activation: .gelu, biases: true, scale: 0.57735, causal: true, cross: true)),
   ]
+
+  /// Sources so long that a forward without backward absorbs keys and values.
+  private static func absorbing(_ blockCase: BlockCase) -> BlockCase {
+    var blockCase = blockCase
+    blockCase.encoderLengths = [9, 12, 7, 10]
+    return blockCase
+  }
 }
 
 /// The values and buffers of one case; everything is drawn from `seed`.

@@ -1,22 +1,28 @@
 import FoundationEssentials
 
-/// Rows that are JSON objects, one a line; the keys found so far are the columns.
+/// Rows that are JSON objects, one a line; their keys are the columns.
 struct JSONRows: DataRowReader {
-  private var scanner: LineScanner
-  private let limits: DataLimits
-  private let acceptsNewColumns: Bool
   /// Keys in the order in which they were first met (sorted inside one row, since JSON objects have no order).
   private(set) var columns: [String]
-  private var indexOfColumn: [String: Int]
+  private var scanner: LineScanner
+  private let limits: DataLimits
+  private let decoder: JSONDecoder
+  /// The keys that are read, nil for all that turn up.
+  private let wanted: [String]?
 
-  /// Rows whose columns are `columns`, or, when that is nil, whatever keys turn up.
-  init(_ scanner: LineScanner, columns: [String]?, limits: DataLimits) {
+  /// Rows with whatever keys turn up, which become the columns.
+  init(_ scanner: LineScanner, limits: DataLimits) {
+    self.init(scanner, columns: [], wanted: nil, limits: limits)
+  }
+
+  /// Rows with known columns, of which only `wanted` are read.
+  init(_ scanner: LineScanner, columns: [String], wanted: [String]?, limits: DataLimits) {
     self.scanner = scanner
+    self.columns = columns
     self.limits = limits
-    acceptsNewColumns = columns == nil
-    self.columns = columns ?? []
-    indexOfColumn = [:]
-    for (index, column) in self.columns.enumerated() { indexOfColumn[column] = index }
+    self.wanted = wanted
+    decoder = JSONDecoder()
+    if let key = JSONRow.wantedKeys { decoder.userInfo[key] = wanted }
   }
 
   mutating func next() -> DataRow? {
@@ -26,11 +32,9 @@ struct JSONRows: DataRowReader {
       }
       if line.isBlank { continue }
       do throws(RowFault) {
-        let object = try Self.object(in: line.bytes)
-        if object.count > limits.fieldsPerRow { throw .fieldLimitExceeded(limit: limits.fieldsPerRow) }
-        return DataRow(
-          line: line.number, cells: .success(cells(of: object)),
-          isRepaired: String(validating: line.bytes, as: UTF8.self) == nil)
+        let (row, isRepaired) = try object(in: line.bytes)
+        if row.keyCount > limits.fieldsPerRow { throw .fieldLimitExceeded(limit: limits.fieldsPerRow) }
+        return DataRow(line: line.number, cells: .success(cells(of: row.values)), isRepaired: isRepaired)
       } catch {
         return DataRow(line: line.number, cells: .failure(error))
       }
@@ -38,55 +42,64 @@ struct JSONRows: DataRowReader {
     return nil
   }
 
-  private mutating func cells(of object: [String: String]) -> [DataCell?] {
-    if acceptsNewColumns {
-      for key in object.keys.sorted() where indexOfColumn[key] == nil && columns.count < limits.fieldsPerRow {
-        indexOfColumn[key] = columns.count
+  private mutating func cells(of values: [String: String]) -> [DataCell?] {
+    if wanted == nil {
+      for key in values.keys.sorted() where !columns.contains(key) && columns.count < limits.fieldsPerRow {
         columns.append(key)
       }
     }
-    return columns.map { column in object[column].map { .text($0) } }
+    return columns.map { column in values[column].map { .text($0) } }
   }
 
-  /// The object's strings, numbers and booleans as text; other values are left out.
-  private static func object(in line: ArraySlice<UInt8>) throws(RowFault) -> [String: String] {
-    // Repaired first: JSON that is not UTF-8 would otherwise be lost as a whole.
-    let text = String(decoding: line, as: UTF8.self)
-    let value: JSONValue
+  /// The object of a line, and whether its UTF-8 had to be repaired.
+  ///
+  /// Repair comes first: a line with one wrong byte would otherwise be lost as a whole.
+  private func object(in line: ArraySlice<UInt8>) throws(RowFault) -> (JSONRow, isRepaired: Bool) {
+    let valid = String(validating: line, as: UTF8.self)
+    let text = valid ?? String(decoding: line, as: UTF8.self)
     do {
-      value = try JSONDecoder().decode(JSONValue.self, from: Data(text.utf8))
+      return (try decoder.decode(JSONRow.self, from: Data(text.utf8)), valid == nil)
+    } catch DecodingError.typeMismatch {
+      throw .notAnObject
     } catch {
       throw .invalidJSON
     }
-    guard case .object(let members) = value else { throw .notAnObject }
-    return members.compactMapValues(\.scalarText)
   }
 }
 
-/// A JSON value, as far as rows of data need one.
-private enum JSONValue: Decodable {
-  case object([String: JSONValue])
-  case scalar(String)
-  case other
+/// The strings, numbers and booleans of a JSON object, as text.
+private struct JSONRow: Decodable {
+  /// Where a decoder finds the keys to read.
+  static let wantedKeys = CodingUserInfoKey(rawValue: "wantedKeys")
+
+  var values: [String: String] = [:]
+  var keyCount: Int
 
   init(from decoder: any Decoder) throws {
-    let container = try decoder.singleValueContainer()
-    if let text = try? container.decode(String.self) {
-      self = .scalar(text)
-    } else if let flag = try? container.decode(Bool.self) {
-      self = .scalar(flag ? "true" : "false")
-    } else if let integer = try? container.decode(Int64.self) {
-      self = .scalar(String(integer))
-    } else if let number = try? container.decode(Double.self) {
-      self = .scalar(String(number))
-    } else if let members = try? container.decode([String: JSONValue].self) {
-      self = .object(members)
-    } else {
-      self = .other
+    let container = try decoder.container(keyedBy: Key.self)
+    keyCount = container.allKeys.count
+    let wanted = Self.wantedKeys.flatMap { decoder.userInfo[$0] as? [String] }?.map(Key.init)
+    for key in wanted ?? container.allKeys {
+      values[key.stringValue] = Self.text(key, in: container)
     }
   }
 
-  var scalarText: String? {
-    if case .scalar(let text) = self { text } else { nil }
+  /// The value as text; nil when it is missing, null, an array or an object.
+  ///
+  /// The commonest kinds come first, since a failed attempt costs more than a value.
+  private static func text(_ key: Key, in container: KeyedDecodingContainer<Key>) -> String? {
+    guard container.contains(key) else { return nil }
+    if let text = try? container.decode(String.self, forKey: key) { return text }
+    if let integer = try? container.decode(Int64.self, forKey: key) { return String(integer) }
+    if let number = try? container.decode(Double.self, forKey: key) { return String(number) }
+    if let flag = try? container.decode(Bool.self, forKey: key) { return flag ? "true" : "false" }
+    return nil
+  }
+
+  struct Key: CodingKey {
+    var stringValue: String
+    var intValue: Int? { nil }
+    init(stringValue: String) { self.stringValue = stringValue }
+    init?(intValue: Int) { nil }
   }
 }

@@ -98,7 +98,9 @@ package func readExamples(
   var reader: any DataRowReader = rowReader(bytes, format: format, limits: options.limits)
   let layout = try DataLayout(sampling: reader, name: name, format: format, options: options)
   if let keys = layout.jsonKeys {
-    reader = JSONRows(LineScanner(bytes), columns: keys, limits: options.limits)
+    let wanted = [layout.columns.text, layout.columns.pair, layout.columns.label].compactMap { $0 }
+    reader = JSONRows(
+      LineScanner(bytes), columns: keys, wanted: wanted.map { keys[$0] }, limits: options.limits)
   }
 
   var result = DataReadResult(format: format, columns: layout.columns, hasHeader: layout.headerLine != nil)
@@ -132,7 +134,7 @@ private func rowReader(_ bytes: [UInt8], format: DataFormat, limits: DataLimits)
   case .tsv: return LineRows(scanner, separator: UInt8(ascii: "\t"), limits: limits)
   case .text: return LineRows(scanner, separator: nil, limits: limits)
   case .csv: return QuotedRows(scanner, limits: limits)
-  case .jsonl: return JSONRows(scanner, columns: nil, limits: limits)
+  case .jsonl: return JSONRows(scanner, limits: limits)
   }
 }
 

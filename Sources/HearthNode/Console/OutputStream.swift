@@ -40,6 +40,10 @@ package struct OutputStream: Sendable {
     }
   }
 
-  /// Makes a write to a closed pipe fail with an error instead of ending the process.
-  package static func ignoreBrokenPipes() { signal(SIGPIPE, SIG_IGN) }
+  /// Makes writes to a closed pipe, and beyond a file size limit, fail with an error that can be told instead of
+  /// ending the process.
+  package static func reportWriteErrors() {
+    signal(SIGPIPE, SIG_IGN)
+    signal(SIGXFSZ, SIG_IGN)
+  }
 }

@@ -151,8 +151,8 @@ package struct BackboneCapacity: Sendable, Equatable {
 /// A pretrained model that is only ever read: a pure function from token ids to activations.
 ///
 /// There is no training mode, no dropout and no backward: a tap depends on the weights and the sequence
-/// alone, which is what makes a cached activation equal to a live one (PAC §4.2). All leaves are frozen, so no
-/// gradient sink can reach them.
+/// alone, which is what makes a cached activation equal to a live one (PAC §4.2). All leaves are frozen, so
+/// no gradient sink can reach them.
 package protocol Backbone: Sendable {
   /// Shapes of the stacks.
   var architecture: BackboneArchitecture { get }

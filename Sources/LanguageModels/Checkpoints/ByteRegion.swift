@@ -28,8 +28,10 @@ extension ByteRegion {
 ///
 /// - Safety: the buffer is written once, in `init`, and only read afterwards.
 package final class MemoryRegion: ByteRegion, @unchecked Sendable {
+  /// What to call the bytes in an error.
   package let name: String
   private let storage: UnsafeMutableRawBufferPointer
+  private let count: Int
 
   /// A region that holds a copy of `bytes`, aligned to 64 bytes.
   package init(name: String, bytes: some Collection<UInt8>) {
@@ -39,10 +41,9 @@ package final class MemoryRegion: ByteRegion, @unchecked Sendable {
     count = bytes.count
   }
 
-  private let count: Int
-
   deinit { storage.deallocate() }
 
+  /// The copied bytes.
   package var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: storage[0..<count]) }
 
   /// Nothing to release: memory that the program owns has no file behind it.

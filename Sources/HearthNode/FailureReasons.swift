@@ -1,0 +1,48 @@
+import FineTuning
+import Glibc
+import HearthStorage
+import LanguageModels
+
+// Each part has its own failures; only here is it decided which exit code each one means.
+
+extension DataFailure: UserFacingFailure {
+  /// Columns are named on the command line; everything else is the file's.
+  package var reason: ExitReason {
+    switch self {
+    case .unknownColumn, .undecidedColumn, .columnUsedTwice: .usage
+    case .emptyFile, .unsupportedEncoding, .tooManyRows, .malformedRow, .noUsableRows, .oneLabel,
+      .tooManyLabels, .unknownLabel, .emptySplit:
+      .badData
+    }
+  }
+}
+
+extension FileFailure: UserFacingFailure {
+  private static let readingOperations = [
+    "open", "read", "map", "examine", "list directory", "open directory",
+  ]
+
+  /// Told by the system's error: what is not there, what may not be made, and what broke midway.
+  package var reason: ExitReason {
+    switch self {
+    case .system(let operation, _, let code):
+      if isDiskFull { return .inputOutput }
+      if isMissing { return .missingInput }
+      guard [EACCES, EPERM, EROFS].contains(code) else { return .inputOutput }
+      return Self.readingOperations.contains(operation) ? .missingInput : .cannotCreateOutput
+    case .wrongKind: return .missingInput
+    case .tooLarge, .shortened: return .badData
+    case .locked: return .insufficientResources
+    }
+  }
+}
+
+extension CheckpointFailure: UserFacingFailure {
+  /// A file that is not there is missing; a file with the wrong content is bad data.
+  package var reason: ExitReason {
+    switch self {
+    case .missingShard, .unreadable: .missingInput
+    default: .badData
+    }
+  }
+}

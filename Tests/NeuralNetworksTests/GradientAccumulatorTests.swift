@@ -1,0 +1,122 @@
+import Determinism
+import NeuralNetworks
+import TensorKernels
+import Testing
+
+@Suite("A gradient accumulator")
+struct GradientAccumulatorTests {
+  private static let seed: UInt64 = 4_711
+  private static let shapes = [
+    ParameterShape("a", rows: 7, columns: 9, kind: .weight),
+    ParameterShape("b", rows: 1, columns: 33, kind: .bias),
+  ]
+  private let tree = ParameterTree(trainable: shapes) { _, _ in }
+
+  /// Gradients of many magnitudes for each leaf and micro-batch.
+  private func gradients(microBatches: Int) -> [[[Float]]] {
+    var generator = SeededGenerator(seed: Self.seed)
+    return (0..<microBatches).map { _ in
+      Self.shapes.map { shape in
+        (0..<shape.count).map { _ in
+          let magnitude = Float(sign: .plus, exponent: -generator.uniform(below: 30), significand: 1)
+          return generator.normalFloat() * magnitude
+        }
+      }
+    }
+  }
+
+  private func add(_ gradient: [[Float]], to accumulator: GradientAccumulator) {
+    for (leaf, values) in zip(tree.parameters, gradient) {
+      precondition(values.count == leaf.count, "\(values.count) values for \(leaf.name)")
+      values.withUnsafeBufferPointer { buffer in
+        if let base = buffer.baseAddress { accumulator.add(base, of: leaf) }
+      }
+    }
+  }
+
+  private func read(_ accumulator: GradientAccumulator) -> [Float] {
+    let result = OwnedMatrix(rows: 1, columns: tree.vectorCount) { .nan }
+    accumulator.read(into: result.matrix.base)
+    return result.values
+  }
+
+  @Test("gives the same bits for every order of micro-batches and every split over threads")
+  func orderFree() {
+    let gradients = gradients(microBatches: 8)
+    let inOrder = GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+    for gradient in gradients { add(gradient, to: inOrder) }
+    let expected = read(inOrder)
+
+    var generator = SeededGenerator(seed: Self.seed + 1)
+    for workers in 1...4 {
+      var order = Array(gradients.indices)
+      generator.shuffle(&order)
+      let parts = (0..<workers).map { _ in
+        GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+      }
+      for (turn, index) in order.enumerated() { add(gradients[index], to: parts[turn % workers]) }
+      for part in parts.dropFirst().reversed() { parts[0].merge(part) }
+      #expect(read(parts[0]) == expected, "\(workers) workers, order \(order), seed \(Self.seed)")
+      #expect(parts[0].withSums { Array($0) } == inOrder.withSums { Array($0) })
+    }
+  }
+
+  @Test("is within half a unit of the fixed point, and a float's rounding, of the exact sum")
+  func accuracy() {
+    let gradients = gradients(microBatches: 8)
+    let accumulator = GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+    for gradient in gradients { add(gradient, to: accumulator) }
+    let actual = read(accumulator)
+    let unit = Double(sign: .plus, exponent: -Int(GradientAccumulator.defaultExponent), significand: 1)
+    for (leaf, parameter) in tree.parameters.enumerated() {
+      for index in 0..<parameter.count {
+        let exact = gradients.reduce(0.0) { $0 + Double($1[leaf][index]) }
+        let value = Double(actual[(parameter.gradientOffset ?? 0) + index])
+        #expect(abs(value - exact) <= 4 * unit + abs(exact) * 0x1p-24)
+      }
+    }
+  }
+
+  @Test(
+    "reports a value beyond its range, and takes it at a smaller exponent", arguments: [Float(40_000), -1e9])
+  func overflow(value: Float) {
+    let accumulator = GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+    let gradient = [[Float](repeating: value, count: 63), [Float](repeating: 1, count: 33)]
+    add(gradient, to: accumulator)
+    #expect(accumulator.overflowed)
+    accumulator.reset(exponent: 24)
+    #expect(!accumulator.overflowed)
+    for _ in 0..<8 { add(gradient, to: accumulator) }
+    #expect(!accumulator.overflowed)
+    #expect(read(accumulator)[0] == 8 * value)
+  }
+
+  @Test("holds as many contributions of the largest value as it was made for")
+  func headroom() {
+    let accumulator = GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+    let largest = Float(0x1p15).nextDown
+    for _ in 0..<8 {
+      add([[Float](repeating: largest, count: 63), [Float](repeating: 0, count: 33)], to: accumulator)
+    }
+    #expect(!accumulator.overflowed)
+    #expect(read(accumulator)[0] == 8 * largest)
+  }
+
+  @Test("reports a value that is not finite", arguments: [Float.nan, .infinity, -.infinity])
+  func notFinite(value: Float) {
+    let accumulator = GradientAccumulator(count: tree.vectorCount, maximumContributions: 1)
+    var gradient = [[Float](repeating: 0, count: 63), [Float](repeating: 0, count: 33)]
+    gradient[1][32] = value
+    add(gradient, to: accumulator)
+    #expect(accumulator.overflowed)
+  }
+
+  @Test("passes an overflow on when merged")
+  func mergedOverflow() {
+    let first = GradientAccumulator(count: tree.vectorCount, maximumContributions: 2)
+    let second = GradientAccumulator(count: tree.vectorCount, maximumContributions: 2)
+    add([[Float](repeating: 1e10, count: 63), [Float](repeating: 0, count: 33)], to: second)
+    first.merge(second)
+    #expect(first.overflowed)
+  }
+}
