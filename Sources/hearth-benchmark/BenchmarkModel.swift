@@ -47,7 +47,7 @@ struct BenchmarkModel {
       backboneDigest: digest, tokenizerDigest: digest, maximumLength: WorkloadFile.longestSequence,
       element: BenchmarkModel.element,
       stacks: shape.stacks.map { CachedStack(name: $0.name, width: shape.backboneWidth, taps: $0.taps) })
-    return try ActivationCacheStore(storage: CacheDirectory(path), identity: identity)
+    return try ActivationCacheStore(DirectoryShardStorage(path), identity: identity)
   }
 
   /// Storage of the taps, live and cached.

@@ -103,16 +103,19 @@ extension WorkloadFile {
     batches.indices.map { microBatches(ofBatch: $0, options, architecture: architecture, draw: draw) }
   }
 
-  /// The packed micro-batches of one mini-batch.
+  /// The packed micro-batches of one mini-batch, long ones first, as a training run has them.
   func microBatches(
     ofBatch batch: Int, _ options: WorkerOptions, architecture: BackboneArchitecture, draw: Int
   ) -> [PackedMicroBatch] {
     let samples = samples(
       of: batch, draw: draw, vocabulary: architecture.vocabulary,
       decoderStart: architecture.decoderStartID ?? 0, seed: options.seed)
-    return stride(from: 0, to: samples.count, by: options.microBatch).map { first in
+    let size = options.microBatch
+    let before = batches[..<batch].reduce(0) { $0 + ($1.count + size - 1) / size }
+    return stride(from: 0, to: samples.count, by: size).map { first in
       PackedMicroBatch(
-        samples: Array(first..<min(first + options.microBatch, samples.count)), of: samples)
-    }
+        samples: Array(first..<min(first + size, samples.count)), of: samples,
+        ordinal: before + first / size)
+    }.sorted { ($0.tokens, $1.ordinal) > ($1.tokens, $0.ordinal) }
   }
 }

@@ -19,7 +19,7 @@ final class TrainingScenario: Scenario {
   private let taps: Taps
   private let options: WorkerOptions
   private let team: ComputeTeam
-  private let architecture: BackboneArchitecture
+  private let model: BenchmarkModel
   private let shape: SideNetworkShape
   private let frozen: FrozenOutput
   private var state: State?
@@ -29,8 +29,7 @@ final class TrainingScenario: Scenario {
 
   /// What is made anew for each workload.
   private struct State {
-    let cache: ActivationCacheStore
-    let technique: ParallelAdapters
+    let source: BackboneTapSource
     let trainer: MiniBatchTrainer
   }
 
@@ -41,39 +40,36 @@ final class TrainingScenario: Scenario {
     self.options = options
     self.workload = workload
     self.team = team
-    let model = try BenchmarkModel(directory: options.model)
-    architecture = model.backbone.architecture
+    model = try BenchmarkModel(directory: options.model)
     shape = try model.sideNetwork(heads: sideHeads)
-    frozen = FrozenOutput(copying: model.backbone)
-    model.checkpoint.releaseResidentPages()
+    var frozen = FrozenOutput(copying: model.backbone)
+    frozen.embedding = model.backbone.headWeight.matrix
+    frozen.embeddingScale = model.backbone.headScale
+    self.frozen = frozen
     try use(workload)
   }
 
   var trainableParameters: Int { shape.adapterParameterCount }
   var products: ForwardProducts {
-    ForwardProducts(architecture, microBatches: miniBatches[0].map(\.backboneBatch))
+    ForwardProducts(model.backbone.architecture, microBatches: miniBatches[0].map(\.backboneBatch))
   }
 
   func use(_ workload: WorkloadFile) throws {
     self.workload = workload
+    // The cache that is open until now gives its lock back before another is opened.
     state = nil
     next = 0
-    miniBatches = workload.microBatches(of: options, architecture: architecture, draw: 0)
-    let model = try BenchmarkModel(directory: options.model)
-    let path = options.cachePath(workload) + (taps == .live ? "-live" : "")
-    let cache = try model.cache(path, shape: shape)
-    if taps == .live {
-      // Left by another run of this worker, it would turn live steps into cached ones.
-      try cache.removeAll()
-    } else {
-      let missing = miniBatches.joined().flatMap(\.keys).filter { !cache.contains($0) }.count
-      guard missing == 0 else { throw BenchmarkFailure.incompleteCache(path, missing: missing) }
-    }
-    let capacity = MicroBatchCapacity(Array(miniBatches.joined()))
-    let parameters = shape.initialParameters(seed: options.seed, backbone: model.backbone)
+    miniBatches = workload.microBatches(of: options, architecture: model.backbone.architecture, draw: 0)
+    let all = Array(miniBatches.joined())
+    let capacity = MicroBatchCapacity(all)
     let source = BackboneTapSource(
-      shape: shape, backbone: taps == .live ? model.backbone : nil, cache: cache, capacity: capacity,
+      shape: shape, backbone: taps == .live ? model.backbone : nil, cache: try openCache(),
+      capacity: capacity,
       workers: team.width)
+    if taps == .cached, !source.resolve(all) {
+      throw BenchmarkFailure.incompleteCache(options.cachePath(workload))
+    }
+    let parameters = shape.initialParameters(seed: options.seed, backbone: model.backbone)
     let technique = ParallelAdapters(
       shape: shape, parameters: parameters, frozen: frozen, source: source, element: BenchmarkModel.element,
       capacity: capacity, workers: team.width, training: true)
@@ -81,7 +77,15 @@ final class TrainingScenario: Scenario {
       technique: technique, settings: OptimizationSettings(learningRate: 1e-4), totalSteps: Self.totalSteps,
       maximumMicroBatches: miniBatches.map(\.count).max() ?? 1, workers: team.width)
     if taps == .cached { model.checkpoint.releaseResidentPages() }
-    state = State(cache: cache, technique: technique, trainer: trainer)
+    state = State(source: source, trainer: trainer)
+  }
+
+  private func openCache() throws -> ActivationCacheStore {
+    guard taps == .live else { return try model.cache(options.cachePath(workload), shape: shape) }
+    // Records of another run of this worker would turn live steps into cached ones.
+    let path = options.cachePath(workload) + "-live"
+    try model.cache(path, shape: shape).removeAll()
+    return try model.cache(path, shape: shape)
   }
 
   /// Long enough that no measurement reaches the end of the learning-rate schedule.
@@ -100,7 +104,7 @@ final class TrainingScenario: Scenario {
     let batches = miniBatches[next % miniBatches.count]
     next += 1
     if taps == .cached {
-      for batch in miniBatches[next % miniBatches.count] { state.cache.prefetch(batch.keys) }
+      for batch in miniBatches[next % miniBatches.count] { state.source.prefetch(batch) }
     }
     var (samples, units) = (0, 0)
     for batch in batches {

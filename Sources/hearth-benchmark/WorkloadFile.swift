@@ -72,7 +72,7 @@ enum BenchmarkFailure: Error, CustomStringConvertible {
   /// A number of side heads that the side network's head rules do not give.
   case wrongSideHeads(asked: Int, found: Int)
   /// A cache that has not all activations of a workload.
-  case incompleteCache(String, missing: Int)
+  case incompleteCache(String)
 
   var description: String {
     switch self {
@@ -82,8 +82,8 @@ enum BenchmarkFailure: Error, CustomStringConvertible {
     case .unknownCommand(let line): "unknown command '\(line)'"
     case .wrongSideHeads(let asked, let found):
       "--side-heads \(asked) cannot be: this backbone's side blocks have \(found) heads, or its own number with 0"
-    case .incompleteCache(let path, let missing):
-      "\(path) lacks \(missing) samples; fill it with 'hearth-benchmark make-cache'"
+    case .incompleteCache(let path):
+      "\(path) lacks samples of the workload; fill it with 'hearth-benchmark make-cache'"
     }
   }
 }
