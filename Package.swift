@@ -101,7 +101,9 @@ let package = Package(
       swiftSettings: settings),
     .testTarget(
       name: "ActivationCacheTests",
-      dependencies: ["ActivationCache", "HearthStorage", "TensorKernels", "Determinism"],
+      dependencies: [
+        "ActivationCache", "HearthStorage", "TensorKernels", "CryptoPrimitives", "Determinism",
+      ],
       swiftSettings: settings),
     .testTarget(
       name: "FineTuningTests",

@@ -131,55 +131,6 @@ package func normBackward(_ kind: NormKind, input x: Matrix, weight: UnsafePoint
     }
   }
 }
-package struct AttentionShape: Sendable { package var heads, headSize: Int; package var scale: Float; package var causal: Bool
-  package init(heads: Int, headSize: Int, scale: Float, causal: Bool) { self.heads = heads; self.headSize = headSize; self.scale = scale; self.causal = causal } }
-package struct PositionBias: @unchecked Sendable { package var values: UnsafePointer<Float>; package var span: Int
-  package init(values: UnsafePointer<Float>, span: Int) { self.values = values; self.span = span } }
-func attProbs(_ sh: AttentionShape, _ q: Matrix, _ k: Matrix, _ h: Int, _ qi: Int, _ q0: Int, _ k0: Int, _ nk: Int, _ bias: PositionBias?, _ p: inout [Float]) -> Float {
-  var mx = -Float.infinity
-  for j in 0..<nk {
-    if sh.causal && j > qi { p[j] = -.infinity; continue }
-    var s: Float = 0
-    for d in 0..<sh.headSize { s += q[q0 + qi, h * sh.headSize + d] * k[k0 + j, h * sh.headSize + d] }
-    s *= sh.scale
-    if let b = bias { s += b.values[h * (2 * b.span - 1) + b.span - 1 + j - qi] }
-    p[j] = s; mx = max(mx, s)
-  }
-  var z: Float = 0
-  for j in 0..<nk { p[j] = expf(p[j] - mx); z += p[j] }
-  for j in 0..<nk { p[j] /= z }
-  return mx + logf(z)
-}
-package func attentionForward(_ sh: AttentionShape, q: Matrix, k: Matrix, v: Matrix, queries: PackedSequences, keys: PackedSequences, bias: PositionBias?, into out: Matrix, logSumExp: UnsafeMutablePointer<Float>?) {
-  var p = [Float](repeating: 0, count: keys.longest)
-  for s in 0..<queries.count { for h in 0..<sh.heads { for i in 0..<queries.length(s) {
-    let q0 = queries.offsets[s], k0 = keys.offsets[s], nk = keys.length(s)
-    let l = attProbs(sh, q, k, h, i, q0, k0, nk, bias, &p)
-    logSumExp?[(q0 + i) * sh.heads + h] = l
-    for d in 0..<sh.headSize { var o: Float = 0; for j in 0..<nk { o += p[j] * v[k0 + j, h * sh.headSize + d] }; out[q0 + i, h * sh.headSize + d] = o }
-  } } }
-}
-package func attentionBackward(_ sh: AttentionShape, q: Matrix, k: Matrix, v: Matrix, out: Matrix, logSumExp: UnsafePointer<Float>, gradient dOut: Matrix, queries: PackedSequences, keys: PackedSequences, bias: PositionBias?, dq: Matrix, dk: Matrix, dv: Matrix, biasGradient: UnsafeMutablePointer<Float>?) {
-  for r in 0..<dq.rows { for c in 0..<dq.columns { dq[r, c] = 0 } }
-  for r in 0..<dk.rows { for c in 0..<dk.columns { dk[r, c] = 0; dv[r, c] = 0 } }
-  var p = [Float](repeating: 0, count: keys.longest)
-  for s in 0..<queries.count { for h in 0..<sh.heads { for i in 0..<queries.length(s) {
-    let q0 = queries.offsets[s], k0 = keys.offsets[s], nk = keys.length(s), c0 = h * sh.headSize
-    _ = attProbs(sh, q, k, h, i, q0, k0, nk, bias, &p)
-    var delta: Float = 0
-    for d in 0..<sh.headSize { delta += dOut[q0 + i, c0 + d] * out[q0 + i, c0 + d] }
-    for j in 0..<nk {
-      var dp: Float = 0
-      for d in 0..<sh.headSize { dp += dOut[q0 + i, c0 + d] * v[k0 + j, c0 + d]; dv[k0 + j, c0 + d] += p[j] * dOut[q0 + i, c0 + d] }
-      let ds = p[j] * (dp - delta)
-      if let b = bias, let g = biasGradient { g[h * (2 * b.span - 1) + b.span - 1 + j - i] += ds }
-      for d in 0..<sh.headSize { dq[q0 + i, c0 + d] += sh.scale * ds * k[k0 + j, c0 + d]; dk[k0 + j, c0 + d] += sh.scale * ds * q[q0 + i, c0 + d] }
-    }
-  } } }
-}
-package func softmaxRows(_ x: Matrix) {
-  for r in 0..<x.rows { var m = -Float.infinity; for c in 0..<x.columns { m = max(m, x[r, c]) }; var z: Float = 0; for c in 0..<x.columns { x[r, c] = expf(x[r, c] - m); z += x[r, c] }; for c in 0..<x.columns { x[r, c] /= z } }
-}
 package func softmaxCrossEntropy(logits: Matrix, labels: UnsafePointer<Int32>, into dLogits: Matrix?, gradientScale: Float) -> Double {
   var loss = 0.0
   for r in 0..<logits.rows {

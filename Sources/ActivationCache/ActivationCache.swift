@@ -1,1 +1,0 @@
-// Filled by the first part of this target that lands.

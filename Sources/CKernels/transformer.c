@@ -1,0 +1,136 @@
+// Dispatch of the transformer kernels, and the scratch memory that they share.
+//
+// Why C and not Swift: see DESIGN "Swift and C".
+#include "ckernels_transformer.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Scratch memory of the calling thread. It grows to the largest request and is then reused, so that a
+// training step allocates nothing once the longest sequence has been seen.
+static _Thread_local float *scratch_base;
+static _Thread_local ptrdiff_t scratch_floats;
+static pthread_key_t scratch_key;
+static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
+static void create_scratch_key(void) { pthread_key_create(&scratch_key, free); }
+
+static float *thread_scratch(ptrdiff_t floats) {
+  if (floats <= scratch_floats) return scratch_base;
+  pthread_once(&scratch_once, create_scratch_key);
+  const size_t bytes = ((size_t)floats * sizeof(float) + 4095) / 4096 * 4096;
+  float *base = aligned_alloc(4096, bytes);
+  if (!base) return NULL;
+  free(scratch_base);
+  scratch_base = base;
+  scratch_floats = (ptrdiff_t)(bytes / sizeof(float));
+  pthread_setspecific(scratch_key, base);  // freed when the thread ends
+  return base;
+}
+
+static void longest_sequences(const hearth_attention *t, ptrdiff_t *queries, ptrdiff_t *keys) {
+  for (ptrdiff_t s = 0; s < t->sequences; s++) {
+    const ptrdiff_t q = t->query_offsets[s + 1] - t->query_offsets[s];
+    const ptrdiff_t k = t->key_offsets[s + 1] - t->key_offsets[s];
+    if (q > *queries) *queries = q;
+    if (k > *keys) *keys = k;
+  }
+}
+
+// The kernels of one instruction set.
+typedef struct {
+  bool (*attention_forward)(const hearth_attention *, float *, ptrdiff_t, float *);
+  bool (*attention_backward)(const hearth_attention *, const hearth_attention_gradient *);
+  float (*log_sum_exp)(const float *, ptrdiff_t, float *, float);
+} transformer_functions;
+
+#define SET portable
+#define LANES 4
+#define HALF_LANES 4
+#define PANEL_VECTORS 2
+#if defined(__x86_64__)
+#define FUSED 0
+#else
+#define FUSED 1
+#endif
+#include "transformer_body.h"
+
+#if defined(__x86_64__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#define SET avx2
+#define LANES 8
+#define HALF_LANES 4
+#define PANEL_VECTORS 2
+#define FUSED 1
+#include "transformer_body.h"
+#pragma clang attribute pop
+
+#pragma clang attribute push(                                                                              \
+    __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq"))),                 \
+    apply_to = function)
+#define SET avx512
+#define LANES 16
+#define HALF_LANES 8
+#define PANEL_VECTORS 4
+#define FUSED 1
+#include "transformer_body.h"
+#pragma clang attribute pop
+#endif
+
+bool hearth_transformer_supports(int32_t set) {
+  if (set == HEARTH_TRANSFORMER_PORTABLE) return true;
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (set == HEARTH_TRANSFORMER_AVX2) return avx2;
+  if (set == HEARTH_TRANSFORMER_AVX512)
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#endif
+  return false;
+}
+
+static const transformer_functions *functions_of(int32_t set) {
+#if defined(__x86_64__)
+  if (set == HEARTH_TRANSFORMER_AVX512) return &functions_avx512;
+  if (set == HEARTH_TRANSFORMER_AVX2) return &functions_avx2;
+#endif
+  (void)set;
+  return &functions_portable;
+}
+
+static const transformer_functions *best_functions;
+static pthread_once_t best_once = PTHREAD_ONCE_INIT;
+static void find_best(void) {
+  int32_t set = HEARTH_TRANSFORMER_AVX512;
+  while (!hearth_transformer_supports(set)) set--;
+  best_functions = functions_of(set);
+}
+
+static _Thread_local const transformer_functions *forced_functions;
+void hearth_transformer_force(int32_t set) {
+  forced_functions = set < 0 || !hearth_transformer_supports(set) ? NULL : functions_of(set);
+}
+
+static const transformer_functions *functions(void) {
+  if (forced_functions) return forced_functions;
+  pthread_once(&best_once, find_best);
+  return best_functions;
+}
+
+bool hearth_attention_forward(const hearth_attention *a, float *out, ptrdiff_t out_stride,
+                              float *log_sum_exp) {
+  return functions()->attention_forward(a, out, out_stride, log_sum_exp);
+}
+bool hearth_attention_backward(const hearth_attention *a, const hearth_attention_gradient *g) {
+  return functions()->attention_backward(a, g);
+}
+void hearth_softmax(float *x, ptrdiff_t count) { functions()->log_sum_exp(x, count, x, 1); }
+float hearth_log_sum_exp(const float *x, ptrdiff_t count, float *gradient, float scale) {
+  return functions()->log_sum_exp(x, count, gradient, scale);
+}
+
+double hearth_libm_exp(double x) { return exp(x); }
+double hearth_libm_log(double x) { return log(x); }
+double hearth_libm_erf(double x) { return erf(x); }
+double hearth_libm_tanh(double x) { return tanh(x); }

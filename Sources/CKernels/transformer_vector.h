@@ -1,0 +1,96 @@
+// Vectors of one instruction set and the functions of them that the kernels need.
+// Included by transformer_body.h once per set; SET names the set, LANES is its vector length.
+
+typedef float NAME(vf) __attribute__((ext_vector_type(LANES)));
+typedef int32_t NAME(vi) __attribute__((ext_vector_type(LANES)));
+typedef float NAME(vfu) __attribute__((ext_vector_type(LANES), aligned(4)));
+typedef float NAME(vh) __attribute__((ext_vector_type(HALF_LANES)));
+typedef float NAME(vhu) __attribute__((ext_vector_type(HALF_LANES), aligned(4)));
+#define vf NAME(vf)
+#define vi NAME(vi)
+#define vfu NAME(vfu)
+#define vh NAME(vh)
+#define vhu NAME(vhu)
+
+#if FUSED
+#define FMA(a, b, c) __builtin_elementwise_fma((a), (b), (c))
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
+#define LOAD(p) ((vf)*(const vfu *)(p))
+#define STORE(p, value) (*(vfu *)(p) = (value))
+
+INLINE vf NAME(splat)(float x) { return (vf)(x); }
+
+// The first `count` floats at p, the other lanes 0.
+INLINE vf NAME(load_part)(const float *p, ptrdiff_t count) {
+  float lanes[LANES] = {0};
+  for (ptrdiff_t i = 0; i < count; i++) lanes[i] = p[i];
+  return LOAD(lanes);
+}
+INLINE void NAME(store_part)(float *p, vf value, ptrdiff_t count) {
+  float lanes[LANES];
+  STORE(lanes, value);
+  for (ptrdiff_t i = 0; i < count; i++) p[i] = lanes[i];
+}
+
+INLINE vi NAME(lane_numbers)(void) {
+  vi numbers;
+  for (int i = 0; i < LANES; i++) numbers[i] = i;
+  return numbers;
+}
+// `value` in the lanes under `count`, `other` in the rest.
+INLINE vf NAME(keep)(vf value, ptrdiff_t count, float other) {
+  return NAME(lane_numbers)() < (vi)(int32_t)count ? value : NAME(splat)(other);
+}
+
+// Sum and maximum of the lanes, always by halving, so that the order of the additions is fixed.
+INLINE float NAME(sum)(vf x) {
+  float lanes[LANES];
+  STORE(lanes, x);
+#pragma clang loop unroll(full)
+  for (int width = LANES / 2; width > 0; width /= 2)
+#pragma clang loop unroll(full)
+    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+INLINE float NAME(largest)(vf x) { return __builtin_reduce_max(x); }
+
+// e^x for x ≤ 88. x = n·ln 2 + r with |r| ≤ ln 2 / 2; a minimax polynomial gives e^r, and n is added to
+// the exponent bits. Results under the smallest normal number are 0; NaN stays NaN.
+INLINE vf NAME(exp)(vf x) {
+  const vf magic = NAME(splat)(12582912.0f);  // 1.5·2²³: adding it rounds to an integer
+  vf shifted = FMA(x, NAME(splat)(1.44269504f), magic);
+  vf n = shifted - magic;
+  vf r = FMA(n, NAME(splat)(-0.693359375f), x);  // 9 bits of ln 2, so that the product is exact
+  r = FMA(n, NAME(splat)(2.12194440e-4f), r);
+  vf p = NAME(splat)(0.00139506022f);
+  p = FMA(p, r, NAME(splat)(0.00836895352f));
+  p = FMA(p, r, NAME(splat)(0.0416662041f));
+  p = FMA(p, r, NAME(splat)(0.166665183f));
+  p = FMA(p, r, NAME(splat)(0.5f));
+  p = FMA(p, r, NAME(splat)(1.0f));
+  p = FMA(p, r, NAME(splat)(1.0f));
+  vi bits = __builtin_bit_cast(vi, p) + (__builtin_bit_cast(vi, shifted) << 23);
+  return x < NAME(splat)(-87.33654f) ? NAME(splat)(0.0f) : __builtin_bit_cast(vf, bits);
+}
+
+// log x for positive normal x: x = 2^n·(1 + f) with 1 + f in [√½, √2).
+INLINE vf NAME(log)(vf x) {
+  vi bits = __builtin_bit_cast(vi, x) - 0x3F3504F3;  // bits of √½
+  vi exponent = bits >> 23;
+  vf f = __builtin_bit_cast(vf, (bits & 0x007FFFFF) + 0x3F3504F3) - 1.0f;
+  vf n = __builtin_convertvector(exponent, vf);
+  vf p = NAME(splat)(-0.0785961747f);
+  p = FMA(p, f, NAME(splat)(0.128816451f));
+  p = FMA(p, f, NAME(splat)(-0.131287513f));
+  p = FMA(p, f, NAME(splat)(0.141811922f));
+  p = FMA(p, f, NAME(splat)(-0.166245545f));
+  p = FMA(p, f, NAME(splat)(0.200022863f));
+  p = FMA(p, f, NAME(splat)(-0.250008104f));
+  p = FMA(p, f, NAME(splat)(0.333333167f));
+  vf square = f * f;
+  vf low = FMA(n, NAME(splat)(-2.12194440e-4f), p * f * square);
+  low = FMA(square, NAME(splat)(-0.5f), low);
+  return FMA(n, NAME(splat)(0.693359375f), f + low);
+}

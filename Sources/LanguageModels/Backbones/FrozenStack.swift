@@ -1,0 +1,110 @@
+import NeuralNetworks
+import TensorKernels
+
+/// A stack of frozen blocks that share one set of buffers.
+struct FrozenStack: Sendable {
+  let shape: StackShape
+  let blocks: [TransformerBlock]
+  let relativeBias: RelativePositionBias?
+  let finalNorm: NormParameters?
+
+  init(
+    shape: StackShape, blocks: [BlockParameters], relativeBias table: Parameter?, finalNorm: NormParameters?
+  ) {
+    precondition(
+      blocks.count == shape.layers, "\(blocks.count) blocks in a stack of \(shape.layers)")
+    self.shape = shape
+    self.blocks = blocks.map { TransformerBlock(shape.block, $0) }
+    relativeBias = table.flatMap { table in
+      shape.relativeBias.map {
+        RelativePositionBias(
+          table: table, bidirectional: $0.bidirectional, maximumDistance: $0.maximumDistance)
+      }
+    }
+    self.finalNorm = finalNorm
+    for leaf in leaves { precondition(!leaf.isTrainable, "\(leaf.name) of a backbone is trainable") }
+  }
+
+  /// Every leaf of the stack.
+  var leaves: [Parameter] {
+    var leaves = blocks.flatMap { $0.parameters.leaves }
+    if let relativeBias { leaves.append(relativeBias.table) }
+    if let finalNorm { leaves += [finalNorm.weight] + (finalNorm.bias.map { [$0] } ?? []) }
+    return leaves
+  }
+
+  /// Runs all blocks over `stream` in place, and hands each tap out.
+  func forward(
+    _ stream: Matrix, sequences: PackedSequences, encoder: EncoderStates?, buffers: StackBuffers,
+    workspace: Arena, tap: (_ index: Int, _ rows: Matrix) -> Void
+  ) {
+    let bias = relativeBias.map { table in
+      table.expand(span: sequences.longest, into: workspace.base + buffers.bias)
+    }
+    tap(0, stream)
+    for (index, block) in blocks.enumerated() {
+      block.forward(
+        stream, into: stream, sequences: sequences, bias: bias, encoder: encoder,
+        activations: buffers.activations, scratch: buffers.scratch, arena: workspace)
+      tap(index + 1, stream)
+    }
+  }
+}
+
+/// Where a stack's temporary rows lie in the workspace.
+struct StackBuffers {
+  let activations: BlockActivations
+  let scratch: BlockScratch
+  /// Expanded relative position biases.
+  let bias: Int
+
+  init(_ stack: FrozenStack, capacity: BlockCapacity, longest: Int, layout: inout ArenaLayout) {
+    bias = layout.reserve(stack.relativeBias?.valueCount(span: longest) ?? 0)
+    activations = BlockActivations(
+      stack.shape.block, capacity: capacity, training: false, layout: &layout)
+    scratch = BlockScratch(stack.shape.block, capacity: capacity, training: false, layout: &layout)
+  }
+}
+
+/// Copies the embedding of each id; every id must be a row of the table.
+func embed(_ ids: [Int32], _ table: Parameter, into stream: Matrix, accumulate: Bool = false) {
+  for id in ids {
+    precondition(
+      id >= 0 && Int(id) < table.rows, "id \(id) is not among the \(table.rows) rows of \(table.name)")
+  }
+  ids.withUnsafeBufferPointer { ids in
+    guard let base = ids.baseAddress else { return }
+    gatherRows(table.matrix, base, count: ids.count, into: stream, accumulate: accumulate)
+  }
+}
+
+/// Reads frozen leaves out of a checkpoint.
+struct FrozenLeaves {
+  let checkpoint: Checkpoint
+
+  func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(CheckpointFailure) -> Parameter {
+    let values = try checkpoint.float32(named: name, shape: [rows, columns])
+    return Parameter(frozen: name, rows: rows, columns: columns, values: values)
+  }
+
+  func vector(_ name: String, _ count: Int) throws(CheckpointFailure) -> Parameter {
+    let values = try checkpoint.float32(named: name, shape: [count])
+    return Parameter(frozen: name, rows: 1, columns: count, values: values)
+  }
+
+  func linear(
+    _ name: String, outputs: Int, inputs: Int, bias: Bool
+  ) throws(CheckpointFailure) -> LinearParameters {
+    LinearParameters(
+      weight: try matrix("\(name).weight", outputs, inputs),
+      bias: bias ? try vector("\(name).bias", outputs) : nil)
+  }
+
+  func norm(
+    _ name: String, _ kind: NormKind, width: Int, epsilon: Float
+  ) throws(CheckpointFailure) -> NormParameters {
+    NormParameters(
+      kind: kind, epsilon: epsilon, weight: try vector("\(name).weight", width),
+      bias: kind == .layer ? try vector("\(name).bias", width) : nil)
+  }
+}

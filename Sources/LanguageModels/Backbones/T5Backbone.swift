@@ -1,0 +1,187 @@
+package import NeuralNetworks
+package import TensorKernels
+
+/// A frozen T5 encoder-decoder (Raffel et al., JMLR 2020; v1.1 with gated feed-forward and its own head).
+///
+/// Stack 0 is the encoder, stack 1 the decoder. The final state of a stack is `finalNorm(stack:)` of its last
+/// tap.
+package struct T5Backbone: Backbone {
+  /// An encoder and a decoder stack.
+  package let architecture: BackboneArchitecture
+  /// The word embedding of both stacks, [vocabulary × width].
+  package let embedding: Parameter
+  /// The language-model head, [vocabulary × width]; the embedding itself when tied.
+  package let headWeight: Parameter
+  /// Multiplies the decoder's final states before the head: width^(−1/2) when tied, else 1.
+  package let headScale: Float
+
+  private let stacks: [FrozenStack]
+  // The leaves borrow its memory.
+  private let checkpoint: Checkpoint
+
+  /// Borrows the weights of a Hugging Face checkpoint.
+  package init(
+    _ checkpoint: Checkpoint, _ configuration: T5Configuration
+  ) throws(CheckpointFailure) {
+    self.checkpoint = checkpoint
+    let leaves = FrozenLeaves(checkpoint: checkpoint)
+    let (vocabulary, width) = (configuration.vocabulary, configuration.width)
+    let encoderTable = "encoder.embed_tokens.weight"
+    let isShared = checkpoint.contains("shared.weight") || !checkpoint.contains(encoderTable)
+    embedding = try leaves.matrix(isShared ? "shared.weight" : encoderTable, vocabulary, width)
+    headWeight =
+      configuration.isTied ? embedding : try leaves.matrix("lm_head.weight", vocabulary, width)
+    headScale = configuration.isTied ? 1 / Float(width).squareRoot() : 1
+    stacks = [
+      try Self.stack(.encoder, configuration, leaves), try Self.stack(.decoder, configuration, leaves),
+    ]
+    architecture = BackboneArchitecture(
+      name: "t5", width: width, stacks: stacks.map(\.shape), vocabulary: vocabulary,
+      decoderStartID: configuration.decoderStartID, maximumLength: nil)
+  }
+
+  private static func stack(
+    _ kind: StackKind, _ configuration: T5Configuration, _ leaves: FrozenLeaves
+  ) throws(CheckpointFailure) -> FrozenStack {
+    let shape = configuration.stackShape(kind)
+    let name = kind.rawValue
+    var blocks: [BlockParameters] = []
+    for layer in 0..<shape.layers {
+      blocks.append(try block("\(name).block.\(layer).layer", shape.block, leaves))
+    }
+    return FrozenStack(
+      shape: shape, blocks: blocks,
+      relativeBias: try leaves.matrix(
+        "\(name).block.0.layer.0.SelfAttention.relative_attention_bias.weight", configuration.buckets,
+        configuration.heads),
+      finalNorm: try leaves.norm(
+        "\(name).final_layer_norm", .rms, width: configuration.width, epsilon: configuration.epsilon))
+  }
+
+  private static func block(
+    _ prefix: String, _ shape: BlockConfiguration, _ leaves: FrozenLeaves
+  ) throws(CheckpointFailure) -> BlockParameters {
+    let last = shape.crossAttention ? 2 : 1
+    let dense = "\(prefix).\(last).DenseReluDense"
+    let (width, hidden) = (shape.width, shape.hidden)
+    return BlockParameters(
+      selfAttention: try attention("\(prefix).0", "SelfAttention", shape, leaves),
+      crossAttention: shape.crossAttention
+        ? try attention("\(prefix).1", "EncDecAttention", shape, leaves) : nil,
+      feedForward: FeedForwardParameters(
+        up: try leaves.linear(
+          "\(dense).\(shape.gated ? "wi_1" : "wi")", outputs: hidden, inputs: width, bias: false),
+        gate: shape.gated
+          ? try leaves.linear("\(dense).wi_0", outputs: hidden, inputs: width, bias: false) : nil,
+        down: try leaves.linear("\(dense).wo", outputs: width, inputs: hidden, bias: false),
+        norm: try leaves.norm("\(prefix).\(last).layer_norm", .rms, width: width, epsilon: shape.epsilon)))
+  }
+
+  private static func attention(
+    _ prefix: String, _ name: String, _ shape: BlockConfiguration, _ leaves: FrozenLeaves
+  ) throws(CheckpointFailure) -> AttentionParameters {
+    let (width, inner) = (shape.width, shape.inner)
+    return AttentionParameters(
+      query: try leaves.linear("\(prefix).\(name).q", outputs: inner, inputs: width, bias: false),
+      key: try leaves.linear("\(prefix).\(name).k", outputs: inner, inputs: width, bias: false),
+      value: try leaves.linear("\(prefix).\(name).v", outputs: inner, inputs: width, bias: false),
+      output: try leaves.linear("\(prefix).\(name).o", outputs: width, inputs: inner, bias: false),
+      norm: try leaves.norm("\(prefix).layer_norm", .rms, width: width, epsilon: shape.epsilon))
+  }
+
+  /// Every leaf that the forward reads, and the head.
+  package var parameters: [Parameter] {
+    let head = headWeight.name == embedding.name ? [] : [headWeight]
+    return [embedding] + stacks.flatMap(\.leaves) + head
+  }
+
+  /// Floats of the arena that `forward` needs for any batch within `capacity`.
+  package func workspaceFloats(capacity: BackboneCapacity) -> Int {
+    Plan(stacks, capacity).floatCount
+  }
+
+  /// Runs the encoder as stack 0 and, when the batch has targets, the decoder as stack 1.
+  package func forward(
+    _ batch: BackboneBatch, workspace: Arena, tap: (_ stack: Int, _ index: Int, _ rows: Matrix) -> Void
+  ) {
+    let plan = Plan(stacks, BackboneCapacity(of: batch))
+    precondition(
+      plan.floatCount <= workspace.floatCount,
+      "a workspace of \(workspace.floatCount) floats, the batch needs \(plan.floatCount)")
+    let width = architecture.width
+    let encoded = workspace.matrix(plan.encoderStream, rows: batch.encoder.tokens, columns: width)
+    embed(batch.encoderIDs, embedding, into: encoded)
+    stacks[0].forward(
+      encoded, sequences: batch.encoder, encoder: nil, buffers: plan.encoder, workspace: workspace
+    ) { index, rows in tap(0, index, rows) }
+
+    guard let sequences = batch.decoder, let decoder = plan.decoder else { return }
+    stacks[0].finalNorm?.forward(encoded, into: encoded, statistics: nil)
+    let stream = workspace.matrix(plan.decoderStream, rows: sequences.tokens, columns: width)
+    embed(batch.decoderIDs, embedding, into: stream)
+    stacks[1].forward(
+      stream, sequences: sequences, encoder: EncoderStates(rows: encoded, sequences: batch.encoder),
+      buffers: decoder, workspace: workspace
+    ) { index, rows in tap(1, index, rows) }
+  }
+
+  /// Writes the head's output for the decoder's final states: [rows × width] to [rows × vocabulary].
+  package func headLogits(_ finalStates: Matrix, into logits: Matrix) {
+    matrixMultiply(
+      finalStates, .none, headWeight.matrix, .transposed, into: logits, epilogue: Epilogue(scale: headScale))
+  }
+
+  /// The frozen leaves of one block.
+  package func block(stack: Int, layer: Int) -> BlockParameters { stacks[stack].blocks[layer].parameters }
+  /// The frozen table of relative position biases, [buckets × heads].
+  package func relativeBias(stack: Int) -> Parameter? { stacks[stack].relativeBias?.table }
+  /// The frozen norm behind the last block.
+  package func finalNorm(stack: Int) -> NormParameters? { stacks[stack].finalNorm }
+
+  /// The decoder's buffers lie over the encoder's, which are free by then; only the encoder's stream stays.
+  private struct Plan {
+    let encoderStream: Int
+    let decoderStream: Int
+    let encoder: StackBuffers
+    let decoder: StackBuffers?
+    let floatCount: Int
+
+    init(_ stacks: [FrozenStack], _ capacity: BackboneCapacity) {
+      let width = stacks[0].shape.block.width
+      var layout = ArenaLayout()
+      encoderStream = layout.reserve(capacity.encoderTokens * width)
+      decoderStream = layout.reserve(capacity.decoderTokens * width)
+      let shared = layout.mark()
+      encoder = StackBuffers(
+        stacks[0], capacity: BlockCapacity(tokens: capacity.encoderTokens),
+        longest: capacity.longestEncoder, layout: &layout)
+      layout.rewind(to: shared)
+      decoder =
+        capacity.decoderTokens == 0
+        ? nil
+        : StackBuffers(
+          stacks[1],
+          capacity: BlockCapacity(
+            tokens: capacity.decoderTokens, encoderTokens: capacity.encoderTokens,
+            longestEncoder: capacity.longestEncoder),
+          longest: capacity.longestDecoder, layout: &layout)
+      floatCount = layout.floatCount
+    }
+  }
+}
+
+extension T5Configuration {
+  /// The encoder or decoder stack of this model.
+  package func stackShape(_ kind: StackKind) -> StackShape {
+    let isDecoder = kind == .decoder
+    return StackShape(
+      kind: kind, layers: isDecoder ? decoderLayers : encoderLayers,
+      block: BlockConfiguration(
+        width: width, heads: heads, headSize: headSize, hidden: hidden, norm: .rms, epsilon: epsilon,
+        placement: .pre, activation: activation, gated: isGated, biases: false, attentionScale: 1,
+        causal: isDecoder, crossAttention: isDecoder),
+      relativeBias: RelativeBiasShape(
+        buckets: buckets, maximumDistance: bucketDistance, bidirectional: !isDecoder),
+      hasFinalNorm: true)
+  }
+}
