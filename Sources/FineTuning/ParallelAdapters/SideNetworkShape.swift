@@ -1,0 +1,133 @@
+package import LanguageModels
+package import NeuralNetworks
+import TensorKernels
+
+/// What a model is asked to produce.
+public enum TaskHead: Codable, Sendable, Equatable {
+  /// Scores of the given number of classes.
+  case classes(Int)
+  /// One number.
+  case value
+  /// Scores of the vocabulary for each decoder token, through the backbone's own frozen head.
+  case languageModel
+
+  /// Columns of the trained head; 0 when the head is the backbone's.
+  package var outputs: Int {
+    switch self {
+    case .classes(let count): count
+    case .value: 1
+    case .languageModel: 0
+    }
+  }
+}
+
+/// One stack of a side network, derived from the backbone's stack.
+package struct SideStackShape: Sendable, Equatable {
+  /// "encoder" or "decoder"; the prefix of its parameter names.
+  package var name: String
+  /// Encoder or decoder.
+  package var kind: StackKind
+  /// Backbone layers that have a side block, ascending.
+  package var layers: [Int]
+  /// Backbone taps that are read, ascending: 0, every kept layer + 1, and the last where the output needs it.
+  package var taps: [Int]
+  /// The side block: every width of the backbone's divided by k.
+  package var block: BlockConfiguration
+  /// T5's relative position bias of the stack.
+  package var relativeBias: RelativeBiasShape?
+  /// True when the stack ends in a norm (pre-norm models).
+  package var hasFinalNorm: Bool
+
+  /// Position of backbone layer `layer`'s output among `taps`.
+  package func tapSlot(layer: Int) -> Int {
+    guard let slot = taps.firstIndex(of: layer + 1) else {
+      preconditionFailure("layer \(layer) of \(name) has no tap among \(taps)")
+    }
+    return slot
+  }
+}
+
+/// Why a side network cannot be made for a backbone.
+public enum SideNetworkFailure: Error, Equatable, CustomStringConvertible {
+  /// A width of the backbone is not divisible by the reduction, or the heads do not divide the side width.
+  case indivisible(quantity: String, value: Int, by: Int)
+  /// A chosen layer does not exist.
+  case noSuchLayer(Int, layers: Int)
+
+  /// One line: what is wrong and what to change.
+  public var description: String {
+    switch self {
+    case .indivisible(let quantity, let value, let by):
+      "\(quantity) \(value) is not divisible by \(by); choose another --reduction"
+    case .noSuchLayer(let layer, let layers):
+      "there is no layer \(layer): the backbone has layers 0 to \(layers - 1); change --taps"
+    }
+  }
+}
+
+/// All shapes of a side network.
+package struct SideNetworkShape: Sendable, Equatable {
+  /// The configuration that it was derived from.
+  package let configuration: ParallelAdapterConfiguration
+  /// What it predicts.
+  package let head: TaskHead
+  /// Width d of the backbone.
+  package let backboneWidth: Int
+  /// Width r = d/k of the side network.
+  package let width: Int
+  /// The stacks, in the backbone's order.
+  package let stacks: [SideStackShape]
+
+  /// Temperature of the gates (Ladder Side-Tuning: 0.1).
+  package static let gateTemperature: Float = 0.1
+
+  /// Derives the shapes from a backbone's.
+  package init(
+    _ configuration: ParallelAdapterConfiguration, head: TaskHead, backbone: BackboneArchitecture
+  ) throws(SideNetworkFailure) {
+    self.configuration = configuration
+    self.head = head
+    backboneWidth = backbone.width
+    width = try Self.reduced("the backbone's width", backbone.width, by: configuration.reduction)
+    var stacks: [SideStackShape] = []
+    for (index, stack) in backbone.stacks.enumerated() {
+      stacks.append(
+        try Self.sideStack(
+          of: stack, isLast: index == backbone.stacks.count - 1, width: width, configuration: configuration))
+    }
+    self.stacks = stacks
+  }
+
+  /// Floats of all taps of a token of each stack, the measure of the cache.
+  package func cachedWidths() -> [Int] { stacks.map { $0.taps.count * backboneWidth } }
+
+  private static func reduced(_ quantity: String, _ value: Int, by k: Int) throws(SideNetworkFailure) -> Int {
+    guard k > 0, value % k == 0, value / k > 0 else {
+      throw .indivisible(quantity: quantity, value: value, by: k)
+    }
+    return value / k
+  }
+
+  private static func sideStack(
+    of stack: StackShape, isLast: Bool, width: Int, configuration: ParallelAdapterConfiguration
+  ) throws(SideNetworkFailure) -> SideStackShape {
+    let layers = (configuration.layers ?? Array(0..<stack.layers)).sorted()
+    for layer in layers where layer < 0 || layer >= stack.layers {
+      throw .noSuchLayer(layer, layers: stack.layers)
+    }
+    var block = stack.block
+    let heads = configuration.headCount(width: width, backboneHeads: stack.block.heads)
+    guard width % heads == 0 else { throw .indivisible(quantity: "the side width", value: width, by: heads) }
+    block.width = width
+    block.heads = heads
+    block.headSize = width / heads
+    block.hidden = try reduced("the feed-forward width", stack.block.hidden, by: configuration.reduction)
+    // T5 does not scale its scores (its initialisation does); BERT divides by the root of the head size.
+    if stack.block.attentionScale != 1 { block.attentionScale = 1 / Float(block.headSize).squareRoot() }
+    var taps = [0] + layers.map { $0 + 1 }
+    if isLast, configuration.output != .side, taps.last != stack.layers { taps.append(stack.layers) }
+    return SideStackShape(
+      name: stack.kind == .encoder ? "encoder" : "decoder", kind: stack.kind, layers: layers, taps: taps,
+      block: block, relativeBias: stack.relativeBias, hasFinalNorm: stack.hasFinalNorm)
+  }
+}

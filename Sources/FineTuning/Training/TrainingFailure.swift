@@ -1,0 +1,28 @@
+/// Why a training or prediction step could not be finished.
+public enum TrainingFailure: Error, Equatable, CustomStringConvertible {
+  /// Activations that the cache's element type cannot hold.
+  case activationOverflow(stack: String, tap: Int, values: Int, element: String)
+  /// Gradients stayed out of range (or were not numbers) however small the fixed-point exponent was made.
+  case diverged(step: Int)
+  /// A sample's activations are neither in the cache nor can they be computed any more.
+  case activationsMissing(samples: Int)
+  /// Reading or writing the activation cache failed.
+  case cache(String)
+  /// State on disk that does not fit this run.
+  case foreignState(String)
+
+  /// One line: what was wrong, where, and the next step.
+  public var description: String {
+    switch self {
+    case .activationOverflow(let stack, let tap, let values, let element):
+      "\(values) activations of \(stack) tap \(tap) do not fit \(element); use --cache float32"
+    case .diverged(let step):
+      "training diverged at step \(step): gradients are not finite; use a smaller --learning-rate"
+    case .activationsMissing(let samples):
+      "activations of \(samples) samples are not in the cache and the backbone has been released; "
+        + "start again with --resume, which recomputes them"
+    case .cache(let detail): detail
+    case .foreignState(let detail): detail
+    }
+  }
+}

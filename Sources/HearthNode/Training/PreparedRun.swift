@@ -1,0 +1,161 @@
+package import ActivationCache
+import ComputeRuntime
+package import FineTuning
+package import LanguageModels
+import NeuralNetworks
+import TensorKernels
+
+/// A training request with everything decided that the data and the model decide: nothing is computed yet.
+package struct PreparedRun {
+  /// What was asked.
+  package let request: TrainRequest
+  /// What is predicted, with labels or scale.
+  package let task: AdapterTask
+  /// Settings of the side network.
+  package let configuration: ParallelAdapterConfiguration
+  /// Shapes of the side network.
+  package let shape: SideNetworkShape
+  /// Which samples are trained together, and when.
+  package let lanePlan: LanePlan
+  /// For each lane, its micro-batches.
+  package let batches: [[PackedMicroBatch]]
+  /// Micro-batches of the held-out samples.
+  package let validation: [PackedMicroBatch]
+  /// Held-out samples with their targets.
+  package let validationSamples: [TrainingSample]
+  /// Largest micro-batch of all.
+  package let capacity: MicroBatchCapacity
+  /// Training samples.
+  package let sampleCount: Int
+  /// Rows left out, texts cut.
+  package let skippedRows: Int
+  /// Texts that were cut at the greatest length.
+  package let truncatedTexts: Int
+  /// What a person should know before the first step.
+  package let warnings: [String]
+
+  /// Reads the rows and lays out the run.
+  package init(_ request: TrainRequest, model: OpenedModel) throws {
+    self.request = request
+    let kind = TrainingRows.labelKind(request.task)
+    let file = try TrainingRows.read(request.dataFile, options: request.data, labels: kind)
+    var warnings = file.warnings
+    var skipped = file.skippedRows
+    var training = file.examples
+    var heldOut: [LabelledText] = []
+    if let path = request.validationFile {
+      let validation = try TrainingRows.read(path, options: request.data, labels: kind)
+      heldOut = validation.examples
+      skipped += validation.skippedRows
+      warnings += validation.warnings
+    } else if request.validationFraction > 0 {
+      if let split = try Self.holdOut(training, fraction: request.validationFraction) {
+        (training, heldOut) = (split.training, split.validation)
+      } else {
+        warnings.append("\(training.count) rows are too few to hold any out; no metric is measured")
+      }
+    }
+    task = try TrainingRows.task(request.task, training: training)
+    let length = Self.maximumLength(request, model: model, warnings: &warnings)
+    let rows = try TrainingRows.samples(training, task: task, model: model, maximumLength: length)
+    let held = try TrainingRows.samples(heldOut, task: task, model: model, maximumLength: length)
+    configuration = Self.configuration(request, architecture: model.architecture)
+    shape = try SideNetworkShape(configuration, head: task.head, backbone: model.architecture)
+    let plan = LanePlan(
+      sampleCount: rows.samples.count, laneCount: max(1, request.batch / request.microBatch),
+      samplesPerMicroBatch: request.microBatch, seed: request.seed)
+    lanePlan = plan
+    var ordinal = -1
+    batches = plan.lanes.map { lane in
+      lane.map { samples in
+        ordinal += 1
+        return PackedMicroBatch(samples: samples, of: rows.samples, ordinal: ordinal)
+      }
+    }
+    validation = TrainingRows.consecutive(
+      held.samples, size: request.microBatch, firstOrdinal: ordinal + 1)
+    validationSamples = held.samples
+    capacity = MicroBatchCapacity(batches.flatMap { $0 } + validation)
+    sampleCount = rows.samples.count
+    skippedRows = skipped
+    truncatedTexts = rows.truncatedTexts + held.truncatedTexts
+    self.warnings = warnings
+  }
+
+  /// Training and held-out rows, or nil when one side would be empty.
+  private static func holdOut(_ rows: [LabelledText], fraction: Double) throws -> DataSplit? {
+    do throws(DataFailure) {
+      return try splitByHash(rows, validationFraction: fraction)
+    } catch {
+      if case .emptySplit = error { return nil }
+      throw error
+    }
+  }
+
+  /// The longest text that is kept: what was asked, or what the backbone has positions for.
+  private static func maximumLength(
+    _ request: TrainRequest, model: OpenedModel, warnings: inout [String]
+  ) -> Int {
+    guard let most = model.architecture.maximumLength, most < request.maxLength else {
+      return request.maxLength
+    }
+    warnings.append(
+      "--max-length \(request.maxLength) is more than the backbone's \(most) positions; using \(most)")
+    return most
+  }
+
+  private static func configuration(
+    _ request: TrainRequest, architecture: BackboneArchitecture
+  ) -> ParallelAdapterConfiguration {
+    let preset = ParallelAdapterConfiguration.Preset(rawValue: request.preset.rawValue) ?? .default
+    var configuration = ParallelAdapterConfiguration(
+      preset: preset, reduction: request.reduction,
+      layersPerStack: architecture.stacks.map(\.layers).min() ?? 0)
+    if let taps = request.taps { configuration.layers = taps }
+    return configuration
+  }
+
+  /// Tokens of the longest text that the adapter was trained with.
+  package func keptLength(_ model: OpenedModel) -> Int {
+    min(request.maxLength, model.architecture.maximumLength ?? request.maxLength)
+  }
+
+  /// Optimizer steps of the whole run.
+  package var totalSteps: Int { lanePlan.stepsPerEpoch * request.epochs }
+
+  /// True when activations are kept: more than one epoch, or the person wants the cache.
+  package var usesCache: Bool { request.epochs > 1 || request.keepCache }
+
+  /// Bytes of the activations of all samples.
+  package var cacheBytes: Int {
+    guard usesCache else { return 0 }
+    let batches = batches.flatMap { $0 } + validation
+    return batches.reduce(0) { sum, batch in
+      sum
+        + shape.stacks.reduce(0) { bytes, stack in
+          let tokens = stack.kind == .encoder ? batch.encoder.tokens : batch.decoder?.tokens ?? 0
+          return bytes + stack.taps.count * tokens * request.cache.rowBytes(width: shape.backboneWidth)
+        }
+    }
+  }
+
+  /// Bytes of every buffer that the run will hold at once while the backbone runs.
+  package func memoryBytes(threads: Int, backbone: any Backbone) -> Int {
+    let parameters = shape.parameterShapes().reduce(0) { $0 + $1.count }
+    let worker = ParallelAdapters.workerBytes(
+      shape: shape, element: request.cache, capacity: capacity, training: true)
+    let workspace = BackboneTapSource.workspaceFloats(backbone, capacity: capacity) * 4
+    return parameters * 4 + MiniBatchTrainer.byteCount(parameters: parameters, workers: threads)
+      + threads * (worker + workspace)
+  }
+
+  /// Identity of the cache that this run fills and reads.
+  package func cacheIdentity(_ model: OpenedModel) -> CacheIdentity {
+    CacheIdentity(
+      backboneDigest: model.digest, tokenizerDigest: model.tokenizer.digest,
+      maximumLength: keptLength(model), element: request.cache,
+      stacks: shape.stacks.map {
+        CachedStack(name: $0.name, width: shape.backboneWidth, taps: $0.taps)
+      })
+  }
+}

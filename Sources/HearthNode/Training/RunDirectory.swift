@@ -1,0 +1,173 @@
+import FineTuning
+import FoundationEssentials
+import HearthStorage
+import LanguageModels
+
+/// Where a run is and what it has measured so far: everything beside the numbers that makes a checkpoint.
+package struct RunPosition: Codable, Equatable, Sendable {
+  /// Version of the format.
+  package var version = 1
+  /// Finished epochs.
+  package var epoch: Int
+  /// Finished steps of the epoch in progress.
+  package var step: Int
+  /// Finished optimizer steps.
+  package var optimizerStep: Int
+  /// Fixed-point exponent of the gradient sums.
+  package var exponent: Int32
+  /// Loss sum and units of the epoch in progress.
+  package var lossSum: Double
+  /// Units of the epoch in progress.
+  package var units: Int
+  /// Seconds spent in the epoch in progress.
+  package var seconds: Double
+  /// True when the epoch in progress has run the backbone.
+  package var ranLive: Bool
+  /// Finished epochs.
+  package var epochs: [EpochSummary]
+  /// Metrics before training.
+  package var before: [MetricValue]
+  /// Latest metrics.
+  package var after: [MetricValue]
+  /// Number of finished epochs at the latest evaluation; −1 before the first.
+  package var evaluatedEpoch: Int
+  /// Digest of the backbone that the state belongs to.
+  package var backboneDigest: String
+
+  /// The start of a run.
+  package init(backboneDigest: String) {
+    epoch = 0
+    step = 0
+    optimizerStep = 0
+    exponent = MiniBatchTrainer.initialExponent
+    lossSum = 0
+    units = 0
+    seconds = 0
+    ranLive = false
+    epochs = []
+    before = []
+    after = []
+    evaluatedEpoch = -1
+    self.backboneDigest = backboneDigest
+  }
+}
+
+/// Saved numbers of a run.
+package struct RunState {
+  /// Where the run is.
+  package var position: RunPosition
+  /// The flat parameter vector.
+  package var parameters: [Float]
+  /// AdamW's first moments.
+  package var firstMoments: [Float]
+  /// AdamW's second moments.
+  package var secondMoments: [Float]
+}
+
+/// The files of a run: its record, its checkpoint, its cache, and at the end the adapter.
+package struct RunDirectory: Sendable {
+  /// Path of the directory.
+  package let path: String
+
+  private static let recordLimit = 1 << 20
+  private static let positionKey = "position"
+
+  /// A run directory at `path`; nothing is touched yet.
+  package init(_ path: String) { self.path = path }
+
+  private var recordPath: String { path + "/run.json" }
+  private var statePath: String { path + "/state.safetensors" }
+  /// Where the activation cache is unless the request says otherwise.
+  package var cachePath: String { path + "/cache" }
+
+  /// Makes the directory and writes the record of what was asked.
+  package func create(_ request: TrainRequest) throws {
+    try createDirectory(path)
+    try AtomicFile.write(try Self.encode(request), to: recordPath)
+  }
+
+  /// The request of an interrupted run.
+  package func record() throws -> TrainRequest {
+    guard let bytes = try readFileIfPresent(recordPath, limit: Self.recordLimit) else {
+      throw RunFailure.notResumable(
+        path: path, detail: "it has no run.json; start it with hearth train --output")
+    }
+    do {
+      return try JSONDecoder().decode(TrainRequest.self, from: Data(bytes))
+    } catch {
+      throw RunFailure.notResumable(path: path, detail: "run.json is damaged (\(error))")
+    }
+  }
+
+  /// Writes a checkpoint in one atomic step, straight from the run's own vectors.
+  package func save(
+    _ position: RunPosition, parameters: UnsafeBufferPointer<Float>,
+    firstMoments: UnsafeBufferPointer<Float>, secondMoments: UnsafeBufferPointer<Float>
+  ) throws {
+    let text = String(decoding: try Self.encode(position), as: UTF8.self)
+    let bytes = safetensorsBytes(
+      [
+        NamedTensor(name: "parameters", shape: [parameters.count], values: parameters),
+        NamedTensor(name: "first_moments", shape: [firstMoments.count], values: firstMoments),
+        NamedTensor(name: "second_moments", shape: [secondMoments.count], values: secondMoments),
+      ], metadata: [Self.positionKey: text])
+    try AtomicFile.write(bytes, to: statePath)
+  }
+
+  /// The last checkpoint, or nil when the run never reached one.
+  package func state() throws -> RunState? {
+    guard let region = try mapFileIfPresent(statePath) else { return nil }
+    do {
+      return try Self.state(in: region)
+    } catch {
+      throw RunFailure.notResumable(path: path, detail: "state.safetensors is damaged (\(error))")
+    }
+  }
+
+  private static func state(in region: MappedFile) throws -> RunState {
+    let file = try SafetensorsFile(region: region)
+    let text = file.metadata[positionKey] ?? ""
+    return RunState(
+      position: try JSONDecoder().decode(RunPosition.self, from: Data(text.utf8)),
+      parameters: try vector("parameters", in: region), firstMoments: try vector("first_moments", in: region),
+      secondMoments: try vector("second_moments", in: region))
+  }
+
+  private static func vector(_ name: String, in region: MappedFile) throws -> [Float] {
+    let checkpoint = try Checkpoint(region: region)
+    let count = checkpoint.entry(name)?.elementCount ?? 0
+    let values = try checkpoint.float32(named: name, shape: [count])
+    return Array(UnsafeBufferPointer(start: values, count: count))
+  }
+
+  /// Removes what only a resumption needs.
+  package func removeState() throws {
+    _ = try removeFile(statePath)
+  }
+
+  private static func encode(_ value: some Encodable) throws -> [UInt8] {
+    let encoder = JSONEncoder()
+    encoder.outputFormatting = [.sortedKeys, .prettyPrinted, .withoutEscapingSlashes]
+    return Array(try encoder.encode(value))
+  }
+}
+
+/// The bytes of a file, or nil when there is none.
+func readFileIfPresent(_ path: String, limit: Int) throws(FileFailure) -> [UInt8]? {
+  do throws(FileFailure) {
+    return try readWholeFile(path, limit: limit)
+  } catch {
+    if error.isMissing { return nil }
+    throw error
+  }
+}
+
+/// A mapping of a file, or nil when there is none.
+func mapFileIfPresent(_ path: String) throws(FileFailure) -> MappedFile? {
+  do throws(FileFailure) {
+    return try MappedFile(path)
+  } catch {
+    if error.isMissing { return nil }
+    throw error
+  }
+}

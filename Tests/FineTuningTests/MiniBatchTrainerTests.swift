@@ -1,0 +1,136 @@
+import ComputeRuntime
+import Determinism
+import FineTuning
+import NeuralNetworks
+import TensorKernels
+import Testing
+
+/// A technique whose gradients are made up from the samples' indices: any lost or doubled sample shows.
+private final class MadeUpGradients: TechniqueComputation, @unchecked Sendable {
+  let parameters: ParameterTree
+  let scale: Float
+  /// Micro-batch with this first sample fails once, or for ever.
+  let failing: Int?
+
+  init(count: Int = 1000, scale: Float = 1, failing: Int? = nil) {
+    self.scale = scale
+    self.failing = failing
+    parameters = ParameterTree(trainable: [
+      ParameterShape("weights", rows: 1, columns: count, kind: .weight)
+    ]) { _, values in
+      var generator = SeededGenerator(seed: 1)
+      for index in 0..<values.count { values[index] = generator.normalFloat() }
+    }
+  }
+
+  func train(
+    _ batch: PackedMicroBatch, worker: Int, sink: any GradientSink
+  ) throws(TrainingFailure) -> Double {
+    if batch.samples[0] == failing { throw .activationsMissing(samples: batch.samples.count) }
+    let parameter = parameters["weights"]
+    var gradient = [Float](repeating: 0, count: parameter.count)
+    for sample in batch.samples {
+      var generator = SeededGenerator(seed: 2, UInt64(sample))
+      for index in 0..<gradient.count {
+        gradient[index] += scale * generator.normalFloat() * parameter.values[index]
+      }
+    }
+    sink.add(gradient, of: parameter)
+    return Double(batch.samples.reduce(0, +))
+  }
+
+  func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix {
+    Matrix(parameters.vector, rows: 1, columns: 1)
+  }
+
+  var values: [Float] { (0..<parameters["weights"].count).map { parameters["weights"].values[$0] } }
+}
+
+@Suite("The mini-batch trainer")
+struct MiniBatchTrainerTests {
+  private func batches(_ groups: [[Int]]) -> [PackedMicroBatch] {
+    let dataset = (0..<64).map { index in
+      TrainingSample(
+        encoderIDs: [Int32(index)], encoderTypes: [0], decoderIDs: [], target: .label(0))
+    }
+    return groups.map { PackedMicroBatch(samples: $0, of: dataset) }
+  }
+
+  private func trainer(_ technique: MadeUpGradients, workers: Int) -> MiniBatchTrainer {
+    MiniBatchTrainer(
+      technique: technique, settings: OptimizationSettings(learningRate: 0.01), totalSteps: 20,
+      maximumMicroBatches: 8, workers: workers)
+  }
+
+  private func parameters(
+    after steps: Int, order: [[Int]], workers: Int, scale: Float = 1
+  ) throws -> (values: [Float], exponent: Int32) {
+    let technique = MadeUpGradients(scale: scale)
+    let trainer = trainer(technique, workers: workers)
+    let team = ComputeTeam(width: workers)
+    for _ in 0..<steps {
+      let result = try trainer.step(batches(order), units: order.reduce(0) { $0 + $1.count }, loop: team)
+      #expect(result.lossSum == Double(order.flatMap { $0 }.reduce(0, +)))
+    }
+    return (technique.values, trainer.exponent)
+  }
+
+  @Test("§7.4 Integer sums: no order of micro-batches and no number of threads changes a bit")
+  func orderFree() throws {
+    let order = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
+    let expected = try parameters(after: 5, order: order, workers: 1).values
+    #expect(try parameters(after: 5, order: order.reversed(), workers: 1).values == expected)
+    #expect(try parameters(after: 5, order: order, workers: 2).values == expected)
+    #expect(
+      try parameters(
+        after: 5, order: [order[3], order[0], order[5], order[1], order[4], order[2]], workers: 3
+      ).values == expected)
+  }
+
+  @Test("an overflow redoes the step with a smaller exponent and trains on")
+  func overflow() throws {
+    let order = [[0, 1], [2, 3], [4, 5]]
+    let large = try parameters(after: 2, order: order, workers: 2, scale: 1e6)
+    #expect(large.exponent < MiniBatchTrainer.initialExponent)
+    #expect(large.values.allSatisfy(\.isFinite))
+    #expect(try parameters(after: 2, order: order.reversed(), workers: 1, scale: 1e6).values == large.values)
+  }
+
+  @Test("gradients that are not numbers are a named failure and change no parameter")
+  func notANumber() throws {
+    let technique = MadeUpGradients(scale: .nan)
+    let before = technique.values
+    #expect(throws: TrainingFailure.diverged(step: 1)) {
+      try trainer(technique, workers: 1).step(batches([[0], [1]]), units: 2, loop: SequentialLoop())
+    }
+    #expect(technique.values == before)
+  }
+
+  @Test("a failed micro-batch ends the step before any parameter changes")
+  func failedMicroBatch() throws {
+    let technique = MadeUpGradients(failing: 2)
+    let before = technique.values
+    #expect(throws: TrainingFailure.activationsMissing(samples: 2)) {
+      try trainer(technique, workers: 2).step(
+        batches([[0, 1], [2, 3], [4, 5]]), units: 6, loop: ComputeTeam(width: 2))
+    }
+    #expect(technique.values == before)
+  }
+
+  @Test("restored state goes on with the same bits")
+  func restored() throws {
+    let order = [[0, 1], [2, 3], [4, 5]]
+    let expected = try parameters(after: 6, order: order, workers: 1).values
+    let first = MadeUpGradients()
+    let before = trainer(first, workers: 1)
+    for _ in 0..<3 { _ = try before.step(batches(order), units: 6, loop: SequentialLoop()) }
+    let second = MadeUpGradients()
+    for (index, value) in first.values.enumerated() { second.parameters["weights"].values[index] = value }
+    let after = trainer(second, workers: 1)
+    try after.restore(
+      step: 3, exponent: before.exponent, firstMoments: Array(before.optimizer.firstMoments),
+      secondMoments: Array(before.optimizer.secondMoments))
+    for _ in 0..<3 { _ = try after.step(batches(order), units: 6, loop: SequentialLoop()) }
+    #expect(second.values == expected)
+  }
+}

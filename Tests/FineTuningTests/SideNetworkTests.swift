@@ -1,0 +1,210 @@
+import Determinism
+import FineTuning
+import LanguageModels
+import NeuralNetworks
+import TensorKernels
+import Testing
+
+/// A backbone reduced to its shapes: a side network reads taps, never a backbone.
+enum TestBackbones {
+  /// Smooth activations only: a finite difference across a kink of ReLU is no reference.
+  static func architecture(layers: Int, width: Int, decoder: Bool) -> BackboneArchitecture {
+    func block(_ cross: Bool) -> BlockConfiguration {
+      BlockConfiguration(
+        width: width, heads: 2, headSize: width / 2, hidden: 2 * width, norm: decoder ? .rms : .layer,
+        epsilon: 1e-6, placement: decoder ? .pre : .post, activation: decoder ? .geluTanh : .gelu,
+        gated: false,
+        biases: !decoder, attentionScale: decoder ? 1 : 0.25, causal: cross, crossAttention: cross)
+    }
+    func stack(_ kind: StackKind) -> StackShape {
+      StackShape(
+        kind: kind, layers: layers, block: block(kind == .decoder),
+        relativeBias: decoder
+          ? RelativeBiasShape(buckets: 8, maximumDistance: 16, bidirectional: kind == .encoder) : nil,
+        hasFinalNorm: decoder)
+    }
+    return BackboneArchitecture(
+      name: "test", width: width, stacks: decoder ? [stack(.encoder), stack(.decoder)] : [stack(.encoder)],
+      vocabulary: 50)
+  }
+
+  /// Random parameters, so that no gradient is zero by symmetry.
+  static func randomParameters(_ shape: SideNetworkShape, seed: UInt64) -> ParameterTree {
+    var generator = SeededGenerator(seed: seed)
+    return ParameterTree(trainable: shape.parameterShapes()) { index, values in
+      let kind = shape.parameterShapes()[index].kind
+      for element in 0..<values.count {
+        let noise = generator.normalFloat()
+        values[element] = kind == .norm ? 1 + 0.1 * noise : kind == .gate ? 0.03 * noise : 0.25 * noise
+      }
+    }
+  }
+
+  static func microBatch(decoder: Bool, head: TaskHead, lengths: [Int] = [5, 1, 9]) -> PackedMicroBatch {
+    let dataset = lengths.enumerated().map { index, length in
+      let decoderIDs: [Int32] = decoder ? (head == .languageModel ? [0, 3, 4] : [0]) : []
+      let target: TrainingTarget =
+        switch head {
+        case .classes(let count): .label(Int32(index % count))
+        case .value: .value(Float(index) - 0.7)
+        case .languageModel: .tokens([3, 4, Int32(index)])
+        }
+      return TrainingSample(
+        encoderIDs: (0..<length).map { Int32($0 + index) }, encoderTypes: Array(repeating: 0, count: length),
+        decoderIDs: decoderIDs, target: target)
+    }
+    return PackedMicroBatch(samples: Array(dataset.indices), of: dataset)
+  }
+
+  static func fill(_ taps: TapBuffer, for batch: PackedMicroBatch, seed: UInt64) {
+    taps.prepare(encoderTokens: batch.encoder.tokens, decoderTokens: batch.decoder?.tokens ?? 0)
+    var generator = SeededGenerator(seed: seed)
+    for rows in taps.rows.flatMap({ $0 }) {
+      let values = Arena(floatCount: rows.rows * rows.width)
+      for index in 0..<rows.rows * rows.width { values.base[index] = generator.normalFloat() }
+      let overflow = encodeRows(Matrix(values.base, rows: rows.rows, columns: rows.width), into: rows)
+      #expect(overflow == 0)
+    }
+  }
+}
+
+@Suite("A side network")
+struct SideNetworkTests {
+  struct Case: Sendable, CustomTestStringConvertible {
+    var preset: ParallelAdapterConfiguration.Preset
+    var decoder: Bool
+    var head: TaskHead
+    var testDescription: String { "\(preset), \(decoder ? "encoder-decoder" : "encoder"), \(head)" }
+  }
+
+  static let cases: [Case] = ParallelAdapterConfiguration.Preset.allCases.flatMap { preset in
+    [
+      Case(preset: preset, decoder: false, head: .classes(3)),
+      Case(preset: preset, decoder: false, head: .value),
+      Case(preset: preset, decoder: true, head: .classes(2)),
+      Case(preset: preset, decoder: true, head: .languageModel),
+    ]
+  }
+
+  /// A network with its batch, taps and parameters.
+  struct Fixture {
+    let shape: SideNetworkShape
+    let tree: ParameterTree
+    let network: SideNetwork
+    let batch: PackedMicroBatch
+    let taps: TapBuffer
+    let constants: Arena
+
+    init(_ testCase: Case, element: ActivationElement = .float32, seed: UInt64 = 3) throws {
+      let layers = 4
+      let architecture = TestBackbones.architecture(layers: layers, width: 16, decoder: testCase.decoder)
+      let configuration = ParallelAdapterConfiguration(
+        preset: testCase.preset, reduction: 2, layersPerStack: layers)
+      shape = try SideNetworkShape(configuration, head: testCase.head, backbone: architecture)
+      tree = TestBackbones.randomParameters(shape, seed: seed)
+      batch = TestBackbones.microBatch(decoder: testCase.decoder, head: testCase.head)
+      let capacity = MicroBatchCapacity([batch])
+      constants = Arena(floatCount: 16 + 50 * 16)
+      var generator = SeededGenerator(seed: seed, 99)
+      for index in 0..<constants.floatCount { constants.base[index] = 0.5 + 0.3 * generator.normalFloat() }
+      let norm =
+        testCase.decoder
+        ? NormParameters(
+          kind: .rms, epsilon: 1e-6,
+          weight: Parameter(frozen: "norm", rows: 1, columns: 16, values: UnsafePointer(constants.base)),
+          bias: nil) : nil
+      let frozen = FrozenOutput(
+        norm: norm, embedding: Matrix(constants.base + 16, rows: 50, columns: 16), embeddingScale: 0.25)
+      network = SideNetwork(shape: shape, tree: tree, frozen: frozen, capacity: capacity, training: true)
+      taps = TapBuffer(shape: shape, element: element, capacity: capacity)
+      TestBackbones.fill(taps, for: batch, seed: seed)
+    }
+
+    func gradients() -> (loss: Double, gradients: [Float]) {
+      let sink = GradientAccumulator(count: tree.vectorCount, maximumContributions: 1)
+      let loss = network.train(batch, taps: taps, sink: sink)
+      var values = [Float](repeating: 0, count: tree.vectorCount)
+      sink.read(into: &values)
+      return (loss, values)
+    }
+  }
+
+  @Test("has gradients that equal finite differences along random directions", arguments: cases)
+  func finiteDifferences(testCase: Case) throws {
+    let fixture = try Fixture(testCase)
+    let (_, gradients) = fixture.gradients()
+    var generator = SeededGenerator(seed: 17)
+    for parameter in fixture.tree.parameters {
+      guard let offset = parameter.gradientOffset else { continue }
+      let direction = (0..<parameter.count).map { _ in generator.normalFloat() }
+      let original = (0..<parameter.count).map { parameter.values[$0] }
+      func slope(_ step: Float) -> Double {
+        func loss(_ offset: Float) -> Double {
+          for index in 0..<parameter.count {
+            parameter.values[index] = original[index] + offset * direction[index]
+          }
+          return fixture.gradients().loss
+        }
+        return (loss(step) - loss(-step)) / Double(2 * step)
+      }
+      // Richardson's extrapolation removes the cubic term, which gates (temperature 0.1) have a lot of; float32
+      // losses carry about 1e-6 of noise, under 1e-3 of a slope of 1 at these steps.
+      let step: Float = parameter.name.hasSuffix("ix") ? 2e-3 : 6e-3
+      let numeric = (4 * slope(step / 2) - slope(step)) / 3
+      for index in 0..<parameter.count { parameter.values[index] = original[index] }
+      let analytic = (0..<parameter.count).reduce(0.0) {
+        $0 + Double(gradients[offset + $1]) * Double(direction[$1])
+      }
+      let tolerance = 0.02 * max(abs(numeric), abs(analytic)) + 5e-3
+      #expect(abs(numeric - analytic) < tolerance, "\(parameter.name): \(numeric) against \(analytic)")
+    }
+  }
+
+  @Test("gives bit-equal gradients on every call and for every worker's own buffers", arguments: cases)
+  func deterministic(testCase: Case) throws {
+    let first = try Fixture(testCase)
+    let second = try Fixture(testCase)
+    let expected = first.gradients()
+    #expect(first.gradients().gradients == expected.gradients)
+    #expect(second.gradients().gradients == expected.gradients)
+  }
+
+  @Test("§1.5: the timing preset has 5.097 M parameters on T5-Base and 17.718 M on T5-Large")
+  func parameterCounts() throws {
+    func count(width: Int, heads: Int, hidden: Int, layers: Int) throws -> Int {
+      func stack(_ kind: StackKind) -> StackShape {
+        StackShape(
+          kind: kind, layers: layers,
+          block: BlockConfiguration(
+            width: width, heads: heads, headSize: 64, hidden: hidden, norm: .rms, epsilon: 1e-6,
+            placement: .pre, activation: .relu, gated: false, biases: false, attentionScale: 1,
+            causal: kind == .decoder, crossAttention: kind == .decoder),
+          relativeBias: RelativeBiasShape(buckets: 32, maximumDistance: 128, bidirectional: kind == .encoder),
+          hasFinalNorm: true)
+      }
+      let architecture = BackboneArchitecture(
+        name: "t5", width: width, stacks: [stack(.encoder), stack(.decoder)], vocabulary: 32_128)
+      let configuration = ParallelAdapterConfiguration(preset: .timing, layersPerStack: layers)
+      return try SideNetworkShape(configuration, head: .languageModel, backbone: architecture)
+        .adapterParameterCount
+    }
+    // The dossier prints thousands, cut: 5.097 M and 17.718 M.
+    #expect(try count(width: 768, heads: 12, hidden: 3072, layers: 12) == 5_097_216)
+    #expect(try count(width: 1024, heads: 16, hidden: 4096, layers: 24) == 17_718_784)
+  }
+
+  @Test("refuses a reduction that does not divide the backbone's width")
+  func indivisible() {
+    let architecture = TestBackbones.architecture(layers: 2, width: 16, decoder: false)
+    let configuration = ParallelAdapterConfiguration(preset: .default, reduction: 3, layersPerStack: 2)
+    #expect(throws: SideNetworkFailure.self) {
+      try SideNetworkShape(configuration, head: .value, backbone: architecture)
+    }
+  }
+
+  @Test("taps 9 of 12 layers under the preset lst, as the accuracy runs of the paper's code did")
+  func lstLayers() {
+    let configuration = ParallelAdapterConfiguration(preset: .lst, layersPerStack: 12)
+    #expect(configuration.layers == [1, 2, 3, 5, 6, 7, 9, 10, 11])
+  }
+}
