@@ -1,0 +1,53 @@
+#ifndef HEARTH_CKERNELS_PLATFORM_H
+#define HEARTH_CKERNELS_PLATFORM_H
+#include <stddef.h>
+#include <stdint.h>
+#pragma clang assume_nonnull begin
+
+// The kernel sets: the same source compiled for three levels of vector instructions.
+enum {
+  HEARTH_SET_PORTABLE = 0,  // what the architecture guarantees: SSE2 or NEON
+  HEARTH_SET_AVX2 = 1,      // AVX2, FMA, F16C
+  HEARTH_SET_AVX512 = 2,    // AVX-512 F, BW, VL, DQ besides
+  HEARTH_SET_COUNT = 3
+};
+
+// Bit `1 << set` is on when this CPU (and its operating system) runs that set.
+int32_t hearth_cpu_sets(void);
+
+// Instruction-set extensions that the report names.
+enum {
+  HEARTH_CPU_AVX2 = 1,
+  HEARTH_CPU_FMA = 2,
+  HEARTH_CPU_F16C = 4,
+  HEARTH_CPU_AVX512 = 8,
+  HEARTH_CPU_VNNI = 16,
+  HEARTH_CPU_NEON = 32,
+  HEARTH_CPU_AMD_BEFORE_ZEN5 = 64
+};
+int32_t hearth_cpu_features(void);
+
+// The processor's own name, NUL-terminated; empty when the architecture has no instruction for it.
+void hearth_cpu_brand(char *name, size_t capacity);
+
+// Scratch memory of the calling thread: 64-byte aligned, mapped at the first use and unmapped when the
+// thread ends. A kernel that calls another must use a different area.
+enum { HEARTH_SCRATCH_GEMM = 0, HEARTH_SCRATCH_TRANSFORMER = 1, HEARTH_SCRATCH_AREAS = 2 };
+#define HEARTH_SCRATCH_GEMM_BYTES ((size_t)4 << 20)
+#define HEARTH_SCRATCH_TRANSFORMER_BYTES ((size_t)8 << 20)
+void *hearth_scratch(int32_t area);
+
+// Zeroed pages straight from the system, advised to be huge; NULL when there are none.
+void *_Nullable hearth_map_pages(size_t bytes);
+void hearth_unmap_pages(void *base, size_t bytes);
+
+// Subnormal operands and results count as zero on the calling thread from now on.
+void hearth_flush_subnormals(void);
+
+// CRC-32C (Castagnoli, as in RFC 3720 and Btrfs) of `count` bytes; `seed` is the result for what precedes.
+uint32_t hearth_crc32c(const void *bytes, size_t count, uint32_t seed);
+// The same by table, whatever the CPU has.
+uint32_t hearth_crc32c_table(const void *bytes, size_t count, uint32_t seed);
+
+#pragma clang assume_nonnull end
+#endif

@@ -1,0 +1,47 @@
+import TensorKernels
+
+// Rates are measured here and not among the kernels: the learning wing reads no clock.
+
+/// GFLOP/s of this core's fused multiply-adds under the kernel set in use: the best of five short runs.
+package func measurePeakGFLOPS() -> Double {
+  // Doubles the work until it lasts 10 ms, so that the clock's resolution does not matter.
+  var iterations = 10_000
+  while iterations < 1 << 30 {
+    let elapsed = secondsOf { _ = runMultiplyAddChains(iterations: iterations) }
+    if elapsed >= 0.01 { break }
+    iterations *= 2
+  }
+  return bestRate { runMultiplyAddChains(iterations: iterations) }
+}
+
+/// GFLOP/s of a float32 product [m × k]·[n × k]ᵀ on the calling thread: the best of five runs.
+package func measureGemmGFLOPS(m: Int, n: Int, k: Int) -> Double {
+  precondition(m > 0 && n > 0 && k > 0, "a product of \(m) x \(n) x \(k) has no rate")
+  let arena = Arena(floatCount: m * k + n * k + m * n)
+  let a = Matrix(arena.base, rows: m, columns: k)
+  let b = Matrix(arena.base + m * k, rows: n, columns: k)
+  let c = Matrix(arena.base + m * k + n * k, rows: m, columns: n)
+  for i in 0..<(m * k + n * k) { arena.base[i] = Float(i % 17) - 8 }
+  return bestRate {
+    matrixMultiply(a, .none, b, .transposed, into: c)
+    return 2 * Double(m) * Double(n) * Double(k)
+  }
+}
+
+private func bestRate(_ body: () -> Double) -> Double {
+  _ = body()
+  var best = 0.0
+  for _ in 0..<5 {
+    var operations = 0.0
+    let elapsed = secondsOf { operations = body() }
+    if elapsed > 0 { best = max(best, operations / elapsed * 1e-9) }
+  }
+  return best
+}
+
+private func secondsOf(_ body: () -> Void) -> Double {
+  let start = ContinuousClock.now
+  body()
+  let parts = start.duration(to: .now).components
+  return Double(parts.seconds) + Double(parts.attoseconds) * 1e-18
+}

@@ -1,0 +1,57 @@
+import CKernels
+
+/// One zeroed mapping that holds all buffers of a plan; views into it are `Matrix` values.
+///
+/// Page-aligned (so 64-byte aligned), advised to use huge pages, resident only where touched.
+///
+/// - Safety: the mapping is fixed for the arena's life; who writes where is the plan's business.
+package final class Arena: @unchecked Sendable {
+  /// The first float.
+  package let base: UnsafeMutablePointer<Float>
+  /// Floats that were asked for.
+  package let floatCount: Int
+  private let byteCount: Int
+
+  /// Maps `floatCount` floats; stops the program when the system has no such address space.
+  package init(floatCount: Int) {
+    precondition(floatCount >= 0 && floatCount < 1 << 44, "an arena of \(floatCount) floats cannot be")
+    self.floatCount = floatCount
+    byteCount = max(4096, floatCount * MemoryLayout<Float>.stride)
+    guard let pages = hearth_map_pages(byteCount) else {
+      preconditionFailure("the system gave no \(byteCount) bytes for an arena")
+    }
+    base = pages.bindMemory(to: Float.self, capacity: byteCount / MemoryLayout<Float>.stride)
+  }
+
+  deinit { hearth_unmap_pages(base, byteCount) }
+}
+
+/// Plans the offsets of buffers in an arena before the arena exists.
+///
+/// Buffers that are never alive together share memory: `mark()`, reserve scratch, `rewind(to:)`.
+package struct ArenaLayout: Sendable {
+  private var top = 0
+  /// Floats that an arena needs for every buffer reserved so far: the high-water mark.
+  package private(set) var floatCount = 0
+
+  /// An empty layout.
+  package init() {}
+
+  /// Reserves `floats` and returns their offset, a multiple of 16 floats (64 bytes).
+  package mutating func reserve(_ floats: Int) -> Int {
+    precondition(floats >= 0, "a buffer of \(floats) floats cannot be")
+    let offset = top
+    top += (floats + 15) / 16 * 16
+    floatCount = max(floatCount, top)
+    return offset
+  }
+
+  /// The place to rewind to.
+  package func mark() -> Int { top }
+
+  /// Gives up everything reserved since `mark`.
+  package mutating func rewind(to mark: Int) {
+    precondition(mark >= 0 && mark <= top, "rewinding from \(top) to \(mark)")
+    top = mark
+  }
+}

@@ -1,0 +1,34 @@
+import CKernels
+
+// Sums of gradients as integers: no order of addition can change them (DESIGN §7.4, "integer sums").
+
+/// sums[i] += Int64(rint(x[i]·2^exponent)), ties to even.
+///
+/// Returns false when any |x| ≥ 2^(limitBits − exponent) or is not finite; the caller then discards the
+/// sums. `limitBits` is at most 62; with n addends choose 62 − ⌈log2 n⌉ and no sum overflows.
+package func accumulateFixedPoint(
+  _ x: UnsafePointer<Float>, count: Int, exponent: Int32, limitBits: Int32,
+  into sums: UnsafeMutablePointer<Int64>, using set: KernelSet = .best
+) -> Bool {
+  precondition(
+    limitBits >= 1 && limitBits <= 62 && abs(exponent) <= 100 && count >= 0,
+    "fixed point of \(limitBits) bits at exponent \(exponent) for \(count) values")
+  let limit = Float(sign: .plus, exponent: Int(limitBits - exponent), significand: 1)
+  let scale = Double(sign: .plus, exponent: Int(exponent), significand: 1)
+  return set.kernels.pointee.accumulate_fixed(x, count, scale, limit, sums) != 0
+}
+
+/// sums[i] += x[i], wrapping.
+package func addFixedPoint(_ x: UnsafePointer<Int64>, count: Int, into sums: UnsafeMutablePointer<Int64>) {
+  for i in 0..<count { sums[i] &+= x[i] }
+}
+
+/// y[i] = x[i]·2^−exponent, rounded once to float32.
+package func fixedPointToFloat(
+  _ x: UnsafePointer<Int64>, count: Int, exponent: Int32, into y: UnsafeMutablePointer<Float>
+) {
+  // A power of two scales a float without rounding, so Int64 → Float is the only rounding.
+  precondition(abs(exponent) <= 100, "exponent \(exponent)")
+  let scale = Float(sign: .plus, exponent: -Int(exponent), significand: 1)
+  for i in 0..<count { y[i] = Float(x[i]) * scale }
+}
