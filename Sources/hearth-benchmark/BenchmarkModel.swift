@@ -3,6 +3,7 @@ import CryptoPrimitives
 import FineTuning
 import HearthStorage
 import LanguageModels
+import NeuralNetworks
 import TensorKernels
 
 /// A T5 opened for measuring, with the side network that its steps train.

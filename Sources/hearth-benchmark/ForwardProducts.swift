@@ -1,5 +1,6 @@
 import ComputeRuntime
 import LanguageModels
+import NeuralNetworks
 import Synchronization
 import TensorKernels
 

@@ -1,6 +1,7 @@
 import ComputeRuntime
 import FineTuning
 import LanguageModels
+import NeuralNetworks
 import TensorKernels
 
 /// The whole frozen model, from token ids to the logits of its head.

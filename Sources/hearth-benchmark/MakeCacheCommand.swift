@@ -1,3 +1,4 @@
+import ActivationCache
 import ArgumentParser
 import ComputeRuntime
 import FineTuning

@@ -3,6 +3,7 @@ import ComputeRuntime
 import FineTuning
 import HearthStorage
 import LanguageModels
+import NeuralNetworks
 import TensorKernels
 
 /// A step of Parallel Adapters: taps (computed and cached, or read from the cache), side network, AdamW.
@@ -96,7 +97,7 @@ final class TrainingScenario: Scenario {
     draw += 1
     let batch = next % miniBatches.count
     miniBatches[batch] = workload.microBatches(
-      ofBatch: batch, options, architecture: architecture, draw: draw)
+      ofBatch: batch, options, architecture: model.backbone.architecture, draw: draw)
   }
 
   func step() throws -> Int {

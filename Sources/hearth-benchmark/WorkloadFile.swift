@@ -31,7 +31,7 @@ struct WorkloadFile: Decodable {
     let file = try JSONDecoder().decode(WorkloadFile.self, from: Data(contentsOf: URL(filePath: path)))
     let lengths = file.batches.joined()
     guard !file.batches.isEmpty, file.batches.allSatisfy({ !$0.isEmpty }),
-      lengths.allSatisfy((1...longestSequence).contains),
+      lengths.allSatisfy((1...Self.longestSequence).contains),
       file.decoderTokens > 0
     else {
       throw BenchmarkFailure.badWorkload(path)
