@@ -3,6 +3,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -222,6 +223,8 @@ class Run:
 
 def main():
     options = arguments()
+    # A terminated run still removes its caches and ends its workers.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     run = Run(options)
     start = time.perf_counter()
     try:
