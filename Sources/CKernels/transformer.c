@@ -43,6 +43,13 @@ typedef struct {
   bool (*attention_forward)(const hearth_attention *, float *, ptrdiff_t, float *);
   bool (*attention_backward)(const hearth_attention *, const hearth_attention_gradient *);
   float (*log_sum_exp)(const float *, ptrdiff_t, float *, float);
+  void (*activate)(int32_t, const float *, float *, ptrdiff_t);
+  void (*activate_backward)(int32_t, const float *, const float *, float *, ptrdiff_t);
+  void (*gate)(int32_t, const float *, const float *, float *, ptrdiff_t);
+  void (*gate_backward)(int32_t, const float *, const float *, const float *, float *, float *, ptrdiff_t);
+  void (*norm_forward)(const hearth_norm *, float *, const float *, float *, float *);
+  void (*norm_backward)(const hearth_norm *, const float *, const float *, const float *, float *, bool,
+                        float *, float *);
 } transformer_functions;
 
 #define SET portable
@@ -129,6 +136,34 @@ void hearth_softmax(float *x, ptrdiff_t count) { functions()->log_sum_exp(x, cou
 float hearth_log_sum_exp(const float *x, ptrdiff_t count, float *gradient, float scale) {
   return functions()->log_sum_exp(x, count, gradient, scale);
 }
+
+void hearth_activate(int32_t kind, const float *x, float *y, ptrdiff_t count) {
+  functions()->activate(kind, x, y, count);
+}
+void hearth_activate_backward(int32_t kind, const float *x, const float *dy, float *dx, ptrdiff_t count) {
+  functions()->activate_backward(kind, x, dy, dx, count);
+}
+void hearth_gate(int32_t kind, const float *g, const float *u, float *y, ptrdiff_t count) {
+  functions()->gate(kind, g, u, y, count);
+}
+void hearth_gate_backward(int32_t kind, const float *g, const float *u, const float *dy, float *dg, float *du,
+                          ptrdiff_t count) {
+  functions()->gate_backward(kind, g, u, dy, dg, du, count);
+}
+void hearth_activate_tile(int32_t kind, float *x, size_t stride, size_t rows, size_t columns) {
+  const transformer_functions *chosen = functions();
+  for (size_t i = 0; i < rows; i++)
+    chosen->activate(kind, x + i * stride, x + i * stride, (ptrdiff_t)columns);
+}
+void hearth_norm_forward(const hearth_norm *norm, float *x, const float *residual, float *y,
+                         float *statistics) {
+  functions()->norm_forward(norm, x, residual, y, statistics);
+}
+void hearth_norm_backward(const hearth_norm *norm, const float *x, const float *statistics, const float *dy,
+                          float *dx, bool accumulate, float *weight_gradient, float *bias_gradient) {
+  functions()->norm_backward(norm, x, statistics, dy, dx, accumulate, weight_gradient, bias_gradient);
+}
+float *hearth_transformer_scratch(ptrdiff_t floats) { return thread_scratch(floats); }
 
 double hearth_libm_exp(double x) { return exp(x); }
 double hearth_libm_log(double x) { return log(x); }

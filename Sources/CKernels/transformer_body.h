@@ -18,6 +18,12 @@ static const transformer_functions NAME(functions) = {
     .attention_forward = NAME(attention_forward),
     .attention_backward = NAME(attention_backward),
     .log_sum_exp = NAME(log_sum_exp),
+    .activate = NAME(activate),
+    .activate_backward = NAME(activate_backward),
+    .gate = NAME(gate),
+    .gate_backward = NAME(gate_backward),
+    .norm_forward = NAME(norm_forward),
+    .norm_backward = NAME(norm_backward),
 };
 
 #undef vf

@@ -94,3 +94,64 @@ INLINE vf NAME(log)(vf x) {
   low = FMA(square, NAME(splat)(-0.5f), low);
   return FMA(n, NAME(splat)(0.693359375f), f + low);
 }
+
+// The standard normal distribution at x and its density. Φ(−|x|) = e^(−x²/2)·h(|x|) with h smooth: one
+// minimax polynomial over [0, 6] serves the forward and the backward pass; beyond 6 the tail is < 1e-9.
+INLINE vf NAME(normal)(vf x, vf *density) {
+  vf magnitude = __builtin_elementwise_min(__builtin_elementwise_abs(x), NAME(splat)(13.0f));
+  vf e = NAME(exp)(magnitude * magnitude * -0.5f);
+  vf t = FMA(__builtin_elementwise_min(magnitude, NAME(splat)(6.0f)), NAME(splat)(1.0f / 3.0f),
+             NAME(splat)(-1.0f));
+  vf h = NAME(splat)(0.00942224475f);
+  h = FMA(h, t, NAME(splat)(0.00377682184f));
+  h = FMA(h, t, NAME(splat)(-0.0133699545f));
+  h = FMA(h, t, NAME(splat)(-0.0211317421f));
+  h = FMA(h, t, NAME(splat)(0.0171926807f));
+  h = FMA(h, t, NAME(splat)(0.000459483502f));
+  h = FMA(h, t, NAME(splat)(0.0212412483f));
+  h = FMA(h, t, NAME(splat)(-0.035388847f));
+  h = FMA(h, t, NAME(splat)(0.0438680345f));
+  h = FMA(h, t, NAME(splat)(-0.0621164792f));
+  h = FMA(h, t, NAME(splat)(0.0825395728f));
+  h = FMA(h, t, NAME(splat)(-0.103191927f));
+  h = FMA(h, t, NAME(splat)(0.121513449f));
+  vf tail = e * h;
+  *density = e * 0.39894228f;
+  return x < NAME(splat)(0) ? tail : 1.0f - tail;
+}
+
+// 1 / (1 + e^(−x)) without overflow, and its slope without the cancellation of s·(1 − s).
+INLINE vf NAME(sigmoid)(vf x, vf *slope) {
+  vf e = NAME(exp)(-__builtin_elementwise_abs(x));
+  vf upper = 1.0f / (1.0f + e);
+  vf lower = e * upper;
+  *slope = lower * upper;
+  return x < NAME(splat)(0) ? lower : upper;
+}
+
+// f(x), and f'(x) in *slope.
+INLINE vf NAME(activation)(int32_t kind, vf x, vf *slope) {
+  switch (kind) {
+    case HEARTH_ACTIVATION_RELU: {
+      *slope = x > NAME(splat)(0) ? NAME(splat)(1) : NAME(splat)(0);
+      return x > NAME(splat)(0) ? x : NAME(splat)(0);
+    }
+    case HEARTH_ACTIVATION_GELU: {
+      vf density;
+      vf normal = NAME(normal)(x, &density);
+      *slope = FMA(x, density, normal);
+      return x * normal;
+    }
+    case HEARTH_ACTIVATION_GELU_TANH: {
+      // ½(1 + tanh z) is the sigmoid of 2z; 2z = x·(a + b·x²). It is 0 or 1 long before |x| = 13.
+      const vf bound = NAME(splat)(13.0f);
+      vf c = __builtin_elementwise_max(__builtin_elementwise_min(x, bound), -bound);
+      vf square = c * c, rise;
+      vf s = NAME(sigmoid)(c * FMA(square, NAME(splat)(0.071354816f), NAME(splat)(1.5957691f)), &rise);
+      vf inner = FMA(square, NAME(splat)(0.21406445f), NAME(splat)(1.5957691f));
+      *slope = FMA(c * inner, rise, s);
+      return x * s;
+    }
+    default: *slope = NAME(splat)(1); return x;
+  }
+}

@@ -143,10 +143,13 @@ private func multiplyPacked(
       finish.bias = epilogue.bias
       finish.scale = epilogue.scale
       finish.accumulate = epilogue.accumulate ? 1 : 0
+      if epilogue.activation != .none {
+        finish.activate = hearth_activate_tile
+        finish.activation = epilogue.activation.kernelNumber
+      }
       set.kernels.pointee.multiply(c.rows, c.columns, depth, a, b, c.base, c.stride, &finish)
     }
   }
-  if epilogue.activation != .none { applyActivation(epilogue.activation, c, into: c) }
 }
 
 /// Computes blocks of rows aside and adds them to `c`: an activation cannot be applied to a sum in place.

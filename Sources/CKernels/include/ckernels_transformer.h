@@ -52,6 +52,44 @@ void hearth_softmax(float *x, ptrdiff_t count);
 // log Σ exp(x), and gradient[i] = softmax(x)[i]·scale when gradient is not NULL (it may be x).
 float hearth_log_sum_exp(const float *x, ptrdiff_t count, float *_Nullable gradient, float scale);
 
+// Activations by number, as in Swift's `Activation`.
+enum {
+  HEARTH_ACTIVATION_NONE = 0,
+  HEARTH_ACTIVATION_RELU = 1,
+  HEARTH_ACTIVATION_GELU = 2,      // x·Φ(x), exact
+  HEARTH_ACTIVATION_GELU_TANH = 3  // its approximation by tanh
+};
+// y = f(x); y may be x.
+void hearth_activate(int32_t kind, const float *x, float *y, ptrdiff_t count);
+// dx = dy·f'(x); dx may be x or dy.
+void hearth_activate_backward(int32_t kind, const float *x, const float *dy, float *dx, ptrdiff_t count);
+// y = f(g)·u.
+void hearth_gate(int32_t kind, const float *g, const float *u, float *y, ptrdiff_t count);
+// du = dy·f(g), dg = dy·u·f'(g).
+void hearth_gate_backward(int32_t kind, const float *g, const float *u, const float *dy, float *dg, float *du,
+                          ptrdiff_t count);
+// f in place over a tile, the epilogue of a matrix product.
+void hearth_activate_tile(int32_t kind, float *x, size_t stride, size_t rows, size_t columns);
+
+// A normalisation over rows of `count` elements: RMS or, with the mean taken off, LayerNorm.
+typedef struct {
+  ptrdiff_t count;
+  bool layer;
+  float epsilon;
+  const float *weight;
+  const float *_Nullable bias;
+} hearth_norm;
+// x += residual when it is not NULL, then y = norm(x); statistics gets mean and 1/σ, for RMS 1/rms alone.
+void hearth_norm_forward(const hearth_norm *norm, float *x, const float *_Nullable residual, float *y,
+                         float *_Nullable statistics);
+// dx (+)= the gradient of one row; weight_gradient and bias_gradient are added to when not NULL.
+void hearth_norm_backward(const hearth_norm *norm, const float *x, const float *statistics, const float *dy,
+                          float *dx, bool accumulate, float *_Nullable weight_gradient,
+                          float *_Nullable bias_gradient);
+
+// `floats` floats of scratch of the calling thread, valid until its next call of attention or of this.
+float *_Nullable hearth_transformer_scratch(ptrdiff_t floats);
+
 // The C library's functions in double, for the reference implementations.
 double hearth_libm_exp(double x);
 double hearth_libm_log(double x);

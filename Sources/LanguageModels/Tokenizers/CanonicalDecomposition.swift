@@ -1,9 +1,9 @@
 /// Decomposes text canonically (Unicode Standard Annex #15, form NFD).
-struct CanonicalDecomposition: Sendable {
+package struct CanonicalDecomposition: Sendable {
   private var stepByScalar: [UInt32: (first: UInt32, second: UInt32?)] = [:]
 
   /// Reads the table; about a millisecond, once a tokenizer.
-  init() {
+  package init() {
     for entry in CanonicalDecompositionTable.text.split(separator: " ") {
       let sides = entry.split(separator: "=")
       let targets = sides[1].split(separator: "+").compactMap { UInt32($0, radix: 16) }
@@ -15,7 +15,7 @@ struct CanonicalDecomposition: Sendable {
   }
 
   /// The scalars of `text` decomposed, combining marks in canonical order.
-  func decompose(_ text: [Unicode.Scalar]) -> [Unicode.Scalar] {
+  package func decompose(_ text: [Unicode.Scalar]) -> [Unicode.Scalar] {
     var result: [Unicode.Scalar] = []
     result.reserveCapacity(text.count)
     for scalar in text { append(scalar.value, to: &result) }
