@@ -114,7 +114,11 @@ let package = Package(
       swiftSettings: settings),
     .testTarget(
       name: "HearthStorageTests",
-      dependencies: ["HearthStorage", "LanguageModels", "ActivationCache"], swiftSettings: settings),
+      dependencies: [
+        "HearthStorage", "LanguageModels", "ActivationCache", "TensorKernels", "CryptoPrimitives",
+        "Determinism",
+      ],
+      swiftSettings: settings),
     .testTarget(
       name: "ComputeRuntimeTests", dependencies: ["ComputeRuntime", "TensorKernels"],
       swiftSettings: settings),

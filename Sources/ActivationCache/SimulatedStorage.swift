@@ -5,6 +5,7 @@ import Synchronization
 ///
 /// Everything above the storage protocol is driven over it by seeded tests.
 package final class SimulatedStorage: ShardStorage {
+  /// What to call the place in an error.
   package let name: String
   private let disk: Mutex<SimulatedDisk>
 
@@ -60,6 +61,7 @@ package final class SimulatedStorage: ShardStorage {
     disk.withLock { $0.files[file] = SimulatedDisk.File(bytes: bytes, durable: bytes, isNameDurable: true) }
   }
 
+  /// Takes the sole use of the files.
   package func lock() throws(ShardStorageFailure) {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       if disk.isLocked { throw .locked(reason: "'\(name)' is in use") }
@@ -67,8 +69,10 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
+  /// Gives the sole use back.
   package func unlock() { disk.withLock { $0.isLocked = false } }
 
+  /// The names of all files, sorted.
   package func names() throws(ShardStorageFailure) -> [String] {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       try disk.checkPower()
@@ -76,6 +80,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
+  /// Opens a file, made empty when it is missing.
   package func open(_ file: String) throws(ShardStorageFailure) -> any ShardFile {
     let generation = try disk.withLock { (disk) throws(ShardStorageFailure) -> Int in
       try disk.checkPower()
@@ -85,6 +90,7 @@ package final class SimulatedStorage: ShardStorage {
     return SimulatedFile(self, file, generation)
   }
 
+  /// The whole content of a file, or nil when there is none.
   package func contents(_ file: String, limit: Int) throws(ShardStorageFailure) -> [UInt8]? {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       try disk.checkPower()
@@ -96,6 +102,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
+  /// Puts a file in place whole, or leaves the old one.
   package func replace(_ file: String, with bytes: [UInt8]) throws(ShardStorageFailure) {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       let spent = try disk.spend(bytes.count, growth: bytes.count)
@@ -104,6 +111,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
+  /// Removes a file, if it is there.
   package func remove(_ file: String) throws(ShardStorageFailure) {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       try disk.checkPower()
@@ -111,6 +119,7 @@ package final class SimulatedStorage: ShardStorage {
     }
   }
 
+  /// Makes the names of the files survive a power cut.
   package func synchronizeNames() throws(ShardStorageFailure) {
     try disk.withLock { (disk) throws(ShardStorageFailure) in
       try disk.checkPower()

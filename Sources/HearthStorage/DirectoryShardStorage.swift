@@ -5,6 +5,7 @@ import Synchronization
 ///
 /// New directories and files are readable by their owner only, because activations reveal text.
 package final class DirectoryShardStorage: ShardStorage {
+  /// The directory's path.
   package let name: String
   private let held = Mutex<DirectoryLock?>(nil)
 
@@ -20,6 +21,7 @@ package final class DirectoryShardStorage: ShardStorage {
     _ = try directoryNames(path)
   }
 
+  /// Takes the sole use of the files.
   package func lock() throws(ShardStorageFailure) {
     try held.withLock { (held) throws(ShardStorageFailure) in
       try translated { () throws(FileFailure) in
@@ -31,16 +33,20 @@ package final class DirectoryShardStorage: ShardStorage {
     }
   }
 
+  /// Gives the sole use back.
   package func unlock() { held.withLock { $0 = nil } }
 
+  /// The names of all files, sorted.
   package func names() throws(ShardStorageFailure) -> [String] {
     try translated { () throws(FileFailure) in try directoryNames(name) }
   }
 
+  /// Opens a file, made empty when it is missing.
   package func open(_ file: String) throws(ShardStorageFailure) -> any ShardFile {
     try translated { () throws(FileFailure) in CacheFile(try OpenFile(path(file), .updating)) }
   }
 
+  /// The whole content of a file, or nil when there is none.
   package func contents(_ file: String, limit: Int) throws(ShardStorageFailure) -> [UInt8]? {
     try translated { () throws(FileFailure) in
       do throws(FileFailure) {
@@ -52,20 +58,24 @@ package final class DirectoryShardStorage: ShardStorage {
     }
   }
 
+  /// Puts a file in place whole, or leaves the old one.
   package func replace(_ file: String, with bytes: [UInt8]) throws(ShardStorageFailure) {
     try translated { () throws(FileFailure) in
       try AtomicFile.write(bytes, to: path(file), permissions: 0o600)
     }
   }
 
+  /// Removes a file, if it is there.
   package func remove(_ file: String) throws(ShardStorageFailure) {
     _ = try translated { () throws(FileFailure) in try removeFile(path(file)) }
   }
 
+  /// Makes the names of the files survive a power cut.
   package func synchronizeNames() throws(ShardStorageFailure) {
     try translated { () throws(FileFailure) in try synchronizeDirectory(name) }
   }
 
+  /// Removes the directory itself when it is empty.
   package func removeIfEmpty() throws(ShardStorageFailure) {
     _ = try translated { () throws(FileFailure) in try removeEmptyDirectory(name) }
   }

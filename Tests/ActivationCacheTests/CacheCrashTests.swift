@@ -26,7 +26,9 @@ struct CacheCrashTests {
 
   @Test("appends, flushes, crashes and reopenings in any order never give a wrong row or lose a flushed one")
   func interleavings() throws {
-    for seed in 0..<400 { try runInterleaving(seed: UInt64(seed)) }
+    for seed in 0..<400 {
+      #expect(throws: Never.self, "seed \(seed)") { try runInterleaving(seed: UInt64(seed)) }
+    }
   }
 
   @Test("damage to any file ends in a typed failure or in right rows only")

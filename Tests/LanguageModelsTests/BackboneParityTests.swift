@@ -13,7 +13,7 @@ struct BackboneParityTests {
 
   @Test("has the reference's residual stream behind every layer of a packed batch", arguments: directories)
   func taps(directory: String) throws {
-    let fixture = try BackboneFixture(directory)
+    let fixture = try BackboneFixture.named(directory)
     let run = fixture.run()
     let stacks = fixture.backbone.architecture.stacks
     #expect(run.taps.map(\.stack) == stacks.enumerated().flatMap { Array(repeating: $0, count: $1.tapCount) })
@@ -27,7 +27,7 @@ struct BackboneParityTests {
   @Test(
     "has the reference's final states and logits", arguments: ["tiny-t5", "tiny-t5-gated", "t5-base-shape"])
   func finalStates(directory: String) throws {
-    let fixture = try BackboneFixture(directory)
+    let fixture = try BackboneFixture.named(directory)
     let backbone = try #require(fixture.backbone as? T5Backbone)
     let run = fixture.run()
     let width = backbone.architecture.width
