@@ -79,7 +79,7 @@ let package = Package(
       name: "hearth-benchmark",
       dependencies: [
         "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels",
-        "ActivationCache", "HearthStorage", "ComputeRuntime", "Determinism",
+        "ActivationCache", "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),

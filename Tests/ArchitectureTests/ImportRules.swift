@@ -51,7 +51,7 @@ struct HouseLayers: Sendable {
       "hearth-benchmark": Target(
         dependencies: [
           "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
-          "HearthStorage", "ComputeRuntime", "Determinism",
+          "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism",
         ],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
     ],
