@@ -9,6 +9,6 @@ struct HearthBenchmark: ParsableCommand {
     abstract: "Measure Hearth's engine. scripts/benchmark runs these commands and prints the tables.",
     version: hearthVersion,
     subcommands: [
-      WorkerCommand.self, MakeCacheCommand.self, MakeModelCommand.self,
+      KernelsCommand.self, WorkerCommand.self, MakeCacheCommand.self, MakeModelCommand.self,
     ])
 }
