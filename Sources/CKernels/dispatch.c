@@ -1,7 +1,10 @@
-// The choice among the kernel sets; the measured reason for C at all.
+// The choice among the kernel sets, and why they are C.
 //
-// Measured on an AMD EPYC (Zen 4), one core, against the same loops in Swift 6.3 -O (baseline x86-64):
-// see the ratios that `hearth-benchmark kernels` prints.
+// Time of the plain Swift loop (Swift 6.3 -O, baseline x86-64) over the time of the C kernel, on one core of
+// a Zen 4 with AVX-512, 100,000 elements in cache, best of 15:
+//   dot product in double 7.2, AdamW 6.8, fixed-point sum 12, float16 decode 46, float16 encode 47,
+//   product 512x96x96 29.
+// Swift maps without a reduction, a conversion or a root (sums of rows, blends, look-ups) stay Swift.
 #include "ckernels_gemm.h"
 #include "ckernels_platform.h"
 

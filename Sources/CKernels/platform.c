@@ -86,24 +86,23 @@ void hearth_unmap_pages(void *base, size_t bytes) { munmap(base, bytes); }
 
 static pthread_key_t scratch_key;
 static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
-static const size_t scratch_bytes = HEARTH_SCRATCH_GEMM_BYTES + HEARTH_SCRATCH_TRANSFORMER_BYTES;
 
-static void free_scratch(void *base) { munmap(base, scratch_bytes); }
+static void free_scratch(void *base) { munmap(base, HEARTH_GEMM_SCRATCH_BYTES); }
 static void make_scratch_key(void) {
   if (pthread_key_create(&scratch_key, free_scratch) != 0) abort();
 }
 
-void *hearth_scratch(int32_t area) {
+void *hearth_gemm_scratch(void) {
   // The thread-local pointer saves the key look-up; the key exists to unmap at thread exit.
-  static _Thread_local char *base;
+  static _Thread_local void *base;
   if (!base) {
     pthread_once(&scratch_once, make_scratch_key);
-    base = hearth_map_pages(scratch_bytes);
+    base = hearth_map_pages(HEARTH_GEMM_SCRATCH_BYTES);
     // Nothing can be computed without it, and the caller is a kernel that has no way to fail.
     if (!base) abort();
     pthread_setspecific(scratch_key, base);
   }
-  return area == HEARTH_SCRATCH_GEMM ? base : base + HEARTH_SCRATCH_GEMM_BYTES;
+  return base;
 }
 
 void hearth_flush_subnormals(void) {

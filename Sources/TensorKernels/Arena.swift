@@ -4,6 +4,9 @@ import CKernels
 ///
 /// Page-aligned (so 64-byte aligned), advised to use huge pages, resident only where touched.
 ///
+/// A view does not keep its arena alive: hold the arena in a property or a variable of its own, not only in
+/// an array, whose last mention may end its life.
+///
 /// - Safety: the mapping is fixed for the arena's life; who writes where is the plan's business.
 package final class Arena: @unchecked Sendable {
   /// The first float.

@@ -147,6 +147,10 @@ private func multiplyPacked(
         finish.activate = hearth_activate_tile
         finish.activation = epilogue.activation.kernelNumber
       }
+      if epilogue.activation != .none {
+        finish.activate = hearth_activate_tile
+        finish.activation = epilogue.activation.kernelNumber
+      }
       set.kernels.pointee.multiply(c.rows, c.columns, depth, a, b, c.base, c.stride, &finish)
     }
   }

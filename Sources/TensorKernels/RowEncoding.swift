@@ -14,7 +14,11 @@ package func encodeRows(_ x: Matrix, into y: EncodedRows, using set: KernelSet =
     switch y.element {
     case .float32:
       target.copyMemory(from: source, byteCount: x.columns * MemoryLayout<Float>.stride)
-      for column in 0..<x.columns where !source[column].isFinite { misfits += 1 }
+      var notFinite: UInt32 = 0
+      for column in 0..<x.columns {
+        notFinite &+= source[column].bitPattern & 0x7F80_0000 == 0x7F80_0000 ? 1 : 0
+      }
+      misfits += Int(notFinite)
     case .float16: misfits += set.kernels.pointee.encode_float16(source, x.columns, target)
     case .int8: misfits += set.kernels.pointee.encode_int8(source, x.columns, target)
     }

@@ -30,12 +30,10 @@ int32_t hearth_cpu_features(void);
 // The processor's own name, NUL-terminated; empty when the architecture has no instruction for it.
 void hearth_cpu_brand(char *name, size_t capacity);
 
-// Scratch memory of the calling thread: 64-byte aligned, mapped at the first use and unmapped when the
-// thread ends. A kernel that calls another must use a different area.
-enum { HEARTH_SCRATCH_GEMM = 0, HEARTH_SCRATCH_TRANSFORMER = 1, HEARTH_SCRATCH_AREAS = 2 };
-#define HEARTH_SCRATCH_GEMM_BYTES ((size_t)4 << 20)
-#define HEARTH_SCRATCH_TRANSFORMER_BYTES ((size_t)8 << 20)
-void *hearth_scratch(int32_t area);
+// Scratch memory of the calling thread for the packed products: 64-byte aligned, mapped at the first use and
+// unmapped when the thread ends.
+#define HEARTH_GEMM_SCRATCH_BYTES ((size_t)4 << 20)
+void *hearth_gemm_scratch(void);
 
 // Zeroed pages straight from the system, advised to be huge; NULL when there are none.
 void *_Nullable hearth_map_pages(size_t bytes);

@@ -109,8 +109,8 @@ package struct Checkpoint: Sendable {
 
   /// The content digest over every tensor's name, type, shape and bytes, sorted by name.
   ///
-  /// Sharding and the order inside a file do not change it. The first call reads all bytes (about a second
-  /// for T5-Base); later calls return the same value.
+  /// Sharding and the order inside a file do not change it. The first call reads all bytes; later
+  /// calls return the same value.
   package var digest: ContentDigest { owned.digest(computeDigest) }
 
   private func computeDigest() -> ContentDigest {

@@ -131,8 +131,9 @@ struct SentencePieceModelCheck {
 
   /// A character map is a length, a double-array trie of that many bytes, and NUL-terminated replacements.
   ///
-  /// Trie unit i is a leaf (bit 31) that holds a place in the replacements, or an inner node whose children
-  /// are the units `(i ^ offset) ^ label`. Both must stay inside their arrays whatever bytes are looked up.
+  /// A unit without bit 31 is a node: its children are the units `(i ^ offset) ^ label` of one block of 256, and
+  /// with bit 8 the unit `i ^ offset` holds a place in the replacements. Both must stay inside their arrays
+  /// whatever bytes are looked up. The root is taken for a node without a look at its bit 31.
   private func checkCharacterMap(_ map: UnsafeRawBufferPointer) throws(TokenizerFailure) {
     guard map.count > 4 else { throw malformed("its character map has \(map.count) bytes") }
     let trieBytes = Int(UInt32(littleEndian: map.loadUnaligned(as: UInt32.self)))
@@ -141,17 +142,17 @@ struct SentencePieceModelCheck {
     }
     let units = trieBytes / 4
     let replacements = map.count - 4 - trieBytes
+    func unit(_ index: Int) -> UInt32 {
+      UInt32(littleEndian: map.loadUnaligned(fromByteOffset: 4 + 4 * index, as: UInt32.self))
+    }
     for index in 0..<units {
-      let unit = UInt32(littleEndian: map.loadUnaligned(fromByteOffset: 4 + 4 * index, as: UInt32.self))
-      let isLeaf = unit >> 31 == 1
-      let isInside: Bool
-      if isLeaf {
-        isInside = Int(unit & 0x7FFF_FFFF) < replacements
-      } else {
-        let offset = Int((unit >> 10) << ((unit & (1 << 9)) >> 6))
-        isInside = ((index ^ offset) | 0xFF) < units
+      let node = unit(index)
+      guard node >> 31 == 0 || index == 0 else { continue }
+      let base = index ^ Int((node >> 10) << ((node & (1 << 9)) >> 6))
+      let holdsPlace = node & (1 << 8) != 0
+      guard base | 0xFF < units, !holdsPlace || Int(unit(base) & 0x7FFF_FFFF) < replacements else {
+        throw malformed("unit \(index) of its character map points outside")
       }
-      guard isInside else { throw malformed("unit \(index) of its character map points outside") }
     }
   }
 }
