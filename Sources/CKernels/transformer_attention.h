@@ -10,17 +10,24 @@ INLINE ptrdiff_t NAME(pad)(ptrdiff_t count) { return (count + LANES - 1) / LANES
 // Columns of a packed head: whole vectors, or one half vector for the small heads of a side network.
 INLINE ptrdiff_t NAME(pad_head)(ptrdiff_t size) { return size <= HALF_LANES ? HALF_LANES : NAME(pad)(size); }
 
+typedef float NAME(v8u) __attribute__((ext_vector_type(8), aligned(4)));
+
+// y = x·factor over one row of a head, eight columns at a time: a call of memcpy would cost more.
+INLINE void NAME(scale_row)(const float *x, float *y, ptrdiff_t size, float factor) {
+  ptrdiff_t d = 0;
+  for (; d + 8 <= size; d += 8) *(NAME(v8u) *)(y + d) = *(const NAME(v8u) *)(x + d) * factor;
+  for (; d < size; d++) y[d] = x[d] * factor;
+}
+
 // y[rows × padded] = x[rows × size], the padding 0.
-static void NAME(pack_rows)(const float *restrict x, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t size,
-                            float *restrict y, ptrdiff_t padded) {
+static void NAME(pack_rows)(const float *x, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t size, float *y,
+                            ptrdiff_t padded) {
   for (ptrdiff_t i = 0; i < rows; i++) {
-    memcpy(y + i * padded, x + i * stride, (size_t)size * sizeof(float));
+    NAME(scale_row)(x + i * stride, y + i * padded, size, 1);
     for (ptrdiff_t d = size; d < padded; d++) y[i * padded + d] = 0;
   }
 }
 
-typedef float NAME(v8) __attribute__((ext_vector_type(8)));
-typedef float NAME(v8u) __attribute__((ext_vector_type(8), aligned(4)));
 // An 8 × 8 transposition by three rounds of interleaving.
 INLINE void NAME(transpose8)(const float *restrict x, ptrdiff_t stride, float *restrict y,
                              ptrdiff_t y_stride) {
@@ -131,7 +138,7 @@ static void NAME(forward_head)(const hearth_attention *t, ptrdiff_t sequence, pt
     for (ptrdiff_t i = 0; i < rows; i++) {
       const float inverse = sums[i] > 0 ? 1 / sums[i] : 0;
       float *row = out + (first_query + i0 + i) * out_stride + column;
-      for (ptrdiff_t d = 0; d < size; d++) row[d] = o[i * padded_size + d] * inverse;
+      NAME(scale_row)(o + i * padded_size, row, size, inverse);
     }
     if (!log_sum_exp) continue;
     for (ptrdiff_t i = rows; i < NAME(pad)(rows); i++) sums[i] = 1;
@@ -208,8 +215,7 @@ INLINE void NAME(differentiate)(float *p, float *ds, ptrdiff_t limit, ptrdiff_t 
 
 INLINE void NAME(write_scaled)(float *y, ptrdiff_t stride, const float *x, ptrdiff_t padded, ptrdiff_t rows,
                                ptrdiff_t size, float scale) {
-  for (ptrdiff_t i = 0; i < rows; i++)
-    for (ptrdiff_t d = 0; d < size; d++) y[i * stride + d] = x[i * padded + d] * scale;
+  for (ptrdiff_t i = 0; i < rows; i++) NAME(scale_row)(x + i * padded, y + i * stride, size, scale);
 }
 
 // Inner product of two unpadded rows, in a fixed order.

@@ -45,16 +45,41 @@ INLINE vf NAME(keep)(vf value, ptrdiff_t count, float other) {
 }
 
 // Sum and maximum of the lanes, always by halving, so that the order of the additions is fixed.
-INLINE float NAME(sum)(vf x) {
-  float lanes[LANES];
-  STORE(lanes, x);
-#pragma clang loop unroll(full)
-  for (int width = LANES / 2; width > 0; width /= 2)
-#pragma clang loop unroll(full)
-    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-  return lanes[0];
-}
-INLINE float NAME(largest)(vf x) { return __builtin_reduce_max(x); }
+#define HALVE_4(x, join)                                                                                   \
+  do {                                                                                                     \
+    __typeof__(x) two = join(x, __builtin_shufflevector(x, x, 2, 3, 2, 3));                                \
+    return join(two, __builtin_shufflevector(two, two, 1, 1, 1, 1))[0];                                    \
+  } while (0)
+typedef float NAME(v4) __attribute__((ext_vector_type(4)));
+typedef float NAME(v8) __attribute__((ext_vector_type(8)));
+#define JOIN_SUM(x, y) ((x) + (y))
+#define JOIN_LARGEST(x, y) __builtin_elementwise_max((x), (y))
+#define DEFINE_REDUCTION(name, join)                                                                       \
+  INLINE float NAME(name##4)(NAME(v4) x) { HALVE_4(x, join); }                                             \
+  INLINE float NAME(name##8)(NAME(v8) x) {                                                                 \
+    return NAME(name##4)(                                                                                  \
+        join(__builtin_shufflevector(x, x, 0, 1, 2, 3), __builtin_shufflevector(x, x, 4, 5, 6, 7)));       \
+  }
+DEFINE_REDUCTION(sum, JOIN_SUM)
+DEFINE_REDUCTION(largest, JOIN_LARGEST)
+#if LANES == 16
+#define LOWER(x) __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7)
+#define UPPER(x) __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15)
+INLINE float NAME(sum)(vf x) { return NAME(sum8)(JOIN_SUM(LOWER(x), UPPER(x))); }
+INLINE float NAME(largest)(vf x) { return NAME(largest8)(JOIN_LARGEST(LOWER(x), UPPER(x))); }
+#undef LOWER
+#undef UPPER
+#elif LANES == 8
+INLINE float NAME(sum)(vf x) { return NAME(sum8)(x); }
+INLINE float NAME(largest)(vf x) { return NAME(largest8)(x); }
+#else
+INLINE float NAME(sum)(vf x) { return NAME(sum4)(x); }
+INLINE float NAME(largest)(vf x) { return NAME(largest4)(x); }
+#endif
+#undef HALVE_4
+#undef JOIN_SUM
+#undef JOIN_LARGEST
+#undef DEFINE_REDUCTION
 
 // e^x for x ≤ 88. x = n·ln 2 + r with |r| ≤ ln 2 / 2; a minimax polynomial gives e^r, and n is added to
 // the exponent bits. Results under the smallest normal number are 0; NaN stays NaN.

@@ -1,3 +1,4 @@
+import ActivationCache
 import FineTuning
 import Glibc
 import HearthStorage
@@ -43,6 +44,40 @@ extension CheckpointFailure: UserFacingFailure {
     switch self {
     case .missingShard, .unreadable: .missingInput
     default: .badData
+    }
+  }
+}
+
+extension ModelFailure: UserFacingFailure {
+  /// A directory that lacks a file is missing it; one with the wrong content is bad data.
+  package var reason: ExitReason {
+    switch self {
+    case .missingFile: .missingInput
+    case .foreignWeights, .configuration, .tokenizer: .badData
+    case .checkpoint(let failure): failure.reason
+    }
+  }
+}
+
+extension ConfigurationFailure: UserFacingFailure {
+  /// A configuration that cannot be used is bad data.
+  package var reason: ExitReason { .badData }
+}
+
+extension TokenizerFailure: UserFacingFailure {
+  /// A length that leaves no room is the command line's; the rest is the files'.
+  package var reason: ExitReason {
+    if case .maximumLength = self { .usage } else { .badData }
+  }
+}
+
+extension CacheFailure: UserFacingFailure {
+  /// A cache of another run is a mismatch; a full or broken disk is input and output.
+  package var reason: ExitReason {
+    switch self {
+    case .foreign, .unsupportedVersion, .notACache: .mismatch
+    case .diskFull, .storage, .tooManyShards: .inputOutput
+    case .locked: .insufficientResources
     }
   }
 }

@@ -1,5 +1,13 @@
 import Glibc
 
+/// The path from the root, for records that are read from another directory.
+package func absolutePath(_ path: String) -> String {
+  guard !path.hasPrefix("/"), let current = getcwd(nil, 0) else { return path }
+  defer { free(current) }
+  let directory = String(cString: current)
+  return (directory == "/" ? "" : directory) + "/" + path
+}
+
 /// Looks at the paths of a request before any work, so that a typing error costs no minutes.
 package enum RunPreflight {
   /// Checks every path of a training request.

@@ -33,7 +33,7 @@ struct Hearth: ParsableCommand {
       """,
     version: hearthVersion,
     subcommands: [
-      DoctorCommand.self,
+      TrainCommand.self, EvaluateCommand.self, PredictCommand.self, InspectCommand.self, DoctorCommand.self,
     ])
 
   static func main() {

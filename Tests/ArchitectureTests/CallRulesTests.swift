@@ -80,5 +80,9 @@ struct CallRulesTests {
     let idle = "struct A {\n  @Test(\"runs\")\n  func runs() {\n    _ = run()\n  }\n}"
     #expect(idleTestViolations(in: parsed(path, idle)).map(\.message) == ["test 'runs' checks nothing"])
     #expect(idleTestViolations(in: parsed(path, idle.replacing("_ = run()", with: "#expect(run())"))).isEmpty)
+    let through = idle + "\nfunc run() -> Bool {\n  #expect(1 == 1)\n  return true\n}"
+    #expect(idleTestViolations(in: parsed(path, through)).isEmpty)
+    let second = idle + "\nstruct B {\n  @Test func works() { #expect(true) }\n}"
+    #expect(idleTestViolations(in: parsed(path, second)).map(\.line) == [2])
   }
 }

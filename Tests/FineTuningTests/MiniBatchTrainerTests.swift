@@ -6,6 +6,8 @@ import TensorKernels
 import Testing
 
 /// A technique whose gradients are made up from the samples' indices: any lost or doubled sample shows.
+///
+/// - Safety: workers only read it, and parameters change between steps.
 private final class MadeUpGradients: TechniqueComputation, @unchecked Sendable {
   let parameters: ParameterTree
   let scale: Float

@@ -59,6 +59,12 @@ import Testing
     }
   }
 
+  @Test func anAbsolutePathLeadsToTheSamePlace() {
+    #expect(absolutePath("/a/b") == "/a/b")
+    let path = absolutePath("x/y")
+    #expect(path.hasPrefix("/") && path.hasSuffix("/x/y"))
+  }
+
   @Test func theNearestExistingPartOfAPathIsFound() throws {
     try inDirectory { root in
       #expect(RunPreflight.nearestExisting(root + "/a/b/c") == root)

@@ -23,6 +23,19 @@ import Testing
         + #""metrics":[{"name":"accuracy","value":0.875}],"peak_resident_bytes":8192,"steps":6}"#)
   }
 
+  @Test func theTextOfALongRunShowsBothEndsOfItsEpochs() {
+    var summary = Self.summary
+    #expect(summary.text.contains("1      live    2.00     10.0       0.5000\n2      cached"))
+    summary.epochs = (0..<300).map {
+      EpochSummary(mode: .cached, seconds: 1, samplesPerSecond: 1, loss: Double($0))
+    }
+    let lines = summary.text.split(separator: "\n")
+    #expect(lines.count == 1 + 1 + 21 + 4)
+    #expect(lines.contains("…"))
+    #expect(
+      summary.text.contains("\n10 ") && !summary.text.contains("\n11 ") && summary.text.contains("\n300 "))
+  }
+
   @Test func aMetricThatWasNotMeasuredIsNullAndNotAbsent() throws {
     var summary = Self.summary
     summary.metric.before = nil

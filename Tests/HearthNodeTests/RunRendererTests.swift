@@ -74,6 +74,25 @@ import Testing
   }
 }
 
+@Suite struct ProgressThinnerTests {
+  @Test func progressPassesTenTimesASecondAndAtBothEndsOfAPhase() {
+    var thinner = ProgressThinner()
+    var passed: [Int] = []
+    for phase in [RunPhase.liveEpoch, .cachedEpoch] {
+      let start = phase == .liveEpoch ? 0 : 50.0 / 64
+      let isPhasePassed = thinner.passes(.phase(phase), at: start)
+      #expect(isPhasePassed)
+      for step in 1...50 {
+        let progress = RunProgress(phase: phase, epoch: 1, step: step, steps: 50, samplesPerSecond: 1)
+        if thinner.passes(.progress(progress), at: start + Double(step) / 64) { passed.append(step) }
+      }
+    }
+    #expect(passed == [1, 8, 15, 22, 29, 36, 43, 50, 1, 8, 15, 22, 29, 36, 43, 50])
+    let others = [RunEvent.warning("w"), .checkpoint(step: 1)].map { thinner.passes($0, at: 0) }
+    #expect(others == [true, true])
+  }
+}
+
 @Suite struct NumberTextTests {
   @Test(arguments: [
     (0.0, 2, "0.00"), (0.695, 1, "0.7"), (1.005, 0, "1"), (-0.001, 2, "0.00"), (-1.5, 1, "-1.5"),

@@ -26,7 +26,7 @@ package struct RunRenderer: Sendable {
     case .phase(let phase):
       // A plain log waits a whole interval before the first progress line of a phase; a bar does not.
       lastShown = style.columns == nil ? now : -Double.infinity
-      return phase == .liveEpoch || phase == .cachedEpoch ? "" : line(phaseText(phase))
+      return phaseText(phase).map { line($0) } ?? ""
     case .progress(let progress):
       return progressText(progress, at: now)
     case .evaluated(let metric, let epoch):
@@ -66,11 +66,11 @@ package struct RunRenderer: Sendable {
     return "\r" + ProgressLine(progress, epochs: epochs).bar(columns: columns) + "\u{1B}[K"
   }
 
-  private func phaseText(_ phase: RunPhase) -> String {
+  /// Phases that are told by what comes of them (progress, a metric, an epoch) need no line of their own.
+  private func phaseText(_ phase: RunPhase) -> String? {
     switch phase {
     case .preparation: "reading model and data"
-    case .evaluation: "measuring held-out rows"
-    case .liveEpoch, .cachedEpoch: phase.rawValue
+    case .evaluation, .liveEpoch, .cachedEpoch: nil
     case .saving: "writing the adapter"
     }
   }

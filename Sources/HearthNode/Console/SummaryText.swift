@@ -14,12 +14,23 @@ extension TrainSummary {
         decimal(epoch.loss, 4),
       ]
     }
-    lines += tableLines([header] + rows)
+    lines += Self.shortened(tableLines([header] + rows))
     lines.append("cache: \(ByteCount(cacheBytes))")
     lines.append("peak memory: \(ByteCount(peakResidentBytes)) resident")
     lines.append("adapter: \(adapterDirectory)")
     lines.append("digest: \(adapterDigest)")
     return lines.joined(separator: "\n") + "\n"
+  }
+}
+
+extension TrainSummary {
+  /// Epochs shown at either end of a long table.
+  private static let shownEpochs = 10
+
+  /// The heading and both ends of a table that is longer than a screen.
+  private static func shortened(_ lines: [String]) -> [String] {
+    guard lines.count > 2 * shownEpochs + 1 else { return lines }
+    return lines.prefix(shownEpochs + 1) + ["…"] + lines.suffix(shownEpochs)
   }
 }
 

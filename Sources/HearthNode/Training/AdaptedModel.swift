@@ -1,5 +1,5 @@
-import CryptoPrimitives
 import ComputeRuntime
+import CryptoPrimitives
 import FineTuning
 import LanguageModels
 import TensorKernels

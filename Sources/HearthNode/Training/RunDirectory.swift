@@ -75,7 +75,10 @@ package struct RunDirectory: Sendable {
   /// A run directory at `path`; nothing is touched yet.
   package init(_ path: String) { self.path = path }
 
-  private var recordPath: String { path + "/run.json" }
+  /// Name of the record of what was asked.
+  package static let recordName = "run.json"
+
+  private var recordPath: String { path + "/" + Self.recordName }
   private var statePath: String { path + "/state.safetensors" }
   /// Where the activation cache is unless the request says otherwise.
   package var cachePath: String { path + "/cache" }
@@ -138,6 +141,16 @@ package struct RunDirectory: Sendable {
     let count = checkpoint.entry(name)?.elementCount ?? 0
     let values = try checkpoint.float32(named: name, shape: [count])
     return Array(UnsafeBufferPointer(start: values, count: count))
+  }
+
+  /// Takes the directory away again when a run failed before it had anything to go on from.
+  package func removeIfUnused() {
+    // Best effort: the failure that brought us here is what the person has to hear about.
+    guard (try? removeEmptyDirectory(cachePath)) == true,
+      let names = try? directoryNames(path), names == [Self.recordName]
+    else { return }
+    _ = try? removeFile(recordPath)
+    _ = try? removeEmptyDirectory(path)
   }
 
   /// Removes what only a resumption needs.

@@ -21,7 +21,12 @@ package func train(
   let directory = RunDirectory(request.output)
   let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: request.memoryBudget)
   try directory.create(request)
-  return try host.run(directory, state: nil, cancellation: cancellation, report: report)
+  do {
+    return try host.run(directory, state: nil, cancellation: cancellation, report: report)
+  } catch {
+    directory.removeIfUnused()
+    throw error
+  }
 }
 
 /// Goes on with the run in `request.runDirectory` from its last checkpoint, to the result that the
@@ -99,7 +104,10 @@ struct RunHost {
     let store = try ActivationCacheStore(DirectoryShardStorage(path), identity: prepared.cacheIdentity(model))
     let missing = max(0, prepared.cacheBytes - store.bytes)
     let free = try freeDiskBytes(path)
-    if missing > free { throw RunFailure.diskBudgetExceeded(needed: missing, free: free, path: path) }
+    if missing > free {
+      if store.entries == 0 { try store.removeAll() }
+      throw RunFailure.diskBudgetExceeded(needed: missing, free: free, path: path)
+    }
     return store
   }
 

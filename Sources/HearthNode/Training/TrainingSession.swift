@@ -1,6 +1,6 @@
-import CryptoPrimitives
 import ActivationCache
 import ComputeRuntime
+import CryptoPrimitives
 import FineTuning
 import HearthStorage
 import LanguageModels

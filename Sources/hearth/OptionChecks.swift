@@ -1,0 +1,109 @@
+public import ArgumentParser
+public import FineTuning
+import HearthNode
+public import TensorKernels
+
+extension RunTask: ExpressibleByArgument {}
+extension RunTechnique: ExpressibleByArgument {}
+extension RunPreset: ExpressibleByArgument {}
+extension DataFormat: ExpressibleByArgument {}
+extension ActivationElement: ExpressibleByArgument {}
+
+extension ByteCount: ExpressibleByArgument {
+  /// Reads "2GiB", "1.5G", "512MiB" or bytes.
+  public init?(argument: String) { self.init(parsing: argument) }
+}
+
+/// Refuses a value outside of `range`, naming option, value and range.
+func check<Value: Comparable>(
+  _ option: String, _ value: Value?, in range: ClosedRange<Value>
+) throws {
+  guard let value, !range.contains(value) else { return }
+  throw ValidationError("\(option) is \(value); it must be \(range.lowerBound) to \(range.upperBound)")
+}
+
+/// The threads of any command that computes.
+struct ThreadOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "Compute threads, 1 to 256. The number changes no bit of a result. "
+        + "(default: the cores that this process may use)",
+      valueName: "n"))
+  var threads: Int?
+
+  func validate() throws { try check("--threads", threads, in: 1...256) }
+}
+
+/// How the rows of a data file are read.
+struct DataFileOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "Column of the text: a name of the header, or a position counted from 1. "
+        + "(default: a usual name, such as sentence or text)",
+      valueName: "column"))
+  var textColumn: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Column of the second text when rows are pairs. (default: a usual name, such as sentence2)",
+      valueName: "column"))
+  var pairColumn: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Column of the label or score. (default: a usual name, such as label or score)",
+      valueName: "column"))
+  var labelColumn: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Format of the file: tsv (as in GLUE, no quotes), csv (quoted), jsonl, or for predict text (one a line). "
+        + "(default: by the file's name)",
+      valueName: "format"))
+  var format: DataFormat?
+
+  @Flag(
+    inversion: .prefixedNo,
+    help: "Whether the first row names the columns. (default: by its content)")
+  var header: Bool?
+
+  @Flag(help: "Stop at the first malformed row, in place of leaving it out and counting it.")
+  var strict = false
+
+  func validate() throws {
+    for (option, column) in [
+      ("--text-column", textColumn), ("--pair-column", pairColumn), ("--label-column", labelColumn),
+    ] {
+      guard let column else { continue }
+      if column.isEmpty || Int(column).map({ $0 < 1 }) == true {
+        throw ValidationError(
+          "\(option) is '\(column)'; it must be a column's name or its position, counted from 1")
+      }
+    }
+  }
+
+  /// Requires rows with columns: labels are nowhere else.
+  func refuseText() throws {
+    if format == .text {
+      throw ValidationError("--format is text, which has no labels; it must be tsv, csv or jsonl here")
+    }
+  }
+
+  /// Names of the options that were given.
+  var given: [String] {
+    var names: [String] = []
+    if textColumn != nil { names.append("--text-column") }
+    if pairColumn != nil { names.append("--pair-column") }
+    if labelColumn != nil { names.append("--label-column") }
+    if format != nil { names.append("--format") }
+    if header != nil { names.append(header == true ? "--header" : "--no-header") }
+    if strict { names.append("--strict") }
+    return names
+  }
+
+  var options: DataOptions {
+    DataOptions(
+      format: format, textColumn: textColumn, pairColumn: pairColumn, labelColumn: labelColumn,
+      header: header, strict: strict)
+  }
+}

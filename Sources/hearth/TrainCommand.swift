@@ -1,0 +1,102 @@
+import ArgumentParser
+import FoundationEssentials
+import HearthNode
+import TensorKernels
+
+/// `hearth train`.
+struct TrainCommand: ReportingCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "train",
+    abstract: "Fine-tune Parallel Adapters on a data file, with an activation cache.",
+    discussion: """
+      The first epoch runs the frozen backbone over each row and keeps its activations in a cache; the other \
+      epochs train from the cache alone, without the backbone in memory. The result is a small adapter \
+      directory; the model itself is never changed.
+
+      DIR of --model is a Hugging Face directory: config.json, model.safetensors (or shards with their \
+      index), and the tokenizer's files. BERT encoders and T5 (v1.0, v1.1) are understood.
+
+      Example: sentiment labels from a TSV with a header 'sentence<TAB>label'
+        hearth train --model minilm --data train.tsv --task classify \\
+          --output sentiment
+
+      Example: similarity scores of sentence pairs, columns by position
+        hearth train --model minilm --data pairs.csv --task regress \\
+          --text-column 6 --pair-column 7 --label-column 5 --no-header \\
+          --output similarity
+
+      Ctrl-C stops after the step in flight and keeps the state. Going on with it gives the same adapter as \
+      a run without a stop:
+        hearth train --resume sentiment
+      """)
+
+  @OptionGroup(title: "Run") var job: JobOptions
+  @OptionGroup(title: "Held-out rows") var heldOut: HeldOutOptions
+  @OptionGroup(title: "Adapter") var adapter: AdapterOptions
+  @OptionGroup(title: "Training") var training: TrainingOptions
+  @OptionGroup(title: "Activation cache") var cache: CacheOptions
+  @OptionGroup(title: "Data file") var rows: DataFileOptions
+  @OptionGroup(title: "Machine") var threads: ThreadOptions
+  @OptionGroup(title: "Machine") var memory: MemoryOptions
+  @OptionGroup var reporting: ReportingOptions
+
+  func validate() throws {
+    if job.resume != nil {
+      let given = job.given + heldOut.given + adapter.given + training.given + cache.given + rows.given
+      guard given.isEmpty else {
+        throw ValidationError(
+          "\(given[0]) cannot be given with --resume: what a run learns is in its own record")
+      }
+      return
+    }
+    let missing = [
+      ("--model", job.model == nil), ("--data", job.data == nil), ("--task", job.task == nil),
+    ]
+    for (option, isMissing) in missing where isMissing {
+      throw ValidationError("\(option) is missing; 'hearth train --help' has an example")
+    }
+    try rows.refuseText()
+    try training.checkMicroBatch()
+  }
+
+  /// The request that the options describe.
+  private func request(model: String, data: String, task: RunTask) -> TrainRequest {
+    // The run's record and the adapter outlive the current directory.
+    var request = TrainRequest(
+      modelDirectory: absolutePath(model), dataFile: absolutePath(data), task: task,
+      output: job.output ?? JobOptions.defaultOutput)
+    request.data = rows.options
+    request.threads = threads.threads
+    request.memoryBudget = memory.memoryBudget?.bytes
+    heldOut.apply(to: &request)
+    adapter.apply(to: &request)
+    training.apply(to: &request)
+    cache.apply(to: &request)
+    return request
+  }
+
+  func run() throws {
+    let flag = CancellationFlag()
+    InterruptWatch.start(flag) {
+      // Without a terminal to write to there is nobody to tell; the run still stops.
+      try? OutputStream.diagnostics.write(
+        "\nstopping after the step in flight; once more ends at once and loses it\n")
+    }
+    var console = RunConsole(json: reporting.json, environment: ProcessInfo.processInfo.environment)
+    defer { console.close() }
+    let summary: TrainSummary
+    if let resume = job.resume {
+      try RunPreflight.checkInputDirectory(resume, role: "run directory")
+      summary = try resumeTraining(
+        ResumeRequest(
+          runDirectory: resume, threads: threads.threads, memoryBudget: memory.memoryBudget?.bytes),
+        cancellation: flag, report: { console.show($0) })
+    } else {
+      guard let model = job.model, let data = job.data, let task = job.task else { return }
+      let request = request(model: model, data: data, task: task)
+      try RunPreflight.check(request)
+      summary = try train(request, cancellation: flag, report: { console.show($0) })
+    }
+    try console.finish(summary)
+  }
+}
