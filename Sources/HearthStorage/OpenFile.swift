@@ -127,11 +127,6 @@ package final class OpenFile: Sendable {
     _ = posix_fadvise(descriptor, range.lowerBound, range.count, POSIX_FADV_WILLNEED)
   }
 
-  /// Tells the system that the file's pages are not needed for now; clean ones leave the page cache.
-  package func doNotNeed() {
-    _ = posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED)
-  }
-
   /// Cuts or extends the file to `byteCount` bytes.
   package func truncate(to byteCount: Int) throws(FileFailure) {
     _ = try call("truncate", path) { ftruncate(descriptor, byteCount) }
