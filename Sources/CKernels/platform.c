@@ -105,13 +105,28 @@ void *hearth_gemm_scratch(void) {
   return base;
 }
 
-void hearth_flush_subnormals(void) {
+uint64_t hearth_flush_subnormals(void) {
 #if defined(__x86_64__)
-  _mm_setcsr(_mm_getcsr() | 0x8040);  // flush to zero, subnormals are zero
+  const uint64_t control = _mm_getcsr();
+  _mm_setcsr((unsigned)control | 0x8040);  // flush to zero, subnormals are zero
+  return control;
 #elif defined(__aarch64__)
   uint64_t control;
   __asm__ volatile("mrs %0, fpcr" : "=r"(control));
   __asm__ volatile("msr fpcr, %0" : : "r"(control | ((uint64_t)1 << 24)));
+  return control;
+#else
+  return 0;
+#endif
+}
+
+void hearth_restore_subnormals(uint64_t control) {
+#if defined(__x86_64__)
+  _mm_setcsr((_mm_getcsr() & ~0x8040u) | ((unsigned)control & 0x8040u));
+#elif defined(__aarch64__)
+  __asm__ volatile("msr fpcr, %0" : : "r"(control));
+#else
+  (void)control;
 #endif
 }
 

@@ -47,8 +47,7 @@ package final class ComputeTeam: ParallelLoop {
   ///
   /// A team runs one loop at a time: a loop inside a piece, or on two threads at once, is a defect and traps.
   package func forEach(_ count: Int, _ body: @Sendable (_ piece: Int, _ worker: Int) -> Void) {
-    enableFlushToZero()
-    exchange.run(count, body)
+    withSubnormalsFlushed { exchange.run(count, body) }
   }
 
   /// Runs blocking `work` on a thread of its own, so that async code can wait for it without holding a thread

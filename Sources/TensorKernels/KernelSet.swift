@@ -44,7 +44,18 @@ package struct KernelSet: @unchecked Sendable, Equatable {
 
 /// Makes subnormal operands and results count as zero on the calling thread, from now on.
 package func enableFlushToZero() {
-  hearth_flush_subnormals()
+  _ = hearth_flush_subnormals()
+}
+
+/// Runs `body` with subnormals as zero on the calling thread, and leaves the thread as it was.
+///
+/// For threads that belong to somebody else: their own arithmetic must not change.
+package func withSubnormalsFlushed<Value, Failure: Error>(
+  _ body: () throws(Failure) -> Value
+) throws(Failure) -> Value {
+  let control = hearth_flush_subnormals()
+  defer { hearth_restore_subnormals(control) }
+  return try body()
 }
 
 /// Runs independent chains of fused multiply-adds and returns the floating-point operations done.

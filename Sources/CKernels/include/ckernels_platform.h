@@ -40,7 +40,9 @@ void *_Nullable hearth_map_pages(size_t bytes);
 void hearth_unmap_pages(void *base, size_t bytes);
 
 // Subnormal operands and results count as zero on the calling thread from now on.
-void hearth_flush_subnormals(void);
+uint64_t hearth_flush_subnormals(void);
+// Puts back what hearth_flush_subnormals returned.
+void hearth_restore_subnormals(uint64_t control);
 
 // CRC-32C (Castagnoli, as in RFC 3720 and Btrfs) of `count` bytes; `seed` is the result for what precedes.
 uint32_t hearth_crc32c(const void *bytes, size_t count, uint32_t seed);

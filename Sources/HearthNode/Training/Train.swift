@@ -92,7 +92,8 @@ struct RunHost {
     let session = try TrainingSession(
       prepared, model: model, directory: directory, team: ComputeTeam(width: threads), cache: cache,
       state: state, cancellation: cancellation, report: report)
-    try session.train()
+    // The optimizer runs on this thread: moments that fade out would crawl through subnormals.
+    try withSubnormalsFlushed { try session.train() }
     let summary = try finish(session, directory: directory, cache: cache, report: report)
     report(.finished(summary))
     return summary
