@@ -72,7 +72,8 @@ let package = Package(
     .executableTarget(
       name: "hearth",
       dependencies: [
-        "HearthNode", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "HearthNode", "FineTuning", "TensorKernels", "ComputeRuntime",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),
     .executableTarget(
