@@ -72,14 +72,15 @@ let package = Package(
     .executableTarget(
       name: "hearth",
       dependencies: [
-        "HearthNode", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "HearthNode", "FineTuning", "TensorKernels", "ComputeRuntime",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),
     .executableTarget(
       name: "hearth-benchmark",
       dependencies: [
         "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels",
-        "ActivationCache", "HearthStorage", "ComputeRuntime", "Determinism",
+        "ActivationCache", "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),

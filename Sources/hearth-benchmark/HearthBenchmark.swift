@@ -1,9 +1,14 @@
 import ArgumentParser
+import HearthNode
 
-/// Measures the parts of Hearth on this machine.
+/// Measurements of the engine; `scripts/benchmark` drives them and prints the tables.
 @main
 struct HearthBenchmark: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "hearth-benchmark", abstract: "Measure the parts of Hearth on this machine.",
-    subcommands: [KernelsCommand.self])
+    commandName: "hearth-benchmark",
+    abstract: "Measure Hearth's engine. scripts/benchmark runs these commands and prints the tables.",
+    version: hearthVersion,
+    subcommands: [
+      KernelsCommand.self, WorkerCommand.self, MakeCacheCommand.self, MakeModelCommand.self,
+    ])
 }

@@ -46,12 +46,12 @@ struct HouseLayers: Sendable {
         ],
         foreign: ["Glibc", "FoundationEssentials", "Foundation"]),
       "hearth": Target(
-        dependencies: ["HearthNode"],
+        dependencies: ["HearthNode", "FineTuning", "TensorKernels", "ComputeRuntime"],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
       "hearth-benchmark": Target(
         dependencies: [
           "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
-          "HearthStorage", "ComputeRuntime", "Determinism",
+          "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism",
         ],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
     ],

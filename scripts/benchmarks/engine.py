@@ -3,6 +3,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -98,7 +99,8 @@ class Run:
             path = workloads.write(workload, self.path(workload))
             self.hearth(
                 "make-cache", "--model", self.model, "--workload", path, "--seed", str(SEED), "--cache",
-                self.directory, "--threads", str(self.options.threads))
+                self.directory, "--threads", str(self.options.threads), "--micro-batch",
+                str(self.options.micro_batch))
 
     def path(self, workload):
         return os.path.join(self.directory, workload["name"] + ".json")
@@ -221,6 +223,8 @@ class Run:
 
 def main():
     options = arguments()
+    # A terminated run still removes its caches and ends its workers.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     run = Run(options)
     start = time.perf_counter()
     try:

@@ -24,6 +24,16 @@ struct ForbiddenBlock {
 }
 
 extension ModelConfiguration {
+  /// Name and shape of every tensor that a checkpoint of this configuration has, saved without a prefix.
+  package var tensorShapes: [(name: String, shape: [Int])] {
+    let expected =
+      switch self {
+      case .bert(let bert): bert.expectedTensors(prefix: "")
+      case .t5(let t5): t5.expectedTensors()
+      }
+    return expected.map { ($0.name, $0.shape) }
+  }
+
   /// Checks that every tensor that this configuration needs is there in the right shape, and that the weights
   /// have no further blocks; `file` names the configuration in errors.
   package func validate(_ checkpoint: Checkpoint, file: String) throws(ConfigurationFailure) {
