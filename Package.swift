@@ -72,8 +72,7 @@ let package = Package(
     .executableTarget(
       name: "hearth",
       dependencies: [
-        "HearthNode", "FineTuning", "TensorKernels", "ComputeRuntime",
-        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "HearthNode", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),
     .executableTarget(

@@ -29,7 +29,7 @@ struct EvaluateCommand: ReportingCommand {
   @OptionGroup(title: "Machine") var threads: ThreadOptions
   @OptionGroup var reporting: ReportingOptions
 
-  func validate() throws { try rows.refuseText() }
+  func validate() throws { try rows.checkFormat(among: Choices.tableFormats) }
 
   func run() throws {
     try RunPreflight.checkInputDirectory(adapter, role: "adapter directory")

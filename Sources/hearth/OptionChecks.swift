@@ -1,17 +1,13 @@
-public import ArgumentParser
-public import FineTuning
+import ArgumentParser
 import HearthNode
-public import TensorKernels
 
 extension RunTask: ExpressibleByArgument {}
 extension RunTechnique: ExpressibleByArgument {}
 extension RunPreset: ExpressibleByArgument {}
-extension DataFormat: ExpressibleByArgument {}
-extension ActivationElement: ExpressibleByArgument {}
 
 extension ByteCount: ExpressibleByArgument {
   /// Reads "2GiB", "1.5G", "512MiB" or bytes.
-  public init?(argument: String) { self.init(parsing: argument) }
+  init?(argument: String) { self.init(parsing: argument) }
 }
 
 /// Refuses a value outside of `range`, naming option, value and range.
@@ -20,6 +16,12 @@ func check<Value: Comparable>(
 ) throws {
   guard let value, !range.contains(value) else { return }
   throw ValidationError("\(option) is \(value); it must be \(range.lowerBound) to \(range.upperBound)")
+}
+
+/// Refuses a value that is none of `choices`, naming option, value and choices.
+func check(_ option: String, _ value: String, among choices: [String]) throws {
+  guard !choices.contains(value) else { return }
+  throw ValidationError("\(option) is '\(value)'; it must be one of \(choices.joined(separator: ", "))")
 }
 
 /// The threads of any command that computes.
@@ -60,7 +62,7 @@ struct DataFileOptions: ParsableArguments {
       "Format of the file: tsv (as in GLUE, no quotes), csv (quoted), jsonl, or for predict text (one a line). "
         + "(default: by the file's name)",
       valueName: "format"))
-  var format: DataFormat?
+  var format: String?
 
   @Flag(
     inversion: .prefixedNo,
@@ -82,11 +84,9 @@ struct DataFileOptions: ParsableArguments {
     }
   }
 
-  /// Requires rows with columns: labels are nowhere else.
-  func refuseText() throws {
-    if format == .text {
-      throw ValidationError("--format is text, which has no labels; it must be tsv, csv or jsonl here")
-    }
+  /// Requires a format that the command can read.
+  func checkFormat(among formats: [String]) throws {
+    if let format { try check("--format", format, among: formats) }
   }
 
   /// Names of the options that were given.
@@ -103,7 +103,8 @@ struct DataFileOptions: ParsableArguments {
 
   var options: DataOptions {
     DataOptions(
-      format: format, textColumn: textColumn, pairColumn: pairColumn, labelColumn: labelColumn,
+      format: format.flatMap(Choices.dataFormat), textColumn: textColumn, pairColumn: pairColumn,
+      labelColumn: labelColumn,
       header: header, strict: strict)
   }
 }

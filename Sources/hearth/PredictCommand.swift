@@ -37,6 +37,8 @@ struct PredictCommand: ReportingCommand {
   @OptionGroup(title: "Machine") var threads: ThreadOptions
   @OptionGroup var reporting: ReportingOptions
 
+  func validate() throws { try rows.checkFormat(among: Choices.textFormats) }
+
   func run() throws {
     try RunPreflight.checkInputDirectory(adapter, role: "adapter directory")
     if let model { try RunPreflight.checkModelDirectory(model) }

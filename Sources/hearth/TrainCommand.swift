@@ -1,7 +1,6 @@
 import ArgumentParser
 import FoundationEssentials
 import HearthNode
-import TensorKernels
 
 /// `hearth train`.
 struct TrainCommand: ReportingCommand {
@@ -55,7 +54,7 @@ struct TrainCommand: ReportingCommand {
     for (option, isMissing) in missing where isMissing {
       throw ValidationError("\(option) is missing; 'hearth train --help' has an example")
     }
-    try rows.refuseText()
+    try rows.checkFormat(among: Choices.tableFormats)
     try training.checkMicroBatch()
   }
 

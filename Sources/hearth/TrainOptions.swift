@@ -1,6 +1,5 @@
 import ArgumentParser
 import HearthNode
-import TensorKernels
 
 /// The defaults that help texts show; the request itself owns them.
 private let defaults = TrainRequest(modelDirectory: "", dataFile: "", task: .classify, output: "")
@@ -215,9 +214,9 @@ struct TrainingOptions: ParsableArguments {
 struct CacheOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "How a cached activation is stored: float16, float32 or int8. (default: \(defaults.cache.rawValue))",
+      "How a cached activation is stored: float16, float32 or int8. (default: \(Choices.defaultCacheElement))",
       valueName: "element"))
-  var cache: ActivationElement?
+  var cache: String?
 
   @Flag(help: "Keep the activation cache after the run, for another run on the same texts.")
   var keepCache = false
@@ -226,13 +225,17 @@ struct CacheOptions: ParsableArguments {
     help: ArgumentHelp("Directory of the activation cache. (default: in --output)", valueName: "dir"))
   var cacheDirectory: String?
 
+  func validate() throws {
+    if let cache { try check("--cache", cache, among: Choices.cacheElements) }
+  }
+
   var given: [String] {
     (cache == nil ? [] : ["--cache"]) + (keepCache ? ["--keep-cache"] : [])
       + (cacheDirectory == nil ? [] : ["--cache-directory"])
   }
 
   func apply(to request: inout TrainRequest) {
-    if let cache { request.cache = cache }
+    if let element = cache.flatMap(Choices.cacheElement) { request.cache = element }
     request.keepCache = keepCache
     request.cacheDirectory = cacheDirectory.map(absolutePath)
   }

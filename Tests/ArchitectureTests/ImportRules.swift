@@ -46,7 +46,7 @@ struct HouseLayers: Sendable {
         ],
         foreign: ["Glibc", "FoundationEssentials", "Foundation"]),
       "hearth": Target(
-        dependencies: ["HearthNode", "FineTuning", "TensorKernels", "ComputeRuntime"],
+        dependencies: ["HearthNode"],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
       "hearth-benchmark": Target(
         dependencies: [

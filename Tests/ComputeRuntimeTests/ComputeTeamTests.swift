@@ -91,6 +91,21 @@ private final class Tally: Sendable {
   @Test func aTeamOfNobodyTraps() async {
     await #expect(processExitsWith: .failure) { _ = ComputeTeam(width: 0) }
   }
+
+  @Test func subnormalsAreFlushedOnEveryWorkerWhileALoopLasts() {
+    let team = ComputeTeam(width: 4)
+    let flushed = Tally(1)
+    team.forEach(64) { _, _ in
+      var value = Float.leastNormalMagnitude
+      withUnsafeMutablePointer(to: &value) { halve($0) }
+      if value == 0 { flushed.add(0) }
+    }
+    #expect(flushed.all == [64])
+    // The caller was worker 0 for a while; afterwards its floating-point mode is its own again.
+    var value = Float.leastNormalMagnitude
+    withUnsafeMutablePointer(to: &value) { halve($0) }
+    #expect(value != 0)
+  }
 }
 
 /// Lets a loop write disjoint elements of one buffer.
@@ -100,3 +115,6 @@ private struct Shared: @unchecked Sendable {
   let pointer: UnsafeMutablePointer<Int>
   init(_ pointer: UnsafeMutablePointer<Int>) { self.pointer = pointer }
 }
+
+/// Opaque to the optimiser, which would fold the division without the thread's floating-point mode.
+@inline(never) private func halve(_ value: UnsafeMutablePointer<Float>) { value.pointee *= 0.5 }

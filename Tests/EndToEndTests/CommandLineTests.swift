@@ -55,7 +55,7 @@ import Testing
     (["train", "--threads", "0"], "--threads is 0; it must be 1 to 256"),
     (["train", "--validation-fraction", "1"], "--validation-fraction is 1.0; it must be 0.0 to 0.9"),
     (["train", "--taps", "2,2"], "--taps is '2,2'"),
-    (["train", "--cache", "float64"], "--cache"),
+    (["train", "--cache", "float64"], "--cache is 'float64'; it must be one of float32, float16, int8"),
     (["train", "--technique", "lora"], "--technique"),
     (["train", "--memory-budget", "1MiB"], "--memory-budget is 1.0 MiB; it must be at least 16 MiB"),
     (["train", "--memory-budget", "lots"], "--memory-budget"),
@@ -67,7 +67,10 @@ import Testing
       ["train", "--model", "m", "--data", "d", "--task", "classify", "--batch", "6", "--micro-batch", "4"],
       "--micro-batch is 4 and --batch is 6"
     ),
-    (["train", "--model", "m", "--data", "d", "--task", "classify", "--format", "text"], "--format is text"),
+    (
+      ["train", "--model", "m", "--data", "d", "--task", "classify", "--format", "text"],
+      "--format is 'text'; it must be one of tsv, csv, jsonl"
+    ),
     (["evaluate", "--data", "d"], "--adapter"),
     (["predict"], "--adapter"),
     (["inspect"], "path"),

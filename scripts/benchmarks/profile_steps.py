@@ -13,14 +13,15 @@ WARM_UP_STEPS = 2
 FAMILIES = [
     ("system (kernel)", r"\[k\]"),
     ("matrix products (OpenBLAS)", r"openblas"),
-    ("matrix products (own)", r"gemm|multiply|Multiply|matmul"),
-    ("attention", r"[aA]ttention|attn"),
-    ("loss and softmax", r"[sS]oftmax|[cC]rossEntropy|cross_entropy|[hH]ead"),
+    # Before the packed products: attention multiplies its blocks with a kernel of its own, `product_…`.
+    ("attention", r"[aA]ttention|attn|\bproduct_"),
+    ("matrix products (own)", r"gemm|multiply|Multiply|matmul|\btile_"),
+    ("loss and softmax", r"[sS]oftmax|[cC]rossEntropy|cross_entropy|log_sum_exp|streamedHead"),
     ("norms", r"[nN]orm"),
     ("reading the cache (decode, encode)", r"[dD]ecode|[eE]ncode|preadv|f16|half"),
     ("optimizer", r"[aA]dam|sum_?[oO]f_?[sS]quares"),
     ("exact reduction", r"[fF]ixed|accumulate|[aA]ccumulator"),
-    ("activations and element-wise", r"[aA]ctivation|gelu|relu|blend|add_?[rR]ows|column_?[sS]ums|scale|gather"),
+    ("activations and element-wise", r"[aA]ctivat|gelu|relu|blend|add_?[rR]ows|column_?[sS]ums|scale|gather"),
     ("memory copies", r"memcpy|memmove|memset|_avx512_unaligned|_evex_unaligned"),
     ("waiting for the other thread", r"[tT]eam|pthread|futex|spin|yield"),
 ]

@@ -1,13 +1,13 @@
 import ComputeRuntime
-import HearthNode
 
 /// Shows the events of a run: text on standard error, and JSON lines on standard output when asked.
-struct RunConsole {
+package struct RunConsole {
   private let json: Bool
   private var renderer: RunRenderer
   private var thinner = ProgressThinner()
 
-  init(json: Bool, environment: [String: String]) {
+  /// A console over the process' standard streams.
+  package init(json: Bool, environment: [String: String]) {
     self.json = json
     renderer = RunRenderer(
       style: ConsoleStyle.of(
@@ -17,7 +17,7 @@ struct RunConsole {
   /// Shows one event; the result itself is left to `finish`.
   ///
   /// A reader that went away does not end hours of training: the adapter still gets written.
-  mutating func show(_ event: RunEvent) {
+  package mutating func show(_ event: RunEvent) {
     let now = MonotonicClock.seconds()
     let text = renderer.text(for: event, at: now)
     if !text.isEmpty { try? OutputStream.diagnostics.write(text) }
@@ -28,13 +28,13 @@ struct RunConsole {
   }
 
   /// Writes the result as the last line, or as text.
-  mutating func finish(_ summary: TrainSummary) throws {
+  package mutating func finish(_ summary: TrainSummary) throws {
     close()
     try OutputStream.standard.write(json ? jsonLine(summary) + "\n" : summary.text)
   }
 
   /// Leaves the terminal on an empty line.
-  mutating func close() {
+  package mutating func close() {
     let text = renderer.clearedBar()
     if !text.isEmpty { try? OutputStream.diagnostics.write(text) }
   }

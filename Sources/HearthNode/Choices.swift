@@ -1,0 +1,20 @@
+package import FineTuning
+package import TensorKernels
+
+/// The named values of options whose types belong to other parts of the house.
+package enum Choices {
+  /// How a cached activation can be stored.
+  package static let cacheElements = ActivationElement.allCases.map(\.rawValue)
+  /// The formats of a file with rows and labels.
+  package static let tableFormats = DataFormat.allCases.filter { $0 != .text }.map(\.rawValue)
+  /// The formats of a file with texts to predict for.
+  package static let textFormats = DataFormat.allCases.map(\.rawValue)
+  /// The storage of a cached activation unless a person says otherwise.
+  package static let defaultCacheElement = ActivationElement.float16.rawValue
+
+  /// The storage of this name.
+  package static func cacheElement(_ name: String) -> ActivationElement? { ActivationElement(rawValue: name) }
+
+  /// The format of this name.
+  package static func dataFormat(_ name: String) -> DataFormat? { DataFormat(rawValue: name) }
+}
