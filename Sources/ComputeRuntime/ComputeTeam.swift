@@ -7,7 +7,7 @@ import TensorKernels
 /// Numerical work blocks for milliseconds, so it never runs on Swift's cooperative pool, which has one thread
 /// a core. The calling thread is worker 0; the others sleep between loops. Pieces go to whoever is free
 /// (an atomic counter), so a piece must not depend on its worker except for scratch memory: with that, the
-/// number of threads changes no bit (DESIGN §7.4). Denormals are flushed to zero on every worker.
+/// number of threads changes no bit (docs/ARCHITECTURE.md). Denormals are flushed to zero on every worker.
 package final class ComputeTeam: ParallelLoop {
   /// Most threads of a team.
   package static let maximumWidth = 256
@@ -46,7 +46,7 @@ package final class ComputeTeam: ParallelLoop {
   /// Calls `body(piece, worker)` once for each piece and returns when all are done.
   ///
   /// A team runs one loop at a time: a loop inside a piece, or on two threads at once, is a defect and traps.
-  package func forEach(_ count: Int, _ body: @Sendable (_ piece: Int, _ worker: Int) -> Void) {
+  package func forEach(_ count: Int, _ body: @escaping @Sendable (_ piece: Int, _ worker: Int) -> Void) {
     withSubnormalsFlushed { exchange.run(count, body) }
   }
 
@@ -72,7 +72,7 @@ private final class LoopExchange: @unchecked Sendable {
   /// Looks at an atomic before a thread goes to sleep: some microseconds, less than a sleep and a wake cost.
   static let patience = 4_000
 
-  private typealias Job = @Sendable (Int, Int) -> Void
+  typealias Job = @Sendable (Int, Int) -> Void
 
   private let helpers: Int
   private let spins: Int
@@ -107,7 +107,7 @@ private final class LoopExchange: @unchecked Sendable {
   }
 
   /// The caller's side of a loop.
-  func run(_ pieces: Int, _ body: @Sendable (Int, Int) -> Void) {
+  func run(_ pieces: Int, _ body: @escaping Job) {
     precondition(pieces >= 0, "a loop of \(pieces) pieces cannot be")
     precondition(
       !inUse.exchange(true, ordering: .acquiring),
@@ -117,19 +117,17 @@ private final class LoopExchange: @unchecked Sendable {
       for piece in 0..<pieces { body(piece, 0) }
       return
     }
-    withoutActuallyEscaping(body) { job in
-      self.job = job
-      count = pieces
-      nextPiece.store(0, ordering: .relaxed)
-      busyHelpers.store(helpers, ordering: .relaxed)
-      round.add(1, ordering: .sequentiallyConsistent)
-      if sleepingHelpers.load(ordering: .sequentiallyConsistent) > 0 {
-        locked { pthread_cond_broadcast(loopBegins) }
-      }
-      takePieces(job, worker: 0)
-      awaitHelpers()
-      self.job = nil
+    job = body
+    count = pieces
+    nextPiece.store(0, ordering: .relaxed)
+    busyHelpers.store(helpers, ordering: .relaxed)
+    round.add(1, ordering: .sequentiallyConsistent)
+    if sleepingHelpers.load(ordering: .sequentiallyConsistent) > 0 {
+      locked { pthread_cond_broadcast(loopBegins) }
     }
+    takePieces(body, worker: 0)
+    awaitHelpers()
+    job = nil
   }
 
   /// A helper's life: wait for a round, work, report, until the team ends.

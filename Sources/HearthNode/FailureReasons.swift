@@ -81,3 +81,30 @@ extension CacheFailure: UserFacingFailure {
     }
   }
 }
+
+extension TrainingFailure: UserFacingFailure {
+  /// Decides the exit code.
+  package var reason: ExitReason {
+    switch self {
+    case .activationOverflow, .diverged: .badData
+    case .activationsMissing: .inputOutput
+    case .cache(let failure): failure.reason
+    case .foreignState: .mismatch
+    }
+  }
+}
+
+extension AdapterFailure: UserFacingFailure {
+  /// Decides the exit code.
+  package var reason: ExitReason {
+    switch self {
+    case .unreadable, .tensor: .badData
+    case .damaged: .mismatch
+    }
+  }
+}
+
+extension SideNetworkFailure: UserFacingFailure {
+  /// Decides the exit code.
+  package var reason: ExitReason { .usage }
+}

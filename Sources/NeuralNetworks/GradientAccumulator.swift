@@ -3,7 +3,7 @@ import TensorKernels
 /// A sum of gradients that no order can change: 64-bit fixed point.
 ///
 /// Each value is rounded once to a multiple of 2^-exponent and added as an integer, so the sum over
-/// micro-batches is the same bits for every order, number of threads and number of devices (DESIGN §7.4,
+/// micro-batches is the same bits for every order, number of threads and number of devices (docs/ARCHITECTURE.md,
 /// "Integer sums"). The default exponent 44 keeps a value of 2^-20 exact to float32 and, with up to 8
 /// micro-batches a step, takes values up to 2^15. A value beyond that sets `overflowed`; the caller then
 /// discards the sums and redoes the step with a smaller exponent.

@@ -2,7 +2,7 @@
 ///
 /// A backward pass calls `add` exactly once for each trainable parameter and micro-batch, with the gradient
 /// of the whole micro-batch: what is summed over micro-batches is then the same set of numbers however the
-/// micro-batches are spread over threads and devices (DESIGN §7.4).
+/// micro-batches are spread over threads and devices (docs/ARCHITECTURE.md).
 package protocol GradientSink: AnyObject {
   /// Takes the `parameter.count` values at `gradient`; the memory is the caller's again on return.
   ///

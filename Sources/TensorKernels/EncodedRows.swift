@@ -22,7 +22,7 @@ public enum ActivationElement: String, Sendable, Equatable, Codable, CaseIterabl
 /// A borrowed block of encoded activation rows: what the backbone writes and the side network reads.
 ///
 /// Live and cached training both read taps through this type, so both see the same rounded values
-/// (DESIGN §7.4, "rounded taps").
+/// (docs/ARCHITECTURE.md, "rounded taps").
 ///
 /// - Safety: the creator guarantees `rows * rowBytes` bytes at `base` for the life of the value.
 package struct EncodedRows: @unchecked Sendable {

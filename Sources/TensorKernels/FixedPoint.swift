@@ -1,6 +1,6 @@
 import CKernels
 
-// Sums of gradients as integers: no order of addition can change them (DESIGN §7.4, "integer sums").
+// Sums of gradients as integers: no order of addition can change them (docs/ARCHITECTURE.md, "integer sums").
 
 /// sums[i] += Int64(rint(x[i]·2^exponent)), ties to even.
 ///

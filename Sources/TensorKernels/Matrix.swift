@@ -43,9 +43,6 @@ package struct Matrix: @unchecked Sendable {
     return Matrix(base + first, rows: rows, columns: count, stride: stride)
   }
 
-  /// True when the rows follow each other without a gap.
-  package var isContiguous: Bool { stride == columns || rows <= 1 }
-
   /// One element, for tests and cold code.
   package subscript(row: Int, column: Int) -> Float {
     get { base[row * stride + column] }

@@ -1,6 +1,6 @@
 /// The extents of token-packed sequences: sequence `i` is rows `offsets[i] ..< offsets[i + 1]`.
 ///
-/// Nothing is padded: a micro-batch of lengths 3, 7 and 2 is 12 rows (DESIGN: "No padding").
+/// Nothing is padded: a micro-batch of lengths 3, 7 and 2 is 12 rows (docs/ARCHITECTURE.md).
 package struct PackedSequences: Sendable, Equatable {
   /// `count + 1` ascending row offsets, starting at 0.
   package let offsets: [Int]

@@ -189,7 +189,7 @@ struct SideNetworkTests {
       return try SideNetworkShape(configuration, head: .languageModel, backbone: architecture)
         .adapterParameterCount
     }
-    // The dossier prints thousands, cut: 5.097 M and 17.718 M.
+    // Fig. 8b gives three digits of a GiB; these are 5.097 M and 17.718 M parameters, cut to thousands.
     let base = try count(width: 768, heads: 12, hidden: 3072, layers: 12)
     #expect(base == 5_097_216)
     let large = try count(width: 1024, heads: 16, hidden: 4096, layers: 24)

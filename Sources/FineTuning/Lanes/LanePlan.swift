@@ -12,7 +12,7 @@ public struct MicroBatchID: Hashable, Sendable {
 ///
 /// Every sample belongs to one lane for the whole job. A lane cuts its samples into fixed micro-batches, each
 /// epoch permutes them inside the lane, and a mini-batch takes one micro-batch from every lane. Nothing
-/// depends on how many devices or threads there are, so any of them computes the same bits (DESIGN §7.4).
+/// depends on how many devices or threads there are, so any of them computes the same bits (docs/ARCHITECTURE.md).
 public struct LanePlan: Sendable, Equatable {
   /// Most samples that a plan takes.
   public static let maximumSamples = 100_000_000

@@ -1,12 +1,11 @@
 package import ActivationCache
 package import LanguageModels
-import Synchronization
 import TensorKernels
 
 /// Taps from the activation cache where it has them, from the frozen backbone where it has not.
 ///
 /// A live micro-batch is encoded once; those bytes go to the cache and to the side network, so a live epoch and
-/// a cached one see the same values (DESIGN §7.4, "rounded taps").
+/// a cached one see the same values (docs/ARCHITECTURE.md, "rounded taps").
 ///
 /// - Safety: each worker uses its own workspace; the backbone is read-only and the store synchronises itself.
 ///   `release` is called between steps only.
@@ -20,7 +19,6 @@ package final class BackboneTapSource: TapSource, @unchecked Sendable {
   private var selections: [CacheSelection?] = []
   /// For each stack and backbone tap, its slot in the tap buffer, or −1.
   private let slots: [[Int]]
-  private let live = Atomic<Int>(0)
 
   /// A source over an optional backbone and an optional cache.
   package init(
@@ -44,9 +42,6 @@ package final class BackboneTapSource: TapSource, @unchecked Sendable {
         encoderTokens: capacity.encoderTokens, longestEncoder: capacity.longestEncoder,
         decoderTokens: capacity.decoderTokens, longestDecoder: capacity.longestDecoder))
   }
-
-  /// Samples that the backbone computed so far.
-  package var liveSamples: Int { live.load(ordering: .relaxed) }
 
   /// Takes a backbone, so that samples that are not in the cache can be computed; between steps only.
   package func attach(_ backbone: any Backbone, capacity: MicroBatchCapacity, workers: Int) {
@@ -95,7 +90,6 @@ package final class BackboneTapSource: TapSource, @unchecked Sendable {
     if try read(batch, into: taps, worker: worker) { return }
     guard let backbone else { throw .activationsMissing(samples: batch.samples.count) }
     try compute(batch, backbone: backbone, into: taps, worker: worker)
-    live.add(batch.samples.count, ordering: .relaxed)
     try store(batch, taps)
   }
 
@@ -113,7 +107,7 @@ package final class BackboneTapSource: TapSource, @unchecked Sendable {
     do throws(CacheFailure) {
       return try cache.read(selection, into: taps.rows, scratch: scratch[worker]) == .complete
     } catch {
-      throw .cache(error.description)
+      throw .cache(error)
     }
   }
 
@@ -142,7 +136,7 @@ package final class BackboneTapSource: TapSource, @unchecked Sendable {
     do throws(CacheFailure) {
       try cache.append(batch.keys, sequences: sequences(batch), taps: taps.rows)
     } catch {
-      throw .cache(error.description)
+      throw .cache(error)
     }
   }
 

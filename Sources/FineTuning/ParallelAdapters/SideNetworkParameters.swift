@@ -37,6 +37,9 @@ extension SideNetworkShape {
     return shapes
   }
 
+  /// All trainable parameters.
+  package var parameterCount: Int { parameterShapes().reduce(0) { $0 + $1.count } }
+
   /// Trainable parameters without the task's head, the number that the paper's tables count.
   package var adapterParameterCount: Int {
     parameterShapes().filter { !$0.name.hasPrefix("head.") }.reduce(0) { $0 + $1.count }

@@ -98,9 +98,6 @@ package struct SideNetworkShape: Sendable, Equatable {
     self.stacks = stacks
   }
 
-  /// Floats of all taps of a token of each stack, the measure of the cache.
-  package func cachedWidths() -> [Int] { stacks.map { $0.taps.count * backboneWidth } }
-
   private static func reduced(_ quantity: String, _ value: Int, by k: Int) throws(SideNetworkFailure) -> Int {
     guard k > 0, value % k == 0, value / k > 0 else {
       throw .indivisible(quantity: quantity, value: value, by: k)

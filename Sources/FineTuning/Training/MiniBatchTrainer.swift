@@ -34,7 +34,7 @@ package struct StepResult: Sendable, Equatable {
   package var gradientNorm: Double
 }
 
-/// Optimizer steps over mini-batches: exact, order-free gradient sums and one replicated update (DESIGN §7.4).
+/// Optimizer steps over mini-batches: exact, order-free gradient sums and one replicated update (docs/ARCHITECTURE.md).
 ///
 /// Micro-batches of a mini-batch run on any worker in any order. Each one's gradient becomes fixed-point
 /// integers, whose sum no order can change; so the new parameters depend on the mini-batch alone.
@@ -56,9 +56,10 @@ package final class MiniBatchTrainer: @unchecked Sendable {
   private let clipping: GradientClipping
   private let accumulators: [GradientAccumulator]
   private let gradients: UnsafeMutablePointer<Float>
-  private let losses: UnsafeMutablePointer<Double>
+  private let work: MiniBatchWork
+  /// Made once, so that a step hands out its work without allocating.
+  private let computePiece: @Sendable (_ piece: Int, _ worker: Int) -> Void
   private let maximumMicroBatches: Int
-  private let failure = Mutex<TrainingFailure?>(nil)
 
   /// A trainer of `totalSteps` steps of at most `maximumMicroBatches` micro-batches on `workers` workers.
   package init(
@@ -81,14 +82,13 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     }
     gradients = .allocate(capacity: max(1, count))
     gradients.initialize(repeating: 0, count: max(1, count))
-    losses = .allocate(capacity: max(1, maximumMicroBatches))
-    losses.initialize(repeating: 0, count: max(1, maximumMicroBatches))
+    let work = MiniBatchWork(
+      technique: technique, accumulators: accumulators, maximumMicroBatches: max(1, maximumMicroBatches))
+    self.work = work
+    computePiece = { piece, worker in work.compute(piece, worker: worker) }
   }
 
-  deinit {
-    gradients.deallocate()
-    losses.deallocate()
-  }
+  deinit { gradients.deallocate() }
 
   /// Bytes that a trainer of `count` parameters takes beside the technique's own.
   package static func byteCount(parameters count: Int, workers: Int) -> Int {
@@ -126,18 +126,9 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     _ miniBatch: [PackedMicroBatch], loop: any ParallelLoop
   ) throws(TrainingFailure) -> Double {
     for accumulator in accumulators { accumulator.reset(exponent: exponent) }
-    failure.withLock { $0 = nil }
-    loop.forEach(miniBatch.count) { [self] piece, worker in
-      do throws(TrainingFailure) {
-        losses[piece] = try technique.train(miniBatch[piece], worker: worker, sink: accumulators[worker])
-      } catch {
-        failure.withLock { $0 = $0 ?? error }
-      }
-    }
-    if let error = failure.withLock({ $0 }) { throw error }
-    var sum = 0.0
-    for piece in miniBatch.indices { sum += losses[piece] }
-    return sum
+    work.begin(miniBatch)
+    loop.forEach(miniBatch.count, computePiece)
+    return try work.finish()
   }
 
   /// Merges all workers' sums into the first; false when any overflowed.
@@ -165,5 +156,45 @@ package final class MiniBatchTrainer: @unchecked Sendable {
       optimizer.firstMoments[index] = firstMoments[index]
       optimizer.secondMoments[index] = secondMoments[index]
     }
+  }
+}
+
+/// The micro-batches of the step in flight, with a place for each one's loss.
+///
+/// - Safety: `begin` and `finish` run before and after the loop on the trainer's thread; during the loop a worker
+///   writes only its piece's loss and its own accumulator.
+private final class MiniBatchWork: @unchecked Sendable {
+  private let technique: any TechniqueComputation
+  private let accumulators: [GradientAccumulator]
+  private let losses: UnsafeMutablePointer<Double>
+  private let failure = Mutex<TrainingFailure?>(nil)
+  private var miniBatch: [PackedMicroBatch] = []
+
+  init(technique: any TechniqueComputation, accumulators: [GradientAccumulator], maximumMicroBatches: Int) {
+    self.technique = technique
+    self.accumulators = accumulators
+    losses = .allocate(capacity: maximumMicroBatches)
+    losses.initialize(repeating: 0, count: maximumMicroBatches)
+  }
+
+  deinit { losses.deallocate() }
+
+  func begin(_ miniBatch: [PackedMicroBatch]) {
+    self.miniBatch = miniBatch
+    failure.withLock { $0 = nil }
+  }
+
+  func compute(_ piece: Int, worker: Int) {
+    do throws(TrainingFailure) {
+      losses[piece] = try technique.train(miniBatch[piece], worker: worker, sink: accumulators[worker])
+    } catch {
+      failure.withLock { $0 = $0 ?? error }
+    }
+  }
+
+  /// The sum of all losses, in the order of the micro-batches.
+  func finish() throws(TrainingFailure) -> Double {
+    if let error = failure.withLock({ $0 }) { throw error }
+    return miniBatch.indices.reduce(0) { $0 + losses[$1] }
   }
 }

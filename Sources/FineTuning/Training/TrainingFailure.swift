@@ -1,5 +1,7 @@
+package import ActivationCache
+
 /// Why a training or prediction step could not be finished.
-public enum TrainingFailure: Error, Equatable, CustomStringConvertible {
+package enum TrainingFailure: Error, Equatable, CustomStringConvertible {
   /// Activations that the cache's element type cannot hold.
   case activationOverflow(stack: String, tap: Int, values: Int, element: String)
   /// Gradients stayed out of range (or were not numbers) however small the fixed-point exponent was made.
@@ -7,12 +9,12 @@ public enum TrainingFailure: Error, Equatable, CustomStringConvertible {
   /// A sample's activations are neither in the cache nor can they be computed any more.
   case activationsMissing(samples: Int)
   /// Reading or writing the activation cache failed.
-  case cache(String)
+  case cache(CacheFailure)
   /// State on disk that does not fit this run.
   case foreignState(String)
 
   /// One line: what was wrong, where, and the next step.
-  public var description: String {
+  package var description: String {
     switch self {
     case .activationOverflow(let stack, let tap, let values, let element):
       "\(values) activations of \(stack) tap \(tap) do not fit \(element); use --cache float32"
@@ -21,7 +23,7 @@ public enum TrainingFailure: Error, Equatable, CustomStringConvertible {
     case .activationsMissing(let samples):
       "activations of \(samples) samples are not in the cache and the backbone has been released; "
         + "start again with --resume, which recomputes them"
-    case .cache(let detail): detail
+    case .cache(let failure): failure.description
     case .foreignState(let detail): detail
     }
   }

@@ -13,7 +13,7 @@ enum ModelCard {
       "| | |", "|---|---|",
       "| backbone | \(model.name), digest `\(description.backboneDigest.prefix(16))…` |",
       "| task | \(taskName(description.task)) |",
-      "| trained parameters | \(grouped(run.shape.parameterShapes().reduce(0) { $0 + $1.count })) |",
+      "| trained parameters | \(grouped(run.shape.parameterCount)) |",
       "| preset, reduction | \(description.configuration.preset.rawValue), \(description.configuration.reduction) |",
       "| training rows | \(run.sampleCount) |", "| held-out rows | \(run.validationSamples.count) |",
       "| epochs | \(results.epochs.count) |",

@@ -1,5 +1,6 @@
 package import ActivationCache
 import ComputeRuntime
+package import CryptoPrimitives
 package import FineTuning
 package import LanguageModels
 import NeuralNetworks
@@ -25,6 +26,10 @@ package struct PreparedRun {
   package let validationSamples: [TrainingSample]
   /// Largest micro-batch of all.
   package let capacity: MicroBatchCapacity
+  /// Tokens of the longest text that is kept.
+  package let maximumLength: Int
+  /// Digest of every sample and target, in order: what a resumed run must find again.
+  package let rowsDigest: ContentDigest
   /// Training samples.
   package let sampleCount: Int
   /// Rows left out, texts cut.
@@ -57,8 +62,10 @@ package struct PreparedRun {
     }
     task = try TrainingRows.task(request.task, training: training)
     let length = Self.maximumLength(request, model: model, warnings: &warnings)
+    maximumLength = length
     let rows = try TrainingRows.samples(training, task: task, model: model, maximumLength: length)
     let held = try TrainingRows.samples(heldOut, task: task, model: model, maximumLength: length)
+    rowsDigest = Self.digest(of: [rows.samples, held.samples])
     configuration = Self.configuration(request, architecture: model.architecture)
     shape = try SideNetworkShape(configuration, head: task.head, backbone: model.architecture)
     let plan = LanePlan(
@@ -104,6 +111,20 @@ package struct PreparedRun {
     return most
   }
 
+  private static func digest(of sets: [[TrainingSample]]) -> ContentDigest {
+    var hasher = ContentHasher()
+    for samples in sets {
+      hasher.update(samples.count)
+      for sample in samples {
+        hasher.update(sample.encoderIDs)
+        hasher.update(sample.encoderTypes)
+        hasher.update(sample.decoderIDs)
+        hasher.update("\(sample.target)")
+      }
+    }
+    return hasher.finalize()
+  }
+
   private static func configuration(
     _ request: TrainRequest, architecture: BackboneArchitecture
   ) -> ParallelAdapterConfiguration {
@@ -113,11 +134,6 @@ package struct PreparedRun {
       layersPerStack: architecture.stacks.map(\.layers).min() ?? 0)
     if let taps = request.taps { configuration.layers = taps }
     return configuration
-  }
-
-  /// Tokens of the longest text that the adapter was trained with.
-  package func keptLength(_ model: OpenedModel) -> Int {
-    min(request.maxLength, model.architecture.maximumLength ?? request.maxLength)
   }
 
   /// Optimizer steps of the whole run.
@@ -141,7 +157,7 @@ package struct PreparedRun {
 
   /// Bytes of every buffer that the run will hold at once while the backbone runs.
   package func memoryBytes(threads: Int, backbone: any Backbone) -> Int {
-    let parameters = shape.parameterShapes().reduce(0) { $0 + $1.count }
+    let parameters = shape.parameterCount
     let worker = ParallelAdapters.workerBytes(
       shape: shape, element: request.cache, capacity: capacity, training: true)
     let workspace = BackboneTapSource.workspaceFloats(backbone, capacity: capacity) * 4
@@ -153,7 +169,7 @@ package struct PreparedRun {
   package func cacheIdentity(_ model: OpenedModel) -> CacheIdentity {
     CacheIdentity(
       backboneDigest: model.digest, tokenizerDigest: model.tokenizer.digest,
-      maximumLength: keptLength(model), element: request.cache,
+      maximumLength: maximumLength, element: request.cache,
       stacks: shape.stacks.map {
         CachedStack(name: $0.name, width: shape.backboneWidth, taps: $0.taps)
       })

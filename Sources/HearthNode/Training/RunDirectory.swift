@@ -33,9 +33,11 @@ package struct RunPosition: Codable, Equatable, Sendable {
   package var evaluatedEpoch: Int
   /// Digest of the backbone that the state belongs to.
   package var backboneDigest: String
+  /// Digest of the rows that the state belongs to.
+  package var rowsDigest: String
 
   /// The start of a run.
-  package init(backboneDigest: String) {
+  package init(backboneDigest: String, rowsDigest: String) {
     epoch = 0
     step = 0
     optimizerStep = 0
@@ -49,6 +51,7 @@ package struct RunPosition: Codable, Equatable, Sendable {
     after = []
     evaluatedEpoch = -1
     self.backboneDigest = backboneDigest
+    self.rowsDigest = rowsDigest
   }
 }
 

@@ -123,7 +123,7 @@ struct RunHost {
       technique: prepared.request.technique.rawValue, configuration: prepared.configuration,
       task: prepared.task, backboneDigest: model.digest.description,
       tokenizerDigest: model.tokenizer.digest.description, backboneName: model.name,
-      modelDirectory: prepared.request.modelDirectory, maximumLength: prepared.keptLength(model),
+      modelDirectory: prepared.request.modelDirectory, maximumLength: prepared.maximumLength,
       activationElement: prepared.request.cache.rawValue, adapterDigest: digest.description)
     let card = ModelCard.text(prepared, model: model, description: description, results: results)
     try AdapterDirectory.write(bytes, description: description, card: card, to: directory.path)
@@ -149,7 +149,7 @@ struct RunHost {
       skippedRows: prepared.skippedRows, truncatedTexts: prepared.truncatedTexts, labels: labels,
       lanes: prepared.lanePlan.lanes.count, stepsPerEpoch: prepared.lanePlan.stepsPerEpoch,
       epochs: prepared.request.epochs,
-      trainableParameters: prepared.shape.parameterShapes().reduce(0) { $0 + $1.count },
+      trainableParameters: prepared.shape.parameterCount,
       backboneParameters: model.parameterCount, memoryBytes: memoryBytes, backboneBytes: model.byteCount,
       cacheElement: prepared.request.cache, cacheBytes: prepared.cacheBytes, firstStep: firstStep)
   }

@@ -39,7 +39,9 @@ final class TrainingSession {
     self.cache = cache
     self.cancellation = cancellation
     self.report = report
-    let parameters = run.shape.initialParameters(seed: run.request.seed, backbone: backbone)
+    let parameters =
+      state == nil
+      ? run.shape.initialParameters(seed: run.request.seed, backbone: backbone) : run.shape.emptyParameters()
     source = BackboneTapSource(
       shape: run.shape, backbone: backbone, cache: cache, capacity: run.capacity, workers: team.width)
     technique = ParallelAdapters(
@@ -48,7 +50,8 @@ final class TrainingSession {
     trainer = MiniBatchTrainer(
       technique: technique, settings: OptimizationSettings(learningRate: Float(run.request.learningRate)),
       totalSteps: run.totalSteps, maximumMicroBatches: run.lanePlan.lanes.count, workers: team.width)
-    position = RunPosition(backboneDigest: model.digest.description)
+    position = RunPosition(
+      backboneDigest: model.digest.description, rowsDigest: run.rowsDigest.description)
     if let state { try restore(state) }
   }
 
@@ -57,6 +60,12 @@ final class TrainingSession {
       throw RunFailure.backboneMismatch(
         adapter: directory.path, expected: state.position.backboneDigest, found: model.digest.description,
         model: model.directory)
+    }
+    guard state.position.rowsDigest == run.rowsDigest.description else {
+      throw RunFailure.notResumable(
+        path: directory.path,
+        detail: "the rows of '\(run.request.dataFile)' (or their split) are not those that it began with; "
+          + "restore the file or start anew")
     }
     guard state.parameters.count == technique.parameters.vectorCount else {
       throw RunFailure.notResumable(
@@ -108,7 +117,9 @@ final class TrainingSession {
       }
       let batch = miniBatches[position.step]
       let units = batch.reduce(0) { $0 + $1.samples.count }
-      let result = try step(batch, units: units)
+      let result = try withTaps { () throws(TrainingFailure) in
+        try trainer.step(batch, units: units, loop: team)
+      }
       position.step += 1
       position.lossSum += result.lossSum
       position.units += units
@@ -119,16 +130,16 @@ final class TrainingSession {
     finishEpoch(mode: mode)
   }
 
-  /// One optimizer step; a cached record that turns out damaged brings the backbone back to compute it anew.
-  private func step(_ miniBatch: [PackedMicroBatch], units: Int) throws -> StepResult {
+  /// Runs a pass over the taps; a cached record that turns out damaged brings the backbone back to compute it anew.
+  private func withTaps<Value>(_ pass: () throws(TrainingFailure) -> Value) throws -> Value {
     do throws(TrainingFailure) {
-      return try trainer.step(miniBatch, units: units, loop: team)
+      return try pass()
     } catch {
       guard released, case .activationsMissing(let samples) = error else { throw error }
       report(.warning("\(samples) cached activations were damaged; the backbone is loaded again"))
     }
     try reloadBackbone()
-    return try trainer.step(miniBatch, units: units, loop: team)
+    return try pass()
   }
 
   private func reloadBackbone() throws {
@@ -174,9 +185,18 @@ final class TrainingSession {
   private func evaluate(epoch: Int) throws -> [MetricValue] {
     guard !run.validation.isEmpty else { return [] }
     report(.phase(.evaluation))
+    let predictions = try withTaps { () throws(TrainingFailure) in try predictHeldOut(epoch: epoch) }
+    guard let predictions else { throw try interruption() }
+    let metrics = Measurement.metrics(predictions, samples: run.validationSamples, task: run.task)
+    for metric in metrics { report(.evaluated(metric, epoch: epoch)) }
+    return metrics
+  }
+
+  /// Predicts the held-out samples; nil when the person stopped the run.
+  private func predictHeldOut(epoch: Int) throws(TrainingFailure) -> [Float]? {
     let start = MonotonicClock.seconds()
     let total = run.validationSamples.count
-    let predictions = try BatchPrediction.run(
+    return try BatchPrediction.run(
       run.validation, outputs: run.shape.head.outputs, sampleCount: total, technique: technique, loop: team
     ) { [self] samples in
       let seconds = max(MonotonicClock.seconds() - start, 1e-9)
@@ -188,10 +208,6 @@ final class TrainingSession {
             etaSeconds: seconds * Double(total - samples) / Double(max(1, samples)))))
       return !cancellation.isCancelled
     }
-    guard let predictions else { throw try interruption() }
-    let metrics = Measurement.metrics(predictions, samples: run.validationSamples, task: run.task)
-    for metric in metrics { report(.evaluated(metric, epoch: epoch)) }
-    return metrics
   }
 
   // MARK: Memory and disk
