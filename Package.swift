@@ -16,7 +16,9 @@ let package = Package(
     .executable(name: "hearth-benchmark", targets: ["hearth-benchmark"]),
   ],
   dependencies: [
-    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
   ],
   targets: [
     // Foreign code: module map and shim header, no Swift.
@@ -25,12 +27,41 @@ let package = Package(
     .systemLibrary(
       name: "CSentencePieceLibrary", pkgConfig: "sentencepiece",
       providers: [.apt(["libsentencepiece-dev"])]),
+    // avahi-client.pc carries a flag that the package manager refuses, so it is linked by name.
+    .systemLibrary(name: "CAvahi", providers: [.apt(["libavahi-client-dev"])]),
     .target(name: "CSentencePiece", dependencies: ["CSentencePieceLibrary"]),
     .target(name: "CKernels", cSettings: [.unsafeFlags(["-O3", "-fno-math-errno"])]),
 
     // Vocabulary shared by every wing.
     .target(name: "Determinism", swiftSettings: settings),
     .target(name: "CryptoPrimitives", dependencies: ["CSodium"], swiftSettings: settings),
+
+    // Mesh wing: pure state machines (event + now -> effects).
+    .target(name: "WireCoding", swiftSettings: settings),
+    .target(name: "MeshModel", dependencies: ["WireCoding"], swiftSettings: settings),
+    .target(name: "MeshProtocol", dependencies: ["MeshModel", "WireCoding"], swiftSettings: settings),
+    .target(
+      name: "HouseholdTrust", dependencies: ["MeshModel", "WireCoding", "CryptoPrimitives", "Determinism"],
+      swiftSettings: settings),
+    .target(
+      name: "SecureChannel",
+      dependencies: [
+        "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
+    .target(
+      name: "GossipMembership", dependencies: ["MeshModel", "WireCoding", "Determinism"],
+      swiftSettings: settings),
+    .target(
+      name: "PeerDiscovery", dependencies: ["MeshModel", "WireCoding", "CryptoPrimitives", "Determinism"],
+      swiftSettings: settings),
+    .target(
+      name: "MeshPeer",
+      dependencies: [
+        "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding",
+        "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
 
     // Learning wing.
     .target(
@@ -56,23 +87,46 @@ let package = Package(
 
     // Shells.
     .target(
-      name: "HearthStorage", dependencies: ["ActivationCache", "LanguageModels"],
+      name: "HearthStorage",
+      dependencies: [
+        "ActivationCache", "LanguageModels", "HouseholdTrust", "MeshModel", "WireCoding", "CryptoPrimitives",
+      ],
       swiftSettings: settings),
     .target(
       name: "ComputeRuntime", dependencies: ["TensorKernels"], swiftSettings: settings),
 
+    .target(
+      name: "MeshTransport",
+      dependencies: [
+        "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives",
+        "Determinism", .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"), .product(name: "Logging", package: "swift-log"),
+      ],
+      swiftSettings: settings),
+    .target(
+      name: "AvahiDiscovery", dependencies: ["CAvahi", "PeerDiscovery", "MeshModel"], swiftSettings: settings),
+
     // Hall.
+    .target(
+      name: "MeshSimulator",
+      dependencies: [
+        "MeshPeer", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol",
+        "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
     .target(
       name: "HearthNode",
       dependencies: [
         "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
-        "CryptoPrimitives", "Determinism", "HearthStorage", "ComputeRuntime",
+        "CryptoPrimitives", "Determinism", "HearthStorage", "ComputeRuntime", "MeshPeer", "MeshTransport",
+        "AvahiDiscovery", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust",
+        "MeshProtocol", "MeshModel", "WireCoding", .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: settings),
     .executableTarget(
       name: "hearth",
       dependencies: [
-        "HearthNode", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "HearthNode", "MeshSimulator", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),
     .executableTarget(
@@ -89,6 +143,56 @@ let package = Package(
     .testTarget(name: "DeterminismTests", dependencies: ["Determinism"], swiftSettings: settings),
     .testTarget(
       name: "CryptoPrimitivesTests", dependencies: ["CryptoPrimitives"], swiftSettings: settings),
+    .testTarget(
+      name: "WireCodingTests", dependencies: ["WireCoding", "Determinism"], swiftSettings: settings),
+    .testTarget(
+      name: "MeshModelTests", dependencies: ["MeshModel", "WireCoding", "Determinism"],
+      swiftSettings: settings),
+    .testTarget(
+      name: "MeshProtocolTests", dependencies: ["MeshProtocol", "MeshModel", "WireCoding", "Determinism"],
+      swiftSettings: settings),
+    .testTarget(
+      name: "HouseholdTrustTests",
+      dependencies: ["HouseholdTrust", "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism"],
+      swiftSettings: settings),
+    .testTarget(
+      name: "SecureChannelTests",
+      dependencies: [
+        "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives",
+        "Determinism",
+      ],
+      swiftSettings: settings),
+    .testTarget(
+      name: "GossipMembershipTests",
+      dependencies: ["GossipMembership", "MeshModel", "WireCoding", "Determinism"], swiftSettings: settings),
+    .testTarget(
+      name: "PeerDiscoveryTests",
+      dependencies: ["PeerDiscovery", "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism"],
+      swiftSettings: settings),
+    .testTarget(
+      name: "MeshPeerTests",
+      dependencies: [
+        "MeshPeer", "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol", "MeshModel",
+        "WireCoding", "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
+    .testTarget(
+      name: "MeshTransportTests",
+      dependencies: [
+        "MeshTransport", "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding",
+        "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
+    .testTarget(
+      name: "AvahiDiscoveryTests", dependencies: ["AvahiDiscovery", "PeerDiscovery", "MeshModel"],
+      swiftSettings: settings),
+    .testTarget(
+      name: "MeshSimulatorTests",
+      dependencies: [
+        "MeshSimulator", "MeshPeer", "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol",
+        "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
     .testTarget(
       name: "TensorKernelsTests", dependencies: ["TensorKernels", "Determinism"],
       swiftSettings: settings),
@@ -116,7 +220,7 @@ let package = Package(
       name: "HearthStorageTests",
       dependencies: [
         "HearthStorage", "LanguageModels", "ActivationCache", "TensorKernels", "CryptoPrimitives",
-        "Determinism",
+        "Determinism", "HouseholdTrust", "MeshModel", "WireCoding",
       ],
       swiftSettings: settings),
     .testTarget(
@@ -126,7 +230,8 @@ let package = Package(
       name: "HearthNodeTests",
       dependencies: [
         "HearthNode", "FineTuning", "LanguageModels", "HearthStorage", "ActivationCache",
-        "ComputeRuntime", "TensorKernels", "NeuralNetworks", "Determinism",
+        "ComputeRuntime", "TensorKernels", "NeuralNetworks", "Determinism", "MeshPeer", "MeshTransport",
+        "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives",
       ],
       swiftSettings: settings),
     .testTarget(name: "EndToEndTests", dependencies: ["hearth"], swiftSettings: settings),

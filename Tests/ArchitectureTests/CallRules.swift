@@ -17,7 +17,8 @@ private let commands: Set<String> = ["hearth", "hearth-benchmark"]
 /// Targets to which time is an argument.
 private let timeless: Set<String> = [
   "Determinism", "CryptoPrimitives", "TensorKernels", "NeuralNetworks", "LanguageModels", "ActivationCache",
-  "FineTuning",
+  "FineTuning", "WireCoding", "MeshModel", "MeshProtocol", "HouseholdTrust", "SecureChannel",
+  "GossipMembership", "PeerDiscovery", "MeshPeer", "MeshSimulator",
 ]
 
 /// Every ban of the house.

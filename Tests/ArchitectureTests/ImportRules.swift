@@ -21,6 +21,22 @@ struct HouseLayers: Sendable {
       "CKernels": Target(dependencies: []),
       "Determinism": Target(dependencies: []),
       "CryptoPrimitives": Target(dependencies: ["CSodium"]),
+      "WireCoding": Target(dependencies: []),
+      "MeshModel": Target(dependencies: ["WireCoding"]),
+      "MeshProtocol": Target(dependencies: ["MeshModel", "WireCoding"]),
+      "HouseholdTrust": Target(
+        dependencies: ["MeshModel", "WireCoding", "CryptoPrimitives", "Determinism"]),
+      "SecureChannel": Target(
+        dependencies: [
+          "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism",
+        ]),
+      "GossipMembership": Target(dependencies: ["MeshModel", "WireCoding", "Determinism"]),
+      "PeerDiscovery": Target(dependencies: ["MeshModel", "WireCoding", "CryptoPrimitives", "Determinism"]),
+      "MeshPeer": Target(
+        dependencies: [
+          "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding",
+          "CryptoPrimitives", "Determinism",
+        ]),
       "TensorKernels": Target(dependencies: ["COpenBLAS", "CKernels"]),
       "NeuralNetworks": Target(dependencies: ["TensorKernels", "Determinism"]),
       "LanguageModels": Target(
@@ -37,16 +53,34 @@ struct HouseLayers: Sendable {
         ],
         foreign: ["FoundationEssentials"]),
       "HearthStorage": Target(
-        dependencies: ["ActivationCache", "LanguageModels"], foreign: ["Glibc", "FoundationEssentials"]),
+        dependencies: [
+          "ActivationCache", "LanguageModels", "HouseholdTrust", "MeshModel", "WireCoding",
+          "CryptoPrimitives",
+        ],
+        foreign: ["Glibc", "FoundationEssentials"]),
+      "MeshTransport": Target(
+        dependencies: [
+          "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives",
+          "Determinism",
+        ],
+        foreign: ["NIOCore", "NIOPosix", "Logging", "Glibc"]),
+      "AvahiDiscovery": Target(dependencies: ["CAvahi", "PeerDiscovery", "MeshModel"], foreign: ["Glibc"]),
+      "MeshSimulator": Target(
+        dependencies: [
+          "MeshPeer", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol",
+          "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism",
+        ]),
       "ComputeRuntime": Target(dependencies: ["TensorKernels"], foreign: ["Glibc"]),
       "HearthNode": Target(
         dependencies: [
           "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
-          "CryptoPrimitives", "Determinism", "HearthStorage", "ComputeRuntime",
+          "CryptoPrimitives", "Determinism", "HearthStorage", "ComputeRuntime", "MeshPeer", "MeshTransport",
+          "AvahiDiscovery", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust",
+          "MeshProtocol", "MeshModel", "WireCoding",
         ],
-        foreign: ["Glibc", "FoundationEssentials", "Foundation"]),
+        foreign: ["Glibc", "FoundationEssentials", "Foundation", "Logging"]),
       "hearth": Target(
-        dependencies: ["HearthNode"],
+        dependencies: ["HearthNode", "MeshSimulator"],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
       "hearth-benchmark": Target(
         dependencies: [
@@ -56,7 +90,10 @@ struct HouseLayers: Sendable {
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
     ],
     learningWing: ["TensorKernels", "NeuralNetworks", "LanguageModels", "ActivationCache", "FineTuning"],
-    meshWing: ["WireCoding", "HouseholdTrust", "SecureChannel", "GossipMembership"])
+    meshWing: [
+      "WireCoding", "MeshModel", "MeshProtocol", "HouseholdTrust", "SecureChannel", "GossipMembership",
+      "PeerDiscovery", "MeshPeer",
+    ])
 
   /// Part of the language, without effects: atomics, locks and concurrency.
   static let language: Set<String> = ["Swift", "Synchronization"]
@@ -70,6 +107,7 @@ let foreignLibraries: [(module: String, header: String, folders: [String], impor
   ("COpenBLAS", "openblas", ["COpenBLAS"], "TensorKernels"),
   ("CKernels", "ckernels.h", ["CKernels"], "TensorKernels"),
   ("CSodium", "sodium", ["CSodium"], "CryptoPrimitives"),
+  ("CAvahi", "avahi", ["CAvahi"], "AvahiDiscovery"),
   ("CSentencePiece", "sentencepiece", ["CSentencePiece", "CSentencePieceLibrary"], "LanguageModels"),
 ]
 

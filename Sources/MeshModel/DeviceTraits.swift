@@ -1,0 +1,73 @@
+package import WireCoding
+
+/// What a device tells the household about itself: enough to suggest a leader and to show in `hearth peers`.
+package struct DeviceTraits: Hashable, Sendable, WireCodable {
+  /// Longest version text, in bytes of UTF-8.
+  package static let versionLimit = 24
+
+  /// How the device is powered.
+  package enum Power: UInt8, Hashable, Sendable, CaseIterable {
+    case unknown = 0
+    case mains = 1
+    case battery = 2
+  }
+
+  /// How the device is attached to the network.
+  package enum Attachment: UInt8, Hashable, Sendable, CaseIterable {
+    case unknown = 0
+    case wired = 1
+    case wireless = 2
+  }
+
+  /// How the device is powered.
+  package var power: Power
+  /// How the device is attached.
+  package var attachment: Attachment
+  /// Cores that training may use.
+  package var cores: UInt16
+  /// Memory in MiB.
+  package var memoryMebibytes: UInt32
+  /// Whether its person lets the household use it.
+  package var isAvailable: Bool
+  /// Wire versions that it speaks.
+  package var wireVersions: WireVersions
+  /// The version of Hearth that runs there, at most `versionLimit` bytes.
+  package var version: String
+
+  /// The traits of a device.
+  package init(
+    power: Power, attachment: Attachment, cores: UInt16, memoryMebibytes: UInt32, isAvailable: Bool,
+    wireVersions: WireVersions, version: String
+  ) {
+    precondition(version.utf8.count <= Self.versionLimit, "version '\(version)' is too long")
+    self.power = power
+    self.attachment = attachment
+    self.cores = cores
+    self.memoryMebibytes = memoryMebibytes
+    self.isAvailable = isAvailable
+    self.wireVersions = wireVersions
+    self.version = version
+  }
+
+  /// Reads the traits; values of later versions count as unknown.
+  package init(from reader: inout ByteReader) throws(DecodingFailure) {
+    power = Power(rawValue: try reader.integer("power")) ?? .unknown
+    attachment = Attachment(rawValue: try reader.integer("attachment")) ?? .unknown
+    cores = try reader.integer("cores")
+    memoryMebibytes = try reader.integer("memory")
+    isAvailable = try reader.flag("available")
+    wireVersions = try WireVersions(from: &reader)
+    version = try reader.text("version", limit: Self.versionLimit)
+  }
+
+  /// Writes the traits.
+  package func encode(to writer: inout ByteWriter) {
+    writer.integer(power.rawValue)
+    writer.integer(attachment.rawValue)
+    writer.integer(cores)
+    writer.integer(memoryMebibytes)
+    writer.flag(isAvailable)
+    wireVersions.encode(to: &writer)
+    writer.text(version)
+  }
+}
