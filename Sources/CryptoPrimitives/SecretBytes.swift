@@ -26,6 +26,11 @@ package struct SecretBytes: ~Copyable, @unchecked Sendable {
     self.init(count: source.count) { $0.copyMemory(from: source) }
   }
 
+  /// A copy of the bytes of an array, for bytes that are not secret on their own.
+  package init(copying source: [UInt8]) {
+    self.init(count: source.count) { $0.copyBytes(from: source) }
+  }
+
   /// Takes the bytes of an array and wipes the array's own; for bytes that were just read from a file.
   package init(wiping array: inout [UInt8]) {
     self.init(count: array.count) { bytes in
