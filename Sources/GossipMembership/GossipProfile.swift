@@ -50,7 +50,7 @@ package struct GossipProfile: Hashable, Sendable {
   /// Growth of the time asleep that means "I was away"; below it is the skew of reading two clocks.
   package var sleepTolerance: Duration = .milliseconds(100)
   /// How long a device must be the better leader before the suggestion changes.
-  package var leaderHysteresis: Duration = .seconds(3)
+  package var leaderHysteresis: Duration = .seconds(2)
   /// How long an unreachable member is worth showing; it stays in the view as long as it belongs to the household.
   package var unreachableRetention: Duration = .seconds(30 * 24 * 3600)
 
@@ -72,6 +72,10 @@ package enum GossipLimits {
   package static let addressBytes = 80
   /// Pieces of news in one message.
   package static let newsPerMessage = 27
+  /// Records in one message of an exchange.
+  package static let recordsPerMessage = 24
+  /// Removed devices that are remembered.
+  package static let revokedDevices = 1024
   /// Probes on others' behalf that may be under way.
   package static let relays = 64
   /// Own probes that may be under way.
