@@ -156,6 +156,8 @@ package struct Membership: Sendable {
     case .viewExchange(let bytes, let sender):
       receive(bytes, from: sender, over: .session, isExchange: true, at: now)
     case .heard(let device): hear(from: device, at: now)
+    case .measured(let device, let roundTrip):
+      if let index = index(of: device) { remember(roundTrip, of: index) }
     case .reachable(let device): openPath(to: device, at: now)
     case .unreachablePath(let device): closePath(to: device)
     case .roster(let devices): setRoster(devices, at: now)
@@ -192,13 +194,17 @@ package struct Membership: Sendable {
       relay(sequence, to: target, for: sender, over: path, at: now)
     case .nack(let sequence): takeNack(sequence, from: sender)
     case .news(let news): takeNews(news, from: sender, at: now)
+    case .viewDigest(let digest):
+      if digest != self.digest() { answerDigest(to: sender, at: now) }
     case .viewPart(let part): answer(part, to: sender, at: now)
     case .records(let records, let wanted): takeRecords(records, wanted: wanted, from: sender, at: now)
     }
     if index(of: sender) == nil { exchange(with: sender, at: now) }
   }
 
-  /// Proof of life. A member that is believed gone is told so, that it may refute (Lifeguard §IV-C, Buddy System).
+  /// Proof of life.
+  ///
+  /// A member that is believed gone is told so, that it may refute (Lifeguard §IV-C, Buddy System).
   private mutating func hear(from device: DeviceID, at now: MonotonicInstant) {
     guard let index = index(of: device) else { return }
     members[index].lastHeard = now

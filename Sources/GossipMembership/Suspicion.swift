@@ -39,12 +39,8 @@ struct Suspicion: Hashable, Sendable {
     return true
   }
 
-  /// Somebody else has already waited a whole time-out: the minimum is left.
-  mutating func conclude(at now: MonotonicInstant) {
-    guard !isConfirmed else { return }
-    isConfirmed = true
-    start = now
-  }
+  /// Somebody else has already waited in vain: the minimum is enough.
+  mutating func conclude() { isConfirmed = true }
 
   /// Starts anew: what was heard before this device was away says nothing now.
   mutating func restart(at now: MonotonicInstant) {
