@@ -160,6 +160,13 @@ package struct ViewPart: Hashable, Sendable {
   /// The members, in ascending order.
   package var claims: [MemberClaim]
 
+  /// A part with these bounds and claims.
+  package init(above: DeviceID, through: DeviceID, claims: [MemberClaim]) {
+    self.above = above
+    self.through = through
+    self.claims = claims
+  }
+
   /// The lowest and the highest name.
   static let bounds: (DeviceID, DeviceID) = {
     guard let lowest = DeviceID(bytes: [UInt8](repeating: 0, count: DeviceID.byteCount)),
@@ -169,7 +176,7 @@ package struct ViewPart: Hashable, Sendable {
   }()
 
   /// The parts of a whole view.
-  static func parts(of claims: [MemberClaim]) -> [ViewPart] {
+  package static func parts(of claims: [MemberClaim]) -> [ViewPart] {
     var parts: [ViewPart] = []
     var above = bounds.0
     var start = 0

@@ -112,6 +112,7 @@ extension Membership {
     let place = members.partition { $0.record.device >= record.device }
     var member = Member(record: record, since: now)
     if record.state == .suspect { member.record.state = .alive }
+    member.hasPath = hasPath(to: record.device)
     members.insert(member, at: place)
     cachedDigest = nil
     effects.append(.changed(member.record, from: nil))
