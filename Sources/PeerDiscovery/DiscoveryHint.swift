@@ -41,6 +41,9 @@ package struct DiscoveryHint: Hashable, Sendable {
     case avahi = 3
     /// Hearth's own beacon.
     case beacon = 4
+
+    /// Whether a running daemon says so itself, just now.
+    var isAnnouncement: Bool { self == .avahi || self == .beacon }
   }
 
   /// Where to dial.
@@ -53,23 +56,27 @@ package struct DiscoveryHint: Hashable, Sendable {
   package let instance: InstanceTag?
   /// The household that is said to be there, for announcements; others are not dialled.
   package let householdTag: UInt64?
+  /// The discriminator of an open invitation that is announced there.
+  package let pairing: UInt16?
 
   /// A hint.
   package init(
     address: NetworkAddress, source: Source, device: DeviceID? = nil, instance: InstanceTag? = nil,
-    householdTag: UInt64? = nil
+    householdTag: UInt64? = nil, pairing: UInt16? = nil
   ) {
     self.address = address
     self.source = source
     self.device = device
     self.instance = instance
     self.householdTag = householdTag
+    self.pairing = pairing
   }
 
   /// The hint that lies in a service found by multicast DNS at `address`.
   package init(service: ServiceRecord, at address: NetworkAddress) {
     self.init(
-      address: address, source: .avahi, instance: service.instance, householdTag: service.householdTag)
+      address: address, source: .avahi, instance: service.instance, householdTag: service.householdTag,
+      pairing: service.pairing)
   }
 }
 

@@ -9,9 +9,9 @@ package enum DiscoveryLimits {
   /// Announcing daemons that are told apart.
   package static let instances = 128
   /// Peers that a person may list.
-  package static let staticPeers = 32
+  package static let staticPeers = 16
   /// Addresses taken from one listed name.
-  package static let addressesPerStaticPeer = 6
+  package static let addressesPerStaticPeer = 3
   /// Network interfaces that are used.
   package static let interfaces = 32
   /// Offers of pairing that are shown.
