@@ -35,10 +35,11 @@ package enum MeshInput: Sendable {
 package enum MeshEffect: Sendable {
   /// Write these entries of the membership log and sync them before the effects after this one.
   case storeLog([LogEntry])
-  /// Write the network keys (`MeshPeer.household.ring`) and sync them before the effects after this one.
-  case storeNetworkKeys
   /// Remember where a device was; may be lost.
   case storePeer(KnownPeer)
+  /// Let a copy of `MeshPeer.household` do its `maintain(entropy:)` and hand the entries back as `trust`: an admin
+  /// has a network key to make or to seal.
+  case maintainHousehold
   /// Give the transport the new state of trust (`MeshPeer.trust`) before the effects after this one.
   case updateTrust
   /// Ask this of the transport.

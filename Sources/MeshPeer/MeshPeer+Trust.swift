@@ -39,7 +39,7 @@ extension MeshPeer {
     guard let message = try? LogMessage(decoding: body) else { return drop(.malformedTrust) }
     switch message {
     case .summary(let theirs, let wantsReply):
-      guard theirs.digest != household.log.summary.digest else { return }
+      guard theirs.digest != household.log.summary.digest else { return renewSessions(at: now) }
       for message in LogMessage.messages(of: household.log.entries(missingFrom: theirs)) {
         send(message, on: session)
       }
@@ -58,14 +58,12 @@ extension MeshPeer {
       report(.logGrew(entries: outcome.accepted.count))
       passOn(outcome.accepted, except: session)
     }
-    if household.ring.current?.id != keys {
-      effects.append(.storeNetworkKeys)
-      report(.networkKey(epoch: household.ring.current?.id.epoch ?? 0))
-    }
     guard outcome.hasChanged else { return }
     effects.append(.updateTrust)
-    for device in outcome.revoked { revoke(device, at: now) }
-    if !isOut { noteTrust(at: now) }
+    for device in outcome.revoked where !isOut { revoke(device, at: now) }
+    guard !isOut else { return }
+    if let key = household.ring.current?.id, key != keys { report(.networkKey(epoch: key.epoch)) }
+    noteTrust(at: now)
   }
 
   private mutating func passOn(_ entries: [LogEntry], except session: SessionID?) {
@@ -104,22 +102,38 @@ extension MeshPeer {
     discover(.keys(household.ring.keys.map { BeaconKey($0) }), at: now)
     for peer in table.peers { noteUsability(of: peer, at: now) }
     renewSessions(at: now)
+    maintainIfDue()
   }
 
-  /// A session that was opened with an old key, and that has brought the new one, gives way to a full one.
+  /// A session that this device opened with an old key, and that has brought the current one, gives way to a full
+  /// one.
   private mutating func renewSessions(at now: ClockReading) {
-    guard let current = household.ring.current, current.id.epoch == household.log.networkKeyEpoch else { return }
+    guard let current = household.ring.current, current.id == household.log.view.networkKeys.first?.id else {
+      return
+    }
     for entry in table.entries where entry.info.standing == .updateOnly && entry.info.isInitiator {
-      if renewedFor.contains(entry.id) { continue }
       close(entry.id, .renewed, at: now)
     }
+  }
+
+  /// Of the admins that are in, the one with the smallest name keeps the network key in order.
+  mutating func maintainIfDue() {
+    let view = household.view
+    guard view.isAdmin(own), view.needsNewNetworkKey || !view.membersWithoutNetworkKey.isEmpty else { return }
+    let isFirst = view.admins.allSatisfy { $0 >= own || !usable.contains($0) }
+    if isFirst { effects.append(.maintainHousehold) }
   }
 }
 
 extension BeaconKey {
   /// The beacon key of an epoch.
-  convenience init(_ key: NetworkKey) {
+  fileprivate convenience init(_ key: NetworkKey) {
     let secret = key.beaconKey()
-    self.init(householdTag: key.householdTag, copying: secret)
+    self.init(householdTag: key.householdTag, key: secret)
   }
+}
+
+extension Household {
+  /// What the log says.
+  var view: MembershipView { log.view }
 }

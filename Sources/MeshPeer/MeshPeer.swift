@@ -12,8 +12,8 @@ package import PeerDiscovery
 ///     var effects = peer.handle(.start, at: now)
 ///     loop: do the effects in their order; wait for an event or for nextDeadline; effects = peer.handle(event, at: now)
 ///
-/// A late tick is harmless and is noticed; a tick too many costs nothing. The owner performs `storeLog` and
-/// `storeNetworkKeys` durably and `updateTrust` before the effects that follow them.
+/// A late tick is harmless and is noticed; a tick too many costs nothing. The owner performs `storeLog`
+/// durably and `updateTrust` before the effects that follow them.
 package struct MeshPeer: Sendable {
   /// What a person can set, and what the system says about this device.
   package struct Settings: Sendable {
@@ -165,6 +165,7 @@ package struct MeshPeer: Sendable {
     if nextLogSync <= now.monotonic {
       nextLogSync = now.monotonic.advanced(by: MeshLimits.logSyncInterval)
       syncNext()
+      maintainIfDue()
     }
     checkEchoes(at: now.monotonic)
   }

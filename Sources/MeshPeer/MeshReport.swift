@@ -25,7 +25,7 @@ package enum MeshReport: Hashable, Sendable {
   case clone(DeviceID)
   /// The household's log grew.
   case logGrew(entries: Int)
-  /// The network key changed to this epoch.
+  /// The network key in use changed to this epoch.
   case networkKey(epoch: UInt32)
   /// This device itself has been removed.
   case selfRevoked
