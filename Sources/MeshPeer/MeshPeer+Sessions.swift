@@ -1,5 +1,6 @@
 import Determinism
 import GossipMembership
+import HouseholdTrust
 import MeshModel
 import MeshProtocol
 import PeerDiscovery

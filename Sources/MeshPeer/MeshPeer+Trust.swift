@@ -1,3 +1,4 @@
+import CryptoPrimitives
 import Determinism
 import GossipMembership
 import HouseholdTrust
@@ -99,7 +100,7 @@ extension MeshPeer {
     let roster = household.log.members.map(\.device)
     gossip(.roster(roster), at: now)
     discover(.roster(roster), at: now)
-    discover(.keys(household.ring.keys.map { BeaconKey($0) }), at: now)
+    discover(.keys(household.ring.keys.map { BeaconKey.of($0) }), at: now)
     for peer in table.peers { noteUsability(of: peer, at: now) }
     renewSessions(at: now)
     maintainIfDue()
@@ -127,9 +128,8 @@ extension MeshPeer {
 
 extension BeaconKey {
   /// The beacon key of an epoch.
-  fileprivate convenience init(_ key: NetworkKey) {
-    let secret = key.beaconKey()
-    self.init(householdTag: key.householdTag, key: secret)
+  fileprivate static func of(_ key: NetworkKey) -> BeaconKey {
+    key.beaconKey().withUnsafeBytes { BeaconKey(householdTag: key.householdTag, key: $0) }
   }
 }
 

@@ -2,7 +2,7 @@ package import Determinism
 package import GossipMembership
 package import HouseholdTrust
 package import MeshModel
-package import MeshProtocol
+import MeshProtocol
 package import PeerDiscovery
 
 /// A device in the mesh: joins what discovery hints at, what trust allows and what gossip believes, over sessions.

@@ -1,6 +1,6 @@
-package import Determinism
-package import MeshModel
-package import MeshProtocol
+import Determinism
+import MeshModel
+import MeshProtocol
 
 /// The sessions that stand, with what is known of each.
 struct SessionTable: Sendable {
