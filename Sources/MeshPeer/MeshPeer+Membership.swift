@@ -36,9 +36,7 @@ extension MeshPeer {
   }
 
   /// What gossip believes of a device.
-  func member(_ device: DeviceID) -> Membership.Member? {
-    membership.members.first { $0.record.device == device }
-  }
+  func member(_ device: DeviceID) -> Membership.Member? { membership.member(device) }
 
   private mutating func sendOnSession(_ kind: FrameKind, _ body: [UInt8], to peer: DeviceID) {
     let full = table.controls(of: peer).filter { $0.info.standing == .full }

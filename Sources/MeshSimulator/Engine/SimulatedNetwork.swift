@@ -153,6 +153,9 @@ package struct SimulatedNetwork: Sendable {
   /// Counts an acknowledgement of a stream, which the simulation does not send as a packet of its own.
   package mutating func countAcknowledgement(byteCount: Int, from: Int) { unicastBytes[from] += byteCount }
 
+  /// Counts a packet that its sender sent and that nothing answers to.
+  package mutating func countLost(byteCount: Int, from: Int) { unicastBytes[from] += byteCount }
+
   private func admits(from: Int, to: Int, at time: MonotonicInstant) -> Bool {
     guard inbound[to] != .open else { return true }
     guard let sent = lastSent[index(to, from)] else { return false }

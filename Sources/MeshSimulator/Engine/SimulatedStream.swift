@@ -1,4 +1,5 @@
 package import Determinism
+package import MeshModel
 package import MeshProtocol
 
 /// What travels on a simulated connection.
@@ -120,6 +121,10 @@ package struct SimulatedStream: Sendable {
     package var session: SessionID?
     /// What the end keeps between two messages of the handshake.
     package var handshake: HandshakeState?
+    /// Who the other side has proved to be, once the session stands.
+    package var peer: DeviceID?
+    /// How far the session reaches.
+    package var standing = SessionStanding.full
   }
 
   /// What the connection is for.
@@ -128,6 +133,10 @@ package struct SimulatedStream: Sendable {
   package var ends: [End]
   /// What travels from the dialler (0) and to it (1).
   package var directions = [StreamDirection(), StreamDirection()]
+  /// What was dialled.
+  package let address: NetworkAddress
+  /// Whom the dialler expects there.
+  package let expecting: DeviceID?
   /// When the dialler began.
   package let began: MonotonicInstant
 

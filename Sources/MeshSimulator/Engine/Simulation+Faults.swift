@@ -25,7 +25,7 @@ extension Simulation {
     case .proceed(let device):
       guard devices[device].process == .stopped else { return }
       devices[device].process = .running
-      checks.expectReturn(of: device, at: now)
+      checks.expectReturn(of: device, at: now, .wake)
       goOn(device)
     case .suspend(let device):
       guard devices[device].machine == .on else { return }
@@ -35,7 +35,7 @@ extension Simulation {
       guard devices[device].machine == .suspended else { return }
       devices[device].machine = .on
       devices[device].clock.resume(at: now)
-      checks.expectReturn(of: device, at: now)
+      checks.expectReturn(of: device, at: now, .wake)
       goOn(device)
     case .move(let device, let host): move(device, to: host)
     case .clone(let device, let spare):
@@ -79,7 +79,7 @@ extension Simulation {
         drift: devices[device].clock.drift)
     }
     startProcess(device)
-    checks.expectReturn(of: device, at: now)
+    checks.expectReturn(of: device, at: now, .start)
   }
 
   /// What was held while the process or the machine stood still happens now, in its order.
@@ -92,7 +92,7 @@ extension Simulation {
     planWake(of: device)
   }
 
-  func emptyHanded(_ device: inout SimulatedDevice) {
+  private func forgetProcess(_ device: inout SimulatedDevice) {
     device.peer = nil
     device.process = .down
     device.life += 1
@@ -106,7 +106,7 @@ extension Simulation {
   mutating func endProcess(_ device: Int, machineStaysOn: Bool) {
     guard devices[device].process != .down else { return }
     dropStreams(of: device, machineStaysOn: machineStaysOn)
-    emptyHanded(&devices[device])
+    forgetProcess(&devices[device])
   }
 
   /// The machine loses power.
@@ -121,7 +121,13 @@ extension Simulation {
 
   private mutating func move(_ device: Int, to host: NetworkAddress.Host) {
     devices[device].host = host
-    // Its connections go on from an address that it does not have any more: nothing arrives.
+    // Its connections end at an address that it does not have any more; the others' ends notice by silence.
+    for id in devices[device].streams {
+      guard let stream = streams[id] else { continue }
+      let side = stream.side(of: device)
+      streams[id]?.directions[side] = StreamDirection()
+      if stream.ends[side].phase == .open { inform(id, side: side, .disconnected) }
+    }
     dropStreams(of: device, machineStaysOn: false)
     guard isRunning(device) else { return }
     deliver(.peer(.interfaces([interface(of: device)])), to: device)

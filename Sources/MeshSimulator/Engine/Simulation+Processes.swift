@@ -53,6 +53,21 @@ extension Simulation {
     }
   }
 
+  private mutating func traceInput(_ input: MeshInput, _ device: Int) {
+    switch input {
+    case .transport(.datagram(let peer, let body)):
+      trace.add(now, 10, device, 0, bytes: body, line: "\(device) hears \(body.count) B of \(peer.short)")
+    case .transport(.frame(let session, let frame)):
+      trace.add(
+        now, 11, device, Int(frame.kind.rawValue), bytes: frame.body,
+        line: "\(device) hears \(frame.kind) of \(frame.body.count) B on \(session)")
+    case .transport(let event):
+      trace.add(now, 12, device, 0, bytes: Array("\(event)".utf8), line: "\(device) hears \(event)")
+    case .tick: trace.add(now, 13, device, 0, line: "\(device) ticks")
+    default: trace.add(now, 14, device, 0, line: "\(device) takes \(input)")
+    }
+  }
+
   // MARK: - Effects
 
   /// Does what a process wants, in its order, until it is no more.
@@ -62,7 +77,8 @@ extension Simulation {
       guard devices[device].life == life, devices[device].process != .down else { return }
       switch effect {
       case .transport(let command): perform(command, by: device)
-      case .storeLog, .storeNetworkKeys: storeHousehold(of: device)
+      case .storeLog: storeHousehold(of: device)
+      case .maintainHousehold: maintain(by: device)
       case .storePeer(let known): store(known, by: device)
       case .updateTrust: break
       case .sendBeacon(let bytes, let target): sendBeacon(bytes, to: target, by: device)

@@ -23,14 +23,12 @@ extension Simulation {
     guard other != device else { return fail(.thisDevice, after: .milliseconds(1)) }
     let id = nextStream
     nextStream += 1
-    var stream = SimulatedStream(
+    streams[id] = SimulatedStream(
       purpose: purpose,
       ends: [
         SimulatedStream.End(device: device, life: life, phase: .connecting),
         SimulatedStream.End(device: other, life: -1, phase: .absent),
       ], address: address, expecting: expecting, began: now)
-    stream.ends[0].handshake = nil
-    streams[id] = stream
     devices[device].streams.append(id)
     devices[other].streams.append(id)
     send(.open, on: id, from: 0)
@@ -196,7 +194,7 @@ extension Simulation {
   }
 
   /// One end learns that its connection is over.
-  private mutating func inform(_ id: Int, side: Int, _ reason: CloseReason) {
+  mutating func inform(_ id: Int, side: Int, _ reason: CloseReason) {
     guard let stream = streams[id] else { return }
     let end = stream.ends[side]
     leave(id, side: side)

@@ -95,6 +95,10 @@ package struct SimulationPlan: Sendable {
   package var isLossOnly = false
   /// When the idle traffic is measured; nil when it is not.
   package var idleWindow: ClosedRange<Double>?
+  /// Devices whose datagrams are blocked to the end: they must be in, and shown as blocked.
+  package var expectedBlocked: [Int] = []
+  /// Wire versions of devices that do not speak the current ones.
+  package var oddVersions: [Int: WireVersions] = [:]
   /// Devices that break the rules, in tests of the checkers.
   package var misbehaviours: [PlannedMisbehaviour] = []
   /// Whether the first violation ends the run.
@@ -107,6 +111,17 @@ package struct SimulationPlan: Sendable {
     self.seed = seed
     self.deviceCount = deviceCount
     self.duration = duration
+  }
+
+  /// The wire versions that a device speaks.
+  package func versions(of device: Int) -> WireVersions { oddVersions[device] ?? .current }
+
+  /// What a device tells about itself: every third runs on battery, every second is wireless.
+  package func traits(of device: Int) -> DeviceTraits {
+    DeviceTraits(
+      power: device % 3 == 2 ? .battery : .mains, attachment: device % 2 == 1 ? .wireless : .wired,
+      cores: UInt16(2 + device % 7), memoryMebibytes: UInt32(2_048 << (device % 4)), isAvailable: true,
+      wireVersions: versions(of: device), version: "simulated")
   }
 
   /// Most devices of a simulated household.
