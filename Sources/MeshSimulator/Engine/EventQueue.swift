@@ -3,8 +3,8 @@ package import Determinism
 /// What is to happen, ordered by its time; what has the same time happens in the order in which it was planned.
 ///
 /// A binary heap over (time, sequence): no two entries are equal, so the order never depends on the heap's shape.
-package struct EventQueue<Event> {
-  private struct Entry {
+package struct EventQueue<Event: Sendable>: Sendable {
+  private struct Entry: Sendable {
     let time: MonotonicInstant
     let sequence: UInt64
     let event: Event

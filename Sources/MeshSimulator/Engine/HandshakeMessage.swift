@@ -1,7 +1,8 @@
 package import HouseholdTrust
 package import MeshModel
-package import MeshProtocol
+import MeshProtocol
 import SecureChannel
+import WireCoding
 
 /// A message of a simulated handshake.
 package enum HandshakeMessage: Sendable {

@@ -1,4 +1,5 @@
-package import Determinism
+import Determinism
+import HouseholdTrust
 package import MeshModel
 package import MeshPeer
 package import MeshProtocol

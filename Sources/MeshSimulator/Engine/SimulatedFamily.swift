@@ -1,4 +1,4 @@
-package import CryptoPrimitives
+import CryptoPrimitives
 package import HouseholdTrust
 import Synchronization
 

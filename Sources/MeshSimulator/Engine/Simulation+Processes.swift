@@ -3,9 +3,7 @@ import MeshModel
 import MeshPeer
 import MeshProtocol
 import PeerDiscovery
-
-/// A service that multicast DNS tells of.
-package typealias ServiceAnnouncementAtHost = ServiceAnnouncement
+import WireCoding
 
 /// What reaches a process, and what it wants done.
 extension Simulation {

@@ -1,6 +1,6 @@
 import CryptoPrimitives
 import Determinism
-import HouseholdTrust
+package import HouseholdTrust
 import MeshModel
 import MeshPeer
 import PeerDiscovery
@@ -97,8 +97,9 @@ extension Simulation {
   // MARK: - What admins do
 
   mutating func revoke(_ device: Int, by admin: Int) {
+    let revoked = devices[device].id
     administer(by: admin) { household, entropy throws(TrustFailure) in
-      try household.revoke(devices[device].id, reason: .lost, entropy: &entropy)
+      try household.revoke(revoked, reason: .lost, entropy: &entropy)
     }
   }
 

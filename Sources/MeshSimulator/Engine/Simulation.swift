@@ -1,8 +1,9 @@
 package import Determinism
-package import HouseholdTrust
-package import MeshModel
-package import MeshPeer
-package import MeshProtocol
+import HouseholdTrust
+import MeshModel
+import MeshPeer
+import MeshProtocol
+import PeerDiscovery
 
 /// A home of simulated devices: one thread, virtual time, and everything decided by a seed.
 ///
@@ -27,7 +28,7 @@ package struct Simulation: Sendable {
   var queue = EventQueue<SimulationEvent>()
   var streams: [Int: SimulatedStream] = [:]
   var nextStream = 1
-  var published: [Int: ServiceAnnouncementAtHost] = [:]
+  var published: [Int: ServiceAnnouncement] = [:]
   var chance: SeededGenerator
   let family: SimulatedFamily
   var checks: RunChecks

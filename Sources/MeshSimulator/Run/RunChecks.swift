@@ -1,4 +1,5 @@
 import Determinism
+import GossipMembership
 import HouseholdTrust
 import MeshModel
 import MeshPeer

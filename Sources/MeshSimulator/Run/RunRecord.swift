@@ -1,6 +1,6 @@
 package import Determinism
 import MeshModel
-package import MeshProtocol
+import MeshProtocol
 
 /// The rules that hold in every run, whatever happens to the network.
 package enum SimulationRule: String, Hashable, Sendable, CaseIterable {
