@@ -32,18 +32,13 @@ extension MeshPeer {
     guard peer != own else { return refuse(session, .duplicate) }
     guard !household.view.isRevoked(peer) else { return refuse(session, .revoked) }
     guard table.entries.count < MeshLimits.sessions, quarantine[peer] == nil else {
-      return refuse(session, .overLimit)
+      return refuse(session, quarantine[peer] == nil ? .overLimit : .duplicate)
     }
-    let isFirst = table.controls(of: peer).isEmpty
     table[session] = SessionTable.Entry(
       id: session, info: info, opened: now.monotonic, openedAtInput: inputCount, lastHeard: now.monotonic,
       nextEcho: now.monotonic.advanced(by: MeshLimits.echoInterval))
     lastVersions[peer] = info.offeredVersions
     guard info.purpose == .control else { return }
-    lastSaid[peer] = nil
-    if isFirst { report(.connected(peer, info.remote)) }
-    discover(
-      .connected(peer, dialled: info.isInitiator ? info.remote : nil, listening: info.listening), at: now)
     if info.standing != .statusOnly { sendSummary(on: session, wantsReply: true) }
     sendEcho(on: session, timeout: MeshLimits.echoTimeout, at: now.monotonic)
     // An old session proves by an answer that it still stands; one of an earlier start cannot.
@@ -51,7 +46,18 @@ extension MeshPeer {
       sendEcho(on: rival.id, timeout: MeshLimits.echoTimeout, at: now.monotonic)
     }
     limitControls(of: peer, at: now)
-    noteUsability(of: peer, at: now)
+  }
+
+  /// A session counts once it has carried a frame: until then the other side may be about to refuse it.
+  private mutating func prove(_ entry: SessionTable.Entry, at now: ClockReading) {
+    let info = entry.info
+    lastSaid[info.peer] = nil
+    if table.controls(of: info.peer).allSatisfy({ $0.carriedAtInput == nil || $0.id == entry.id }) {
+      report(.connected(info.peer, info.remote))
+    }
+    discover(
+      .connected(info.peer, dialled: info.isInitiator ? info.remote : nil, listening: info.listening), at: now)
+    noteUsability(of: info.peer, at: now)
   }
 
   private mutating func refuse(_ session: SessionID, _ reason: CloseReason) {
@@ -90,8 +96,12 @@ extension MeshPeer {
 
   private mutating func noteEnd(of entry: SessionTable.Entry, _ reason: CloseReason, at now: ClockReading) {
     let peer = entry.info.peer
+    guard entry.carriedAtInput != nil else {
+      if entry.info.isInitiator { discover(.dialFailed(entry.info.remote, .handshakeClosed), at: now) }
+      return
+    }
     noteUsability(of: peer, at: now)
-    guard table.controls(of: peer).isEmpty else { return }
+    guard table.controls(of: peer).allSatisfy({ $0.carriedAtInput == nil }) else { return }
     report(.disconnected(peer, reason))
     discover(.disconnected(peer, said: lastSaid[peer]), at: now)
   }
@@ -99,7 +109,8 @@ extension MeshPeer {
   /// Tells gossip whether a member can be sent to, when that changes.
   mutating func noteUsability(of peer: DeviceID, at now: ClockReading) {
     let isUsable =
-      household.view.isMember(peer) && table.controls(of: peer).contains { $0.info.standing == .full }
+      household.view.isMember(peer)
+      && table.controls(of: peer).contains { $0.info.standing == .full && $0.carriedAtInput != nil }
     if isUsable, usable.insert(peer).inserted {
       gossip(.reachable(peer), at: now)
     } else if !isUsable, usable.remove(peer) != nil {
@@ -111,11 +122,13 @@ extension MeshPeer {
 
   private mutating func received(_ frame: MeshFrame, on session: SessionID, at now: ClockReading) {
     guard var entry = table[session] else { return }
+    let isFirst = entry.carriedAtInput == nil
     entry.lastHeard = now.monotonic
     entry.carriedAtInput = inputCount
     table[session] = entry
     let peer = entry.info.peer
     guard entry.info.purpose == .control else { return }
+    if isFirst { prove(entry, at: now) }
     if permits(frame.kind, entry) {
       use(frame, on: entry, at: now)
     } else {

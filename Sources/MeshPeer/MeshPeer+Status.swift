@@ -36,8 +36,8 @@ extension MeshPeer {
   package func absence(of device: DeviceID) -> AbsenceReason? {
     if household.view.isRevoked(own) { return device == own ? .selfRevoked : nil }
     if household.view.isRevoked(device) { return .revoked }
-    if device == own { return nil }
     if quarantine[device] != nil { return .clone }
+    if device == own { return nil }
     if let session = table.preferred(of: device, own: own), let reason = absence(of: session) { return reason }
     switch presence(of: device) {
     case .alive, .suspect: return usable.contains(device) ? nil : discovery.why(device)

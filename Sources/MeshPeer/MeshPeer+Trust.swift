@@ -45,7 +45,12 @@ extension MeshPeer {
         send(message, on: session)
       }
       if wantsReply { sendSummary(on: session, wantsReply: false) }
-    case .entries(let entries): merge(entries, from: session, at: now)
+    case .entries(let entries):
+      merge(entries, from: session, at: now)
+      // Who dialled with a newer key waits to hear that it has arrived.
+      if let entry = table[session], entry.info.standing == .updateOnly {
+        sendSummary(on: session, wantsReply: false)
+      }
     }
   }
 

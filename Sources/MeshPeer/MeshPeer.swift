@@ -87,9 +87,9 @@ package struct MeshPeer: Sendable {
   /// What the transport needs to know of trust.
   package var trust: TrustSnapshot { household.snapshot }
 
-  /// When the next `tick` is due, by the monotonic clock.
-  package var nextDeadline: MonotonicInstant {
-    guard hasStarted, !isOut else { return MonotonicInstant(nanoseconds: .max) }
+  /// When the next `tick` is due, by the monotonic clock; nil before the start and after the end.
+  package var nextDeadline: MonotonicInstant? {
+    guard hasStarted, !isOut else { return nil }
     var deadline = min(membership.nextDeadline, nextLogSync)
     if let next = discovery.nextDeadline { deadline = min(deadline, next) }
     if let next = table.nextDeadline { deadline = min(deadline, next) }

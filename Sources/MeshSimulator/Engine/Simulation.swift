@@ -114,8 +114,8 @@ package struct Simulation: Sendable {
   private mutating func wake(_ device: Int, _ life: Int) {
     guard devices[device].life == life, let planned = devices[device].plannedWake, planned <= now else { return }
     devices[device].plannedWake = nil
-    guard isRunning(device), let peer = devices[device].peer else { return }
-    if peer.nextDeadline <= devices[device].clock.reading(at: now).monotonic {
+    guard isRunning(device), let deadline = devices[device].peer?.nextDeadline else { return }
+    if deadline <= devices[device].clock.reading(at: now).monotonic {
       deliver(.peer(.tick), to: device)
     } else {
       planWake(of: device)
@@ -124,8 +124,8 @@ package struct Simulation: Sendable {
 
   /// Plans the timer of a process, unless it is planned early enough.
   mutating func planWake(of device: Int) {
-    guard isRunning(device), let peer = devices[device].peer else { return }
-    let time = max(now, devices[device].clock.time(ofMonotonic: peer.nextDeadline))
+    guard isRunning(device), let deadline = devices[device].peer?.nextDeadline else { return }
+    let time = max(now, devices[device].clock.time(ofMonotonic: deadline))
     if let planned = devices[device].plannedWake, planned <= time { return }
     devices[device].plannedWake = time
     queue.plan(.wake(device, life: devices[device].life), at: time)

@@ -101,7 +101,7 @@ extension Simulation {
       if checks.detectedBy[other].insert(device).inserted {
         record.detections.append(since.duration(to: now).inSeconds)
       }
-    } else if isRunning(other), network.connects(device, other) {
+    } else if isRunning(other), network.connects(device, other), comparable().contains(other) {
       record.falseRemovals += 1
       if plan.isLossOnly {
         violate(.noFalseRemoval, "device \(device) takes device \(other) for unreachable")
@@ -210,7 +210,10 @@ extension Simulation {
   private mutating func checkAgreement() {
     guard let settled = checks.settledAt else { return }
     let disagreements = disagreements()
-    if !disagreements.isEmpty { record.agreementTime = settled.duration(to: now).inSeconds }
+    if let last = disagreements.last {
+      record.agreementTime = settled.duration(to: now).inSeconds
+      record.lastDisagreement = last.1
+    }
     guard settled.duration(to: now) >= RunChecks.agreementLimit else { return }
     for (rule, text) in disagreements where checks.hasDisagreed.insert(text).inserted { violate(rule, text) }
   }

@@ -65,6 +65,8 @@ package struct RunRecord: Sendable {
   package internal(set) var cloneReports = 0
   /// Seconds from the end of the faults to the last disagreement; 0 when there was none.
   package internal(set) var agreementTime = 0.0
+  /// The last disagreement that was seen after the faults.
+  package internal(set) var lastDisagreement: String?
 
   /// Whether every rule held.
   package var hasPassed: Bool { violations.isEmpty }
