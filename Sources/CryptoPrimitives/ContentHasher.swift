@@ -1,7 +1,7 @@
 import CSodium
 
 /// Whether libsodium is ready; initialised once, on first use.
-private let sodiumIsReady = sodium_init() >= 0
+let sodiumIsReady = sodium_init() >= 0
 
 /// A streaming BLAKE2b hash (RFC 7693) through libsodium, of 16 to 64 bytes, optionally keyed.
 ///
