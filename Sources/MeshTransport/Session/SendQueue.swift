@@ -70,6 +70,21 @@ final class SendQueue: Sendable {
     }
   }
 
+  /// How the session is to end, once that is decided.
+  var goodbye: CloseReason? { state.withLock { $0.goodbye } }
+
+  /// Whether the end is decided.
+  var isClosing: Bool { goodbye != nil }
+
+  /// Drops what waits.
+  func discard() {
+    state.withLock { state in
+      state.frames = []
+      state.head = 0
+      state.bytes = 0
+    }
+  }
+
   /// Takes the first frame; `becameWritable` when the queue fell below its low mark by that.
   func next() -> (next: Next, becameWritable: Bool) {
     state.withLock { state in
