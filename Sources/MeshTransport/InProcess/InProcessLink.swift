@@ -1,4 +1,5 @@
 import MeshModel
+import MeshProtocol
 import NIOCore
 
 /// One end of a connection inside the process.

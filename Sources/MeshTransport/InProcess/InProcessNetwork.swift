@@ -1,4 +1,4 @@
-import CryptoPrimitives
+package import CryptoPrimitives
 import Glibc
 package import HouseholdTrust
 package import MeshModel
@@ -161,8 +161,7 @@ private final class InProcessCarrier: Carrier {
 
   func begin(_ link: InProcessLink, purpose: SessionPurpose, dial: DialRequest?) {
     let machine = SessionMachine(
-      role: dial == nil ? .responder : .initiator, purpose: purpose, expecting: dial?.expecting,
-      own: own.withLock { own in own.forked() }, hub: hub)
+      own.withLock { own in own.forked() }, dial: dial, remote: link.remote, hub: hub)
     link.begin(
       SessionCore(
         hub: hub, link: link, machine: machine, purpose: purpose, dial: dial, startedAt: .now()))

@@ -102,7 +102,7 @@ package final class NetworkTransport: MeshEndpoint {
   private static func raisePriority(of loop: MultiThreadedEventLoopGroup) {
     loop.next().execute {
       // On Linux 0 is the calling thread, not the process.
-      _ = setpriority(PRIO_PROCESS, 0, -5)
+      _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, -5)
     }
   }
 }

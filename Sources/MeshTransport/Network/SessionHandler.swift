@@ -26,7 +26,6 @@ final class SessionHandler: ChannelInboundHandler, SessionLink {
   var isSayingGoodbye: Bool { isClosing }
 
   private var timers: [Scheduled<Void>] = []
-  private var keepAlive: RepeatedTask?
 
   /// The link of a channel; `early` are bytes that have been read of it already.
   init(
@@ -91,7 +90,6 @@ final class SessionHandler: ChannelInboundHandler, SessionLink {
 
   func channelInactive(context: ChannelHandlerContext) {
     for timer in timers { timer.cancel() }
-    keepAlive?.cancel()
     core?.end(.disconnected)
   }
 
@@ -160,17 +158,18 @@ final class SessionHandler: ChannelInboundHandler, SessionLink {
     var sent: UInt64 = 0
     var received: UInt64 = 0
     var silentTicks = 0
-    keepAlive = channel.eventLoop.assumeIsolated().scheduleRepeatedTask(
-      initialDelay: timing.keepAlive.timeAmount, delay: timing.keepAlive.timeAmount
-    ) { [weak self] _ in
-      guard let self, let core else { return }
+    func tick(_ handler: SessionHandler) {
+      guard let core = handler.core, core.isOpen else { return }
       if core.sentRecords == sent { core.sendKeepAlive() }
       sent = core.sentRecords
       // A session that this side does not read is not silent.
-      silentTicks = core.receivedRecords == received && isReading ? silentTicks + 1 : 0
+      silentTicks = core.receivedRecords == received && handler.isReading ? silentTicks + 1 : 0
       received = core.receivedRecords
-      if silentTicks >= ticksOfSilence { core.end(.silent) }
+      if silentTicks >= ticksOfSilence { return core.end(.silent) }
+      handler.timers.removeAll()
+      handler.schedule(at: .now() + handler.timing.keepAlive.timeAmount, tick)
     }
+    schedule(at: .now() + timing.keepAlive.timeAmount, tick)
   }
 
   /// A closure for any thread that reaches the handler of a channel in its event loop.

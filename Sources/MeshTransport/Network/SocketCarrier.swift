@@ -79,8 +79,7 @@ final class SocketCarrier: Carrier {
     ) { [self] link in
       SessionCore(
         hub: hub, link: link,
-        machine: SessionMachine(
-          role: .initiator, purpose: request.purpose, expecting: request.expecting, own: own, hub: hub),
+        machine: SessionMachine(own, dial: request, remote: request.address, hub: hub),
         purpose: request.purpose, dial: request, startedAt: .now())
     }
     do {
@@ -126,10 +125,9 @@ final class SocketCarrier: Carrier {
     _ ticket: AdmissionControl.Ticket
   ) {
     guard purpose == .bulk else { return serve(channel, purpose, early, startedAt, ticket) }
-    let duplicate = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(
-      of: NIOBSDSocket.Handle.self
-    ) { fcntl($0, F_DUPFD_CLOEXEC, 0) }
-    guard let descriptor = duplicate ?? nil, descriptor >= 0 else { return channel.close(promise: nil) }
+    guard let descriptor = SocketSettings.duplicateDescriptor(of: channel) else {
+      return channel.close(promise: nil)
+    }
     ClientBootstrap(group: bulkLoop)
       .channelOption(.autoRead, value: false)
       .channelInitializer { [self] moved in
@@ -157,7 +155,7 @@ final class SocketCarrier: Carrier {
     ) { [self] link in
       SessionCore(
         hub: hub, link: link,
-        machine: SessionMachine(role: .responder, purpose: purpose, expecting: nil, own: own, hub: hub),
+        machine: SessionMachine(own, dial: nil, remote: remote, hub: hub),
         purpose: purpose, dial: nil, startedAt: startedAt)
     }
     do {

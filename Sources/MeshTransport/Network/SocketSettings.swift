@@ -1,3 +1,4 @@
+import Determinism
 import Glibc
 import MeshProtocol
 import NIOCore
@@ -14,29 +15,23 @@ enum SocketSettings {
   /// Expedited forwarding (RFC 3246), in the upper six bits of the traffic class.
   private static let expeditedForwarding: CInt = 46 << 2
   /// TCP_USER_TIMEOUT of <linux/tcp.h> (RFC 5482), in milliseconds.
-  private static let userTimeout = NIOBSDSocket.Option(rawValue: 18)
-  private static let trafficClassV4 = NIOBSDSocket.Option(rawValue: CInt(IP_TOS))
-  private static let trafficClassV6 = NIOBSDSocket.Option(rawValue: CInt(IPV6_TCLASS))
+  private static let userTimeout: CInt = 18
 
   /// Applies what a purpose asks for; an option that the kernel refuses is left.
   static func apply(to channel: any Channel, for purpose: SessionPurpose, timing: TransportTiming) {
-    guard let options = channel.syncOptions else { return }
     let patience = purpose == .bulk ? timing.bulkUserTimeout : timing.controlUserTimeout
-    try? options.setOption(.tcpOption(.tcp_nodelay), value: 1)
-    try? options.setOption(
-      .init(level: .tcp, name: userTimeout) as ChannelOptions.Types.SocketOption,
-      value: CInt(clamping: patience.wholeMilliseconds))
-    if purpose != .bulk {
-      if channel.remoteAddress?.protocol == .inet6 {
-        try? options.setOption(
-          .init(level: .ipv6, name: trafficClassV6) as ChannelOptions.Types.SocketOption,
-          value: expeditedForwarding)
+    let isV6 = channel.remoteAddress?.protocol == .inet6
+    withDescriptor(of: channel) { descriptor in
+      set(descriptor, CInt(IPPROTO_TCP), TCP_NODELAY, CInt(1))
+      set(descriptor, CInt(IPPROTO_TCP), userTimeout, CInt(clamping: patience.wholeMilliseconds))
+      guard purpose != .bulk else { return }
+      if isV6 {
+        set(descriptor, CInt(IPPROTO_IPV6), IPV6_TCLASS, expeditedForwarding)
       } else {
-        try? options.setOption(
-          .init(level: .ip, name: trafficClassV4) as ChannelOptions.Types.SocketOption,
-          value: expeditedForwarding)
+        set(descriptor, CInt(IPPROTO_IP), IP_TOS, expeditedForwarding)
       }
     }
+    guard let options = channel.syncOptions else { return }
     try? options.setOption(
       .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: receiveByteCount))
     try? options.setOption(.maxMessagesPerRead, value: readsInTurn)
@@ -45,6 +40,23 @@ enum SocketSettings {
 
   /// Closing sends a reset and leaves no TIME-WAIT behind, so that a flood fills no table of the kernel's.
   static func resetOnClose(_ channel: any Channel) {
-    try? channel.syncOptions?.setOption(.socketOption(.so_linger), value: linger(l_onoff: 1, l_linger: 0))
+    withDescriptor(of: channel) { set($0, SOL_SOCKET, SO_LINGER, linger(l_onoff: 1, l_linger: 0)) }
+  }
+
+  /// A descriptor of the connection that outlives the channel; the caller closes it.
+  static func duplicateDescriptor(of channel: any Channel) -> CInt? {
+    var duplicate: CInt = -1
+    withDescriptor(of: channel) { duplicate = fcntl($0, F_DUPFD_CLOEXEC, 0) }
+    return duplicate >= 0 ? duplicate : nil
+  }
+
+  private static func withDescriptor(of channel: any Channel, _ body: (CInt) -> Void) {
+    _ = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self, body)
+  }
+
+  private static func set<Value>(_ descriptor: CInt, _ level: CInt, _ option: CInt, _ value: Value) {
+    withUnsafeBytes(of: value) { bytes in
+      _ = setsockopt(descriptor, level, option, bytes.baseAddress, socklen_t(bytes.count))
+    }
   }
 }

@@ -36,7 +36,7 @@ extension MeshFrame {
     buffer.writeBytes(body)
     buffer.writeRepeatingByte(0, count: recordTagByteCount)
     buffer.withUnsafeMutableReadableBytes { bytes in
-      keys.sealer.seal(UnsafeMutableRawBufferPointer(rebasing: bytes[RecordLimits.lengthByteCount...]))
+      keys.seal(UnsafeMutableRawBufferPointer(rebasing: bytes[RecordLimits.lengthByteCount...]))
     }
   }
 }
@@ -46,41 +46,46 @@ let recordTagByteCount = RecordLimits.recordByteCount - RecordLimits.messageByte
 
 /// The record keys of one session, used only where its connection lives.
 final class SessionKeys {
-  var sealer: RecordSealer
-  var opener: RecordOpener
+  private var ciphers: RecordCiphers
 
-  init(sealer: consuming RecordSealer, opener: consuming RecordOpener) {
-    self.sealer = sealer
-    self.opener = opener
+  init(_ ciphers: consuming RecordCiphers) {
+    self.ciphers = ciphers
   }
+
+  /// Seals the message that fills the buffer up to its last 16 bytes.
+  func seal(_ record: UnsafeMutableRawBufferPointer) { ciphers.sealer.seal(record) }
+
+  /// Opens a record in place; bytes of its message, 0 when the other side has changed its key.
+  func open(_ record: UnsafeMutableRawBufferPointer) throws(RecordFailure) -> Int {
+    try ciphers.opener.open(record)
+  }
+
+  /// Changes the sending key; the frame that tells so.
+  func rekeyFrame() -> [UInt8] { ciphers.sealer.rekeyFrame() }
 }
 
 /// The datagram keys of one control session; any thread may use them.
 final class DatagramKeys: Sendable {
-  private let sealer: Mutex<DatagramSealer>
-  private let opener: Mutex<DatagramOpener>
+  private let ciphers: Mutex<DatagramCiphers>
   /// Where the other side was last seen to send from.
   private let path: Mutex<NetworkAddress>
   let index: UInt32
 
-  init(
-    sealer: consuming DatagramSealer, opener: consuming DatagramOpener, index: UInt32, path: NetworkAddress
-  ) {
-    self.sealer = Mutex(sealer)
-    self.opener = Mutex(opener)
+  init(_ ciphers: consuming DatagramCiphers, index: UInt32, path: NetworkAddress) {
+    self.ciphers = Mutex(ciphers)
     self.index = index
     self.path = Mutex(path)
   }
 
   /// The datagram of a body, and where to send it.
   func seal(_ body: [UInt8]) -> (datagram: [UInt8], address: NetworkAddress) {
-    (sealer.withLock { $0.sealed(body) }, path.withLock { $0 })
+    (ciphers.withLock { $0.sealer.sealed(body) }, path.withLock { $0 })
   }
 
   /// The body of a datagram; an authentic one moves the path to where it came from.
   func open(_ datagram: [UInt8], from source: NetworkAddress) -> Result<[UInt8], DatagramFailure> {
-    let result = opener.withLock { opener in
-      Result { () throws(DatagramFailure) in try opener.opened(datagram) }
+    let result = ciphers.withLock { ciphers in
+      Result { () throws(DatagramFailure) in try ciphers.opener.opened(datagram) }
     }
     if case .success = result { path.withLock { $0 = source } }
     return result

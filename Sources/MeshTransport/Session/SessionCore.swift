@@ -99,7 +99,7 @@ final class SessionCore {
   /// Changes the sending key, which tells the other side that this one lives.
   func sendKeepAlive() {
     guard case .open(_, let keys) = phase, link.isWritable else { return }
-    let frame = keys.sealer.rekeyFrame()
+    let frame = keys.rekeyFrame()
     var buffer = link.makeBuffer(frame.count)
     buffer.writeBytes(frame)
     sentRecords += 1
@@ -196,7 +196,7 @@ final class SessionCore {
         return end(.brokenRecord)
       case .message(let record):
         do {
-          let count = try keys.opener.open(record)
+          let count = try keys.open(record)
           receivedRecords += 1
           if count > 0 { deliver(UnsafeRawBufferPointer(rebasing: record[..<count]), handle) }
         } catch {

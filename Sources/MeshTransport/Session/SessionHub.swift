@@ -1,6 +1,7 @@
 import HouseholdTrust
 import MeshModel
 import MeshProtocol
+import SecureChannel
 import Synchronization
 
 /// What dials and carries datagrams for a hub: sockets, or memory.
@@ -13,6 +14,9 @@ protocol Carrier: AnyObject, Sendable {
 
 /// The sessions of one endpoint, whatever carries them: their names, limits, events and counters.
 final class SessionHub: Sendable {
+  /// ECANCELED, as the number that a dial reports after the end.
+  private static let shutDown: Int32 = 125
+
   let limits: TransportLimits
   let events: EventQueue
 
@@ -41,7 +45,7 @@ final class SessionHub: Sendable {
   init(limits: TransportLimits, firstIndex: UInt32) {
     self.limits = limits
     events = EventQueue(limits: limits)
-    table = Mutex(Table(nextIndex: firstIndex & DatagramIndex.largest))
+    table = Mutex(Table(nextIndex: firstIndex & DatagramLimits.largestIndex))
   }
 
   // MARK: Commands
@@ -53,7 +57,7 @@ final class SessionHub: Sendable {
       case .dial(let address, let purpose, let expecting):
         let request = DialRequest(address: address, purpose: purpose, expecting: expecting)
         if table.withLock({ $0.isClosed }) {
-          events.put(.dialFailed(address, purpose, .unreachable(code: ClosedEndpoint.code)))
+          events.put(.dialFailed(address, purpose, .unreachable(code: Self.shutDown)))
         } else {
           carrier.dial(request)
         }
@@ -79,7 +83,7 @@ final class SessionHub: Sendable {
   }
 
   private func send(datagram body: [UInt8], to device: DeviceID, over carrier: any Carrier) {
-    precondition(body.count <= DatagramIndex.bodyByteCount, "a datagram of \(body.count) bytes")
+    precondition(body.count <= DatagramLimits.bodyByteCount, "a datagram of \(body.count) bytes")
     let newest = table.withLock { table in
       // The newest, so that a renewed session takes over; the smallest in number would be the same on no two sides.
       table.byIndex.values.filter { $0.info.peer == device }.max { $0.id < $1.id }
@@ -180,9 +184,9 @@ final class SessionHub: Sendable {
     table.withLock { table in
       // Fewer indices are in use than there are, by the limits on sessions and handshakes.
       while table.byIndex[table.nextIndex] != nil || table.reservedIndices.contains(table.nextIndex) {
-        table.nextIndex = (table.nextIndex + 1) & DatagramIndex.largest
+        table.nextIndex = (table.nextIndex + 1) & DatagramLimits.largestIndex
       }
-      defer { table.nextIndex = (table.nextIndex + 1) & DatagramIndex.largest }
+      defer { table.nextIndex = (table.nextIndex + 1) & DatagramLimits.largestIndex }
       table.reservedIndices.insert(table.nextIndex)
       return table.nextIndex
     }
@@ -195,15 +199,15 @@ final class SessionHub: Sendable {
 
   /// Takes a datagram from the network.
   func receive(datagram: [UInt8], from source: NetworkAddress) {
-    guard let index = DatagramIndex.index(of: datagram), let handle = table.withLock({ $0.byIndex[index] }),
+    guard let index = DatagramHeader(of: datagram)?.receiverIndex, let handle = table.withLock({ $0.byIndex[index] }),
       let keys = handle.datagrams
     else { return drop(.unknownDatagram) }
     switch keys.open(datagram, from: source) {
     case .success(let body):
       counts.withLock { $0.receivedDatagrams += 1 }
       if !events.put(datagram: .datagram(from: handle.info.peer, body: body)) { drop(.queueFull) }
-    case .failure(.replayed): drop(.replayedDatagram)
-    case .failure: drop(.brokenDatagram)
+    case .failure(let failure):
+      if case .replayed = failure { drop(.replayedDatagram) } else { drop(.brokenDatagram) }
     }
   }
 
