@@ -87,7 +87,7 @@ final class Door: Sendable {
 }
 
 /// Reads the preamble of an accepted connection, which says what the connection is for.
-final class DoorHandler: ChannelInboundHandler {
+final class DoorHandler: ChannelInboundHandler, RemovableChannelHandler {
   typealias InboundIn = ByteBuffer
 
   private let door: Door
@@ -121,7 +121,7 @@ final class DoorHandler: ChannelInboundHandler {
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    guard !hasEntered else { return }
+    guard !hasEntered else { return context.fireChannelRead(data) }
     var part = unwrapInboundIn(data)
     if received == nil {
       received = part
@@ -138,10 +138,11 @@ final class DoorHandler: ChannelInboundHandler {
       return context.close(promise: nil)
     }
     enter(context.channel, preamble.purpose, received, startedAt)
+    context.pipeline.syncOperations.removeHandler(self, promise: nil)
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
-    if !hasEntered { context.read() }
+    if hasEntered { context.fireChannelReadComplete() } else { context.read() }
   }
 
   func channelInactive(context: ChannelHandlerContext) {

@@ -1,8 +1,7 @@
 import CryptoPrimitives
 import Glibc
 package import HouseholdTrust
-package import Logging
-import MeshModel
+package import MeshModel
 package import MeshProtocol
 import NIOCore
 import NIOPosix
@@ -46,7 +45,7 @@ package final class NetworkTransport: MeshEndpoint {
 
   /// Takes the port and accepts sessions from now on.
   package static func start(
-    _ configuration: TransportConfiguration, trust: TrustSnapshot, logger: Logger
+    _ configuration: TransportConfiguration, trust: TrustSnapshot
   ) async throws(TransportFailure) -> NetworkTransport {
     let controlLoop = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     let bulkLoop = MultiThreadedEventLoopGroup(numberOfThreads: 1)
@@ -62,7 +61,6 @@ package final class NetworkTransport: MeshEndpoint {
         receive: { hub.receive(datagram: $0, from: $1) })
       sockets.start(listeners)
       raisePriority(of: controlLoop)
-      logger.info("listening", metadata: ["mesh.port": "\(listeners.port)"])
       return NetworkTransport(
         configuration: configuration, hub: hub, door: door, sockets: sockets, controlLoop: controlLoop,
         bulkLoop: bulkLoop, listeners: listeners)
@@ -74,6 +72,11 @@ package final class NetworkTransport: MeshEndpoint {
   }
 
   package var counters: TransportCounters { hub.counters }
+
+  /// The addresses that are listened at; fewer than asked for when the machine lacks one.
+  package var listeningAddresses: [NetworkAddress] {
+    listeners.servers.compactMap { $0.localAddress?.networkAddress }
+  }
 
   /// Accepted connections that have not proved themselves yet.
   package var unauthenticatedConnections: Int { door.waitingCount }

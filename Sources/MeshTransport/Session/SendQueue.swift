@@ -61,12 +61,14 @@ final class SendQueue: Sendable {
     }
   }
 
-  /// Ends the queue after what is in it; whether the connection must be woken. The first reason counts.
+  /// Ends the queue after what is in it; true for the first reason, which counts. The connection must be woken even
+  /// when it waits for room, so that it does not wait for ever.
   func close(_ reason: CloseReason) -> Bool {
     state.withLock { state in
       guard state.goodbye == nil else { return false }
       state.goodbye = reason
-      return wake(&state)
+      state.isAwake = true
+      return true
     }
   }
 
