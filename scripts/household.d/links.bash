@@ -3,8 +3,9 @@
 
 # Rates are a token bucket at both ends of the host's cable. The bucket holds BURST_MS of the rate, so that a slow
 # link does not begin with a second of full speed; the queue before it holds QUEUE_MS, then it drops, as switches do.
+# A queue shorter than LEAST_QUEUE_BYTES would drop parts of every second super-packet (64 KiB) of the sender's stack.
 readonly BURST_MS=2 QUEUE_MS=20
-readonly LEAST_BURST_BYTES=8192
+readonly LEAST_BURST_BYTES=8192 LEAST_QUEUE_BYTES=$((4 * 65536))
 
 profile_settings() {
   case $1 in
@@ -47,12 +48,15 @@ link_host() {
 
 # token_bucket RATE: the words of tc for it.
 token_bucket() {
-  awk -v rate="$1" -v burst_ms=$BURST_MS -v least=$LEAST_BURST_BYTES -v queue=$QUEUE_MS 'BEGIN {
+  awk -v rate="$1" -v burst_ms=$BURST_MS -v least=$LEAST_BURST_BYTES \
+    -v queue_ms=$QUEUE_MS -v least_queue=$LEAST_QUEUE_BYTES 'BEGIN {
     unit = substr(rate, length(rate) - 3, 1)
     bits = rate * (unit == "g" ? 1e9 : unit == "m" ? 1e6 : 1e3)
     burst = bits / 8 * burst_ms / 1000
     if (burst < least) burst = least
-    printf "tbf rate %dbit burst %d latency %dms", bits, burst, queue
+    queue = bits / 8 * queue_ms / 1000
+    if (queue < least_queue) queue = least_queue
+    printf "tbf rate %dbit burst %d limit %d", bits, burst, queue
   }'
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Part of scripts/household: what a lab needs of the machine, and how to get it.
 
-# Program and the Debian package that has it.
+# Program and the Debian package that has it; an optional one makes selftest prove more.
 requirements() {
   cat <<'TABLE'
 ip iproute2
@@ -19,15 +19,19 @@ mount mount
 hostname hostname
 awk mawk
 ping iputils-ping
+pgrep procps
+iperf3 iperf3 optional
 TABLE
 }
 
 compiler() { command -v cc || command -v clang || command -v gcc; }
 
+# missing_packages [required]: one a line; with "required", without the optional ones.
 missing_packages() {
-  local program package
+  local program package kind
   {
-    while read -r program package; do
+    while read -r program package kind; do
+      if [ "$kind" = optional ] && [ "${1:-}" = required ]; then continue; fi
       command -v "$program" >/dev/null || echo "$package"
     done < <(requirements)
     compiler >/dev/null || printf '%s\n' gcc libc6-dev
@@ -52,7 +56,7 @@ need_machine() {
   [ "$(uname -s)" = Linux ] || cannot "hosts need Linux namespaces, and this is $(uname -s)"
   [ "$(id -u)" = 0 ] ||
     cannot "hosts in namespaces need root (sudo scripts/household ...); without root: scripts/household up N --loopback"
-  missing=$(missing_packages | paste --serial --delimiters ' ')
+  missing=$(missing_packages required | paste --serial --delimiters ' ')
   [ -z "$missing" ] || cannot "missing programs; run: scripts/bootstrap --lab, or: apt-get install $missing"
   try "$TRY_NAMESPACES; $TRY_SWITCH; $TRY_RATE; $TRY_DELAY; $TRY_CUT" || explain_refusal
 }
@@ -77,13 +81,13 @@ report() {
   fi
 }
 
-nothing_missing() { [ -z "$(missing_packages)" ]; }
-group_works() { group_can_be_made "$1"; }
+nothing_missing() { [ -z "$(missing_packages required)" ]; }
 
 check_machine() {
   WORKS=true
   local config='the kernel lacks the option, or this is a restricted container' controller
-  report "programs" "scripts/bootstrap --lab, or apt-get install $(missing_packages | paste -sd ' ')" nothing_missing
+  report "programs" "scripts/bootstrap --lab, or apt-get install $(missing_packages required | paste -sd ' ')" \
+    nothing_missing
   report "root" "sudo, or scripts/household up N --loopback" [ "$(id -u)" = 0 ]
   report "network, mount and UTS namespaces" "needs root with CAP_SYS_ADMIN" try "$TRY_NAMESPACES"
   report "switch of bridge and veth" "$config" try "$TRY_SWITCH"
@@ -94,9 +98,9 @@ check_machine() {
   for controller in $CONTROLLERS; do
     report "$controller control group, version ${GROUP_VERSION[$controller]:-?}" \
       "no writable hierarchy has this controller; hosts come up, but ${CONTROLLER_USE[$controller]}" \
-      group_works "$controller"
+      group_can_be_made "$controller"
   done
-  report "iperf3, for rates in selftest" "apt-get install iperf3 (may be left out)" command -v iperf3
-  echo "yes  loopback lab, without root"
+  command -v iperf3 >/dev/null || echo "no   iperf3 (selftest then leaves rates out): apt-get install iperf3"
+  echo "yes  loopback lab, without root (up N --loopback)"
   $WORKS || exit 77
 }
