@@ -10,7 +10,7 @@ package final class AvahiDiscovery: Sendable {
   package enum Event: Hashable, Sendable {
     /// A daemon of some household is said to be at an address.
     case hint(DiscoveryHint)
-    /// The report has changed.
+    /// The report has changed in more than its counters.
     case report(AvahiReport)
   }
 
