@@ -18,6 +18,8 @@ package enum GossipInput: Hashable, Sendable {
   case viewExchange([UInt8], from: DeviceID)
   /// Any other authenticated frame arrived; it proves life as well as an answered probe does.
   case heard(DeviceID)
+  /// A round trip to the device was measured by other means.
+  case measured(DeviceID, roundTrip: Duration)
   /// A control session with the device stands: it can be sent to.
   case reachable(DeviceID)
   /// The control session with the device ended: it cannot be sent to.

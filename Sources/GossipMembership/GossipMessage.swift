@@ -160,6 +160,13 @@ package struct ViewPart: Hashable, Sendable {
   /// The members, in ascending order.
   package var claims: [MemberClaim]
 
+  /// A part with these bounds and claims.
+  package init(above: DeviceID, through: DeviceID, claims: [MemberClaim]) {
+    self.above = above
+    self.through = through
+    self.claims = claims
+  }
+
   /// The lowest and the highest name.
   static let bounds: (DeviceID, DeviceID) = {
     guard let lowest = DeviceID(bytes: [UInt8](repeating: 0, count: DeviceID.byteCount)),
@@ -169,7 +176,7 @@ package struct ViewPart: Hashable, Sendable {
   }()
 
   /// The parts of a whole view.
-  static func parts(of claims: [MemberClaim]) -> [ViewPart] {
+  package static func parts(of claims: [MemberClaim]) -> [ViewPart] {
     var parts: [ViewPart] = []
     var above = bounds.0
     var start = 0
@@ -198,6 +205,8 @@ package enum GossipMessage: Hashable, Sendable {
   case nack(sequence: UInt32)
   /// News alone.
   case news([News])
+  /// The digest of the sender's view, to be answered with the receiver's view when that differs.
+  case viewDigest(ViewDigest)
   /// A part of the sender's view, to be answered with what the sender lacks.
   case viewPart(ViewPart)
   /// Records that the receiver lacks, and the devices whose records the sender lacks.
@@ -206,7 +215,7 @@ package enum GossipMessage: Hashable, Sendable {
   /// Whether the message belongs to an exchange of views.
   var isOfExchange: Bool {
     switch self {
-    case .viewPart, .records: true
+    case .viewDigest, .viewPart, .records: true
     default: false
     }
   }
@@ -219,8 +228,9 @@ extension GossipMessage: WireCodable {
     case pingRequest = 3
     case nack = 4
     case news = 5
-    case viewPart = 6
-    case records = 7
+    case viewDigest = 6
+    case viewPart = 7
+    case records = 8
   }
 
   /// Reads a message.
@@ -241,6 +251,7 @@ extension GossipMessage: WireCodable {
         try Self.readNews(&reader))
     case .nack: self = .nack(sequence: try reader.integer("sequence"))
     case .news: self = .news(try Self.readNews(&reader))
+    case .viewDigest: self = .viewDigest(try ViewDigest(from: &reader))
     case .viewPart: self = .viewPart(try ViewPart(from: &reader))
     case .records: self = try Self.readRecords(&reader)
     case nil: throw .invalid(field: "message kind", value: UInt64(kind))
@@ -270,6 +281,9 @@ extension GossipMessage: WireCodable {
     case .news(let news):
       writer.integer(Kind.news.rawValue)
       Self.write(news, to: &writer)
+    case .viewDigest(let digest):
+      writer.integer(Kind.viewDigest.rawValue)
+      digest.encode(to: &writer)
     case .viewPart(let part):
       writer.integer(Kind.viewPart.rawValue)
       part.encode(to: &writer)

@@ -15,7 +15,8 @@ package struct GossipProfile: Hashable, Sendable {
   package var roundTripSamples = 16
   /// SWIM's k (§3.1): how many others are asked to probe a silent member.
   package var indirectProbes = 2
-  /// The part of the probe time-out after which a relay says that it got no answer either (Lifeguard).
+  /// The part of the shorter probe time-out after which a relay says that it got no answer either (Lifeguard §IV-A):
+  /// whoever asked waits at least as long as that, whatever it knows of its paths.
   package var nackShare = 0.8
 
   /// The suspicion time-out with all confirmations.

@@ -13,13 +13,15 @@ import WireCoding
 /// stops while the machine sleeps; the other clock serves to notice that it slept.
 package struct Membership: Sendable {
   /// A member as this device sees it.
-  package struct Member: Sendable {
+  package struct Member: Hashable, Sendable {
     /// What the member says of itself, and what is believed of it.
     package internal(set) var record: MemberRecord
     /// Since when its state holds, by this device's monotonic clock.
     package internal(set) var since: MonotonicInstant
     /// When something authenticated was last heard from it.
     package internal(set) var lastHeard: MonotonicInstant?
+    /// Whether a control session with it stands.
+    package internal(set) var hasPath = false
     /// Whether only the control session reaches it, because something blocks datagrams.
     package var datagramsAreBlocked: Bool { sessionOnlyAnswers >= Membership.blockedAfterAnswers }
 
@@ -156,6 +158,8 @@ package struct Membership: Sendable {
     case .viewExchange(let bytes, let sender):
       receive(bytes, from: sender, over: .session, isExchange: true, at: now)
     case .heard(let device): hear(from: device, at: now)
+    case .measured(let device, let roundTrip):
+      if let index = index(of: device) { remember(roundTrip, of: index) }
     case .reachable(let device): openPath(to: device, at: now)
     case .unreachablePath(let device): closePath(to: device)
     case .roster(let devices): setRoster(devices, at: now)
@@ -192,13 +196,17 @@ package struct Membership: Sendable {
       relay(sequence, to: target, for: sender, over: path, at: now)
     case .nack(let sequence): takeNack(sequence, from: sender)
     case .news(let news): takeNews(news, from: sender, at: now)
+    case .viewDigest(let digest):
+      if digest != self.digest() { answerDigest(to: sender, at: now) }
     case .viewPart(let part): answer(part, to: sender, at: now)
     case .records(let records, let wanted): takeRecords(records, wanted: wanted, from: sender, at: now)
     }
     if index(of: sender) == nil { exchange(with: sender, at: now) }
   }
 
-  /// Proof of life. A member that is believed gone is told so, that it may refute (Lifeguard §IV-C, Buddy System).
+  /// Proof of life.
+  ///
+  /// A member that is believed gone is told so, that it may refute (Lifeguard §IV-C, Buddy System).
   private mutating func hear(from device: DeviceID, at now: MonotonicInstant) {
     guard let index = index(of: device) else { return }
     members[index].lastHeard = now
@@ -212,6 +220,7 @@ package struct Membership: Sendable {
   private mutating func openPath(to device: DeviceID, at now: MonotonicInstant) {
     guard isMember(device) else { return drop(.strangerSender, from: device) }
     paths.sortedInsert(device)
+    if let index = index(of: device) { members[index].hasPath = true }
     guard own.state.takesPart else { return }
     hear(from: device, at: now)
     effects.append(.viewExchange(to: device, GossipMessage.records([own], wanted: []).encoded))
@@ -221,7 +230,9 @@ package struct Membership: Sendable {
   /// A broken session is no proof of anything, but a good reason to probe at once.
   private mutating func closePath(to device: DeviceID) {
     paths.sortedRemove(device)
-    guard let index = index(of: device), members[index].record.state.takesPart else { return }
+    guard let index = index(of: device) else { return }
+    members[index].hasPath = false
+    guard members[index].record.state.takesPart else { return }
     members[index].lastHeard = nil
     probeOrder.removeAll { $0 == device }
     probeOrder.append(device)
@@ -262,7 +273,10 @@ package struct Membership: Sendable {
     probeOrder.removeAll { $0 == device }
     probes.removeAll { $0.target == device }
     relays.removeAll { $0.target == device || $0.requester == device }
-    if let index = index(of: device) { setState(.revoked, of: index, at: now) }
+    if let index = index(of: device) {
+      members[index].hasPath = false
+      setState(.revoked, of: index, at: now)
+    }
     let gone = members.filter { $0.record.state == .revoked }
     if gone.count > GossipLimits.members, let oldest = gone.min(by: { $0.since < $1.since }) {
       members.removeAll { $0.record.device == oldest.record.device }

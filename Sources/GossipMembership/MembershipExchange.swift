@@ -36,11 +36,20 @@ extension Membership {
   }
 
   /// The exchange that is due by time, with any member that can be sent to, unreachable ones included.
+  ///
+  /// It begins with the digest: views that are equal need no more, and almost always they are.
   mutating func exchangeByTime(_ now: MonotonicInstant) {
     let jitter = profile.exchangeJitter * (2 * Double(generator.uniformFloat()) - 1)
     nextExchange = now.advanced(by: profile.exchangeInterval * (1 + jitter))
     guard !paths.isEmpty else { return }
-    exchange(with: paths[generator.uniform(below: paths.count)], at: now, evenIfRecent: true)
+    let device = paths[generator.uniform(below: paths.count)]
+    effects.append(.viewExchange(to: device, GossipMessage.viewDigest(digest()).encoded))
+  }
+
+  /// Answers a digest that differs with the view here.
+  mutating func answerDigest(to sender: DeviceID, at now: MonotonicInstant) {
+    guard takeAnswer(for: sender) else { return drop(.overLimit, from: sender) }
+    exchange(with: sender, at: now, evenIfRecent: true)
   }
 
   /// Answers a part of another's view: with what is newer here, and with what is wanted from there.

@@ -10,7 +10,7 @@ extension Membership {
     switch message {
     case .ping(_, let given), .ack(_, _, let given), .pingRequest(_, _, let given), .news(let given):
       news = given
-    case .nack, .viewPart, .records: return message
+    case .nack, .viewDigest, .viewPart, .records: return message
     }
     if let accusation = accusation(of: device) { news.insert(.accusation(accusation), at: 0) }
     let used = news.reduce(message.encoded.count) { $0 + $1.wireBytes.count }
@@ -112,6 +112,7 @@ extension Membership {
     let place = members.partition { $0.record.device >= record.device }
     var member = Member(record: record, since: now)
     if record.state == .suspect { member.record.state = .alive }
+    member.hasPath = hasPath(to: record.device)
     members.insert(member, at: place)
     cachedDigest = nil
     effects.append(.changed(member.record, from: nil))
@@ -176,13 +177,14 @@ extension Membership {
     } else if isExchange || isFreshlyHeard(members[index], at: now) {
       // Whoever waited may have been cut off; the member gets the shortest time to say so.
       suspect(index, by: nil, at: now)
-      members[index].suspicion?.conclude(at: now)
+      members[index].suspicion?.conclude()
     } else {
       giveUp(index, accuser: accusation.accuser, at: now)
     }
   }
 
-  private func isFreshlyHeard(_ member: Member, at now: MonotonicInstant) -> Bool {
+  /// Whether any authenticated frame of the member arrived within the probe interval: as good as an answer.
+  func isFreshlyHeard(_ member: Member, at now: MonotonicInstant) -> Bool {
     guard let heard = member.lastHeard else { return false }
     return heard.duration(to: now) < profile.probeInterval
   }

@@ -34,18 +34,12 @@ extension Membership {
   mutating func startProbe(at now: MonotonicInstant) {
     nextProbe = now.advanced(by: profile.probeInterval * health.multiplier)
     answers.removeAll(keepingCapacity: true)
-    guard let target = nextTarget(), let index = index(of: target) else {
+    guard let target = nextTarget(at: now), let index = index(of: target) else {
+      // Nobody is there, or everybody has been heard.
       health.improve()
       return
     }
     let member = members[index]
-    // Any authenticated frame of late is as good as an answer; a doubted member has to refute all the same.
-    if member.record.state == .alive, let heard = member.lastHeard,
-      heard.duration(to: now) < profile.probeInterval
-    {
-      health.improve()
-      return
-    }
     guard probes.count < GossipLimits.probes, !probes.contains(where: { $0.target == target }) else { return }
     let timeout = probeTimeout(of: member) * health.multiplier
     let probe = Probe(
@@ -59,10 +53,16 @@ extension Membership {
 
   /// The members in a random order, each once, then in another order: a crash is noticed within two rounds by
   /// everybody (SWIM §4.3, time-bounded completeness).
-  private mutating func nextTarget() -> DeviceID? {
+  ///
+  /// A member that was heard of late has answered already, and its turn passes to the next; nil when all have been.
+  private mutating func nextTarget(at now: MonotonicInstant) -> DeviceID? {
     for isFresh in [false, true] {
       while let target = probeOrder.popLast() {
-        if let index = index(of: target), members[index].record.state.takesPart { return target }
+        guard let index = index(of: target), members[index].record.state.takesPart else { continue }
+        // A doubted member has to refute all the same.
+        if members[index].record.state == .suspect || !isFreshlyHeard(members[index], at: now) {
+          return target
+        }
       }
       guard !isFresh else { break }
       probeOrder = members.filter(\.record.state.takesPart).map(\.record.device)
@@ -78,10 +78,11 @@ extension Membership {
   }
 
   private func probeTimeout(of member: Member) -> Duration {
-    guard member.roundTrips.count >= Self.blockedAfterAnswers, let slowest = member.roundTrips.max() else {
+    // The slowest of the few that are remembered stands for the 99th percentile.
+    guard let slowest = member.roundTrips.max(), slowest < profile.fastPath else {
       return profile.probeTimeout
     }
-    return slowest < profile.fastPath ? profile.fastProbeTimeout : profile.probeTimeout
+    return profile.fastProbeTimeout
   }
 
   private mutating func takeSequence() -> UInt32 {
@@ -166,8 +167,12 @@ extension Membership {
       members[index].sessionOnlyAnswers = min(members[index].sessionOnlyAnswers + 1, Self.blockedAfterAnswers)
       return
     }
-    guard !probe.wasPostponed else { return }
-    members[index].roundTrips.append(probe.start.duration(to: now))
+    if !probe.wasPostponed { remember(probe.start.duration(to: now), of: index) }
+  }
+
+  /// Remembers a round trip to a member.
+  mutating func remember(_ roundTrip: Duration, of index: Int) {
+    members[index].roundTrips.append(roundTrip)
     if members[index].roundTrips.count > profile.roundTripSamples { members[index].roundTrips.removeFirst() }
   }
 
@@ -195,7 +200,7 @@ extension Membership {
     let timeout = probeTimeout(of: members[index])
     let relay = Relay(
       requester: requester, requesterSequence: sequence, path: path, target: target,
-      sequence: takeSequence(), nackDue: now.advanced(by: timeout * profile.nackShare),
+      sequence: takeSequence(), nackDue: now.advanced(by: profile.fastProbeTimeout * profile.nackShare),
       end: now.advanced(by: timeout * 2))
     relays.append(relay)
     send(.ping(sequence: relay.sequence, []), to: target)

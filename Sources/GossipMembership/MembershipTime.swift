@@ -46,7 +46,8 @@ extension Membership {
       comeBack(after: max(slept, .zero) + late, at: now.monotonic)
     } else if late > profile.lateTick {
       health.worsen()
-      postponeDeadlines(by: late)
+      // What has arrived meanwhile waits to be read.
+      postponeDeadlines(by: late + profile.lateTick)
     }
   }
 

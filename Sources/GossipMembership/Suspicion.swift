@@ -11,7 +11,7 @@ import MeshModel
 /// arXiv 1707.00788). It starts high and falls as others come to the same conclusion on their own; a device that is
 /// slow itself hears no confirmations, and so accuses nobody in haste. K is min(K of the profile, members − 2): with
 /// two members there is nobody to confirm, and the time-out stays at its maximum.
-struct Suspicion: Hashable, Sendable {
+package struct Suspicion: Hashable, Sendable {
   /// When this device began to doubt; moved when it was not listening.
   private(set) var start: MonotonicInstant
   /// Who says so from an own failed probe, in ascending order.
@@ -39,12 +39,8 @@ struct Suspicion: Hashable, Sendable {
     return true
   }
 
-  /// Somebody else has already waited a whole time-out: the minimum is left.
-  mutating func conclude(at now: MonotonicInstant) {
-    guard !isConfirmed else { return }
-    isConfirmed = true
-    start = now
-  }
+  /// Somebody else has already waited in vain: the minimum is enough.
+  mutating func conclude() { isConfirmed = true }
 
   /// Starts anew: what was heard before this device was away says nothing now.
   mutating func restart(at now: MonotonicInstant) {
@@ -68,7 +64,7 @@ struct Suspicion: Hashable, Sendable {
   }
 
   /// The formula above; the maximum when no confirmation is possible.
-  static func timeout(
+  package static func timeout(
     confirmations: Int, wanted: Int, minimum: Duration, maximum: Duration
   ) -> Duration {
     guard wanted > 0, confirmations > 0 else { return maximum }
