@@ -50,7 +50,7 @@ package struct SecretBytes: ~Copyable, @unchecked Sendable {
   deinit { releaseLocked(memory, count) }
 
   /// Lends the bytes for reading; the pointer is not valid afterwards.
-  package borrowing func withUnsafeBytes<Result, Failure: Error>(
+  package borrowing func withUnsafeBytes<Result: ~Copyable, Failure: Error>(
     _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
   ) throws(Failure) -> Result {
     try body(UnsafeRawBufferPointer(start: memory, count: count))
