@@ -48,6 +48,9 @@ extension MeshPeer {
     }
   }
 
+  /// Addresses at which a device was; none of them need be right.
+  package func knownAddresses(of device: DeviceID) -> [NetworkAddress] { known[device]?.addresses ?? [] }
+
   private func absence(of session: SessionTable.Entry) -> AbsenceReason? {
     switch session.info.standing {
     case .full: nil

@@ -1,4 +1,5 @@
 import CryptoPrimitives
+import HouseholdTrust
 import MeshModel
 import MeshProtocol
 import SecureChannel
@@ -11,10 +12,13 @@ final class RealHandshake: Sendable {
   private let handshake: Mutex<SessionHandshake>
 
   /// The side that dials.
-  init(dialling purpose: SessionPurpose, expecting: DeviceID?, as identity: HandshakeIdentity, seed: UInt64) {
+  init(
+    dialling purpose: SessionPurpose, expecting: DeviceID?, offering key: NetworkKey?,
+    as identity: HandshakeIdentity, seed: UInt64
+  ) {
     var entropy = SeededEntropy(seed: seed)
     handshake = Mutex(
-      SessionHandshake(dialling: purpose, expecting: expecting, as: identity, entropy: &entropy))
+      SessionHandshake(dialling: purpose, expecting: expecting, offering: key, as: identity, entropy: &entropy))
   }
 
   /// The side that was dialled.

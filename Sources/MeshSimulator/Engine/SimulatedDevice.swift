@@ -77,6 +77,7 @@ package struct SimulatedDevice: Sendable {
   var chance: SeededGenerator
   var replay: [Int: CounterWindow] = [:]
   var sealed: [Int: UInt64] = [:]
+  var closedDials: [NetworkAddress: Int] = [:]
 
   /// The port that every device listens on.
   package static let port: UInt16 = 24_327

@@ -101,6 +101,7 @@ extension Simulation {
     device.plannedWake = nil
     device.replay = [:]
     device.sealed = [:]
+    device.closedDials = [:]
   }
 
   mutating func endProcess(_ device: Int, machineStaysOn: Bool) {
@@ -115,7 +116,7 @@ extension Simulation {
     if devices[device].machine == .suspended { devices[device].clock.resume(at: now) }
     endProcess(device, machineStaysOn: false)
     devices[device].machine = .off
-    devices[device].disk.losePower()
+    devices[device].disk.losePower(at: now)
     published[device] = nil
   }
 

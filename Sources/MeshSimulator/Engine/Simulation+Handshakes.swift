@@ -13,20 +13,30 @@ extension Simulation {
     guard let stream = streams[id], stream.ends[0].phase == .connecting else { return }
     let device = stream.ends[0].device
     guard let trust = devices[device].peer?.trust else { return }
+    let key = offeredKey(of: device, for: stream.address, trust)
     streams[id]?.ends[0].phase = .handshaking
     queue.plan(.streamDeadline(id, side: 0, .handshaking), at: now.advanced(by: Self.handshakeTimeout))
     if plan.usesRealHandshake {
       let real = RealHandshake(
-        dialling: stream.purpose, expecting: stream.expecting, as: identity(of: device, trust),
-        seed: devices[device].chance.next())
+        dialling: stream.purpose, expecting: stream.expecting, offering: key,
+        as: identity(of: device, trust), seed: devices[device].chance.next())
       streams[id]?.ends[0].handshake = HandshakeState(real: real)
       return perform(real.start(), on: id, side: 0)
     }
-    guard let key = trust.ring.current else { return failHandshake(id, side: 0, .notOfHousehold) }
+    guard let key else { return failHandshake(id, side: 0, .notOfHousehold) }
     var state = HandshakeState()
     state.offered = key.id
     streams[id]?.ends[0].handshake = state
     say(.preamble(hint: key.epochHint, versions(of: device)), on: id, from: 0)
+  }
+
+  /// The current network key; an older one when the address answered the last dials by closing.
+  ///
+  /// Two halves of a split network may both have made new keys, and then only an older one is common.
+  private func offeredKey(of device: Int, for address: NetworkAddress, _ trust: TrustSnapshot) -> NetworkKey? {
+    let keys = trust.ring.keys
+    guard !keys.isEmpty else { return nil }
+    return keys[devices[device].closedDials[address, default: 0] % keys.count]
   }
 
   /// A message of the handshake has reached an end.
@@ -70,12 +80,15 @@ extension Simulation {
     _ hint: [UInt8], _ versions: WireVersions, on id: Int, side: Int, _ trust: TrustSnapshot
   ) {
     guard let device = streams[id]?.ends[side].device else { return }
-    guard let own = trust.ring.current else { return failHandshake(id, side: side, .notOfHousehold) }
     var state = streams[id]?.ends[side].handshake ?? HandshakeState()
+    let offered = trust.ring.keys.first { $0.id == state.offered }
+    guard let own = offered ?? trust.ring.current else {
+      return failHandshake(id, side: side, .notOfHousehold)
+    }
     state.versions = versions
     if let theirs = trust.ring.key(hint: hint) {
       state.agreed = min(theirs.id, own.id)
-      state.standing = theirs.id == own.id ? .full : .updateOnly
+      state.standing = theirs.id == own.id && own.id == trust.ring.current?.id ? .full : .updateOnly
     } else {
       state.agreed = own.id
       state.standing = .updateOnly
@@ -116,6 +129,7 @@ extension Simulation {
     leave(id, side: side)
     send(.reset, on: id, from: side)
     if side == 0 {
+      if failure == .notOfHousehold { devices[device].closedDials[stream.address, default: 0] += 1 }
       deliver(.transport(.dialFailed(stream.address, stream.purpose, failure)), to: device)
     } else {
       deliver(.transport(.dropped(.handshakeRefused)), to: device)
@@ -131,6 +145,7 @@ extension Simulation {
     let session = SessionID(devices[device].nextSession)
     devices[device].nextSession += 1
     devices[device].streamOfSession[session] = id
+    if side == 0 { devices[device].closedDials[stream.address] = nil }
     streams[id]?.ends[side].phase = .open
     streams[id]?.ends[side].session = session
     streams[id]?.ends[side].peer = peer.device

@@ -69,7 +69,7 @@ extension Simulation {
 
   /// Writes and syncs; false when power was lost in between.
   private mutating func store(_ file: SimulatedFile, _ name: String, of device: Int) -> Bool {
-    devices[device].disk.write(file, to: name)
+    devices[device].disk.write(file, to: name, at: now)
     if devices[device].losesPowerAtNextWrite {
       devices[device].losesPowerAtNextWrite = false
       checks.expectAbsence(of: device, at: now)
@@ -91,7 +91,7 @@ extension Simulation {
     if case .peers(let before)? = devices[device].disk.read(SimulatedDisk.peersFile) { peers = before }
     peers.removeAll { $0.device == known.device }
     peers.append(known)
-    devices[device].disk.write(.peers(peers), to: SimulatedDisk.peersFile)
+    devices[device].disk.write(.peers(peers), to: SimulatedDisk.peersFile, at: now)
   }
 
   // MARK: - What admins do

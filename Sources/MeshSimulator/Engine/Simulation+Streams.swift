@@ -203,6 +203,7 @@ extension Simulation {
       devices[end.device].streamOfSession[session] = nil
       notify(.transport(.closed(session, reason)), end.device)
     } else if side == 0 {
+      devices[end.device].closedDials[stream.address, default: 0] += 1
       notify(.transport(.dialFailed(stream.address, stream.purpose, .handshakeClosed)), end.device)
     }
   }

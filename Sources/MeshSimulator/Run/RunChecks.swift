@@ -11,6 +11,8 @@ struct RunChecks: Sendable {
   static let interval: Duration = .milliseconds(100)
   /// How long after the end of the faults views must agree.
   static let agreementLimit: Duration = .seconds(30)
+  /// The same for devices of which neither knows where the other is: they wait for the next beacon, a minute at most.
+  static let strangerLimit: Duration = agreementLimit + .seconds(60)
 
   struct Pending: Sendable {
     let since: MonotonicInstant
@@ -214,8 +216,25 @@ extension Simulation {
       record.agreementTime = settled.duration(to: now).inSeconds
       record.lastDisagreement = last.1
     }
-    guard settled.duration(to: now) >= RunChecks.agreementLimit else { return }
+    let time = settled.duration(to: now)
+    guard time >= RunChecks.agreementLimit else { return }
+    // What one pair does not know, others hear late as well.
+    if time < RunChecks.strangerLimit, hasStrangers() { return }
     for (rule, text) in disagreements where checks.hasDisagreed.insert(text).inserted { violate(rule, text) }
+  }
+
+  /// Whether two devices that could meet have no session, and neither knows where the other is.
+  private func hasStrangers() -> Bool {
+    let present = comparable()
+    func knows(_ device: Int, _ other: Int) -> Bool {
+      devices[device].peer?.knownAddresses(of: devices[other].id).contains(devices[other].address) ?? false
+    }
+    return present.contains { one in
+      present.contains { other in
+        one < other && network.canConnect(one, other) && !hasSession(one, other) && !knows(one, other)
+          && !knows(other, one)
+      }
+    }
   }
 
   /// What devices that can reach each other believe differently, or wrongly.

@@ -8,8 +8,9 @@ extension Scenario {
   /// phase of faults is followed by a phase in which the network is whole and everybody must agree.
   static let swarm = Scenario("swarm", "everything at once, as the seed decides", devices: 0) {
     seed, devices, dice in
-    let count = devices > 0 ? devices : 2 + dice.uniform(below: 7)
-    var plan = SimulationPlan(scenario: "swarm", seed: seed, deviceCount: count, duration: .seconds(130))
+    let drawn = 2 + dice.uniform(below: 7)
+    let count = devices > 0 ? devices : drawn
+    var plan = SimulationPlan(scenario: "swarm", seed: seed, deviceCount: count, duration: .seconds(190))
     plan.conditions = dice.conditions()
     plan.hasMulticastDNS = dice.uniform(below: 2) == 0
     for device in 0..<count {
