@@ -50,7 +50,7 @@ package struct SecretBytes: ~Copyable, @unchecked Sendable {
   deinit { releaseLocked(memory, count) }
 
   /// Lends the bytes for reading; the pointer is not valid afterwards.
-  package borrowing func withUnsafeBytes<Result, Failure: Error>(
+  package borrowing func withUnsafeBytes<Result: ~Copyable, Failure: Error>(
     _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
   ) throws(Failure) -> Result {
     try body(UnsafeRawBufferPointer(start: memory, count: count))
@@ -65,6 +65,11 @@ package struct SecretBytes: ~Copyable, @unchecked Sendable {
   package borrowing func part(_ range: Range<Int>) -> SecretBytes {
     precondition(range.lowerBound >= 0 && range.upperBound <= count, "part \(range) of \(count) secret bytes")
     return SecretBytes(copying: UnsafeRawBufferPointer(start: memory + range.lowerBound, count: range.count))
+  }
+
+  /// Whether this is one of the public seeds of keys/test; whoever reads real keys refuses it.
+  package var isTestOnly: Bool {
+    withUnsafeBytes { $0.starts(with: "TEST-ONLY".utf8) }
   }
 
   /// Whether both have the same bytes; takes the same time wherever they differ.

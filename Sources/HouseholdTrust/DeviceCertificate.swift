@@ -32,15 +32,21 @@ package struct DeviceCertificate: Hashable, Sendable, WireCodable {
   /// The certificate's number in the issuer's chain.
   package var issuerSequence: UInt32 { header.sequence }
 
-  init(
-    header: EntryHeader, request: AdmissionRequest, isAdmin: Bool, signedBy sign: ([UInt8]) -> Signature
+  /// The issuer's next entry after a place of its chain: the device that made the request is a member.
+  ///
+  /// Whether the request is signed for the exchange at hand is the caller's to check.
+  package init(
+    _ request: AdmissionRequest, isAdmin: Bool, household: HouseholdID, issuer: EntryIssuer,
+    after last: ChainPoint, key: borrowing SigningKey
   ) {
+    let header = EntryHeader(household: household, issuer: issuer, after: last)
     let unsigned = DeviceCertificate(
       header: header, signingKey: request.signingKey, agreementKey: request.agreementKey,
       sealingKey: request.sealingKey, name: request.name, isAdmin: isAdmin, signature: nil)
     self.init(
       header: header, signingKey: request.signingKey, agreementKey: request.agreementKey,
-      sealingKey: request.sealingKey, name: request.name, isAdmin: isAdmin, signature: sign(unsigned.message))
+      sealingKey: request.sealingKey, name: request.name, isAdmin: isAdmin,
+      signature: key.sign(unsigned.message))
   }
 
   private init(
@@ -54,7 +60,7 @@ package struct DeviceCertificate: Hashable, Sendable, WireCodable {
     self.sealingKey = sealingKey
     self.name = name
     self.isAdmin = isAdmin
-    self.signature = signature ?? .none64
+    self.signature = signature ?? .zero
   }
 
   /// Whether the holder of this key signed the certificate.
@@ -105,10 +111,10 @@ package struct DeviceCertificate: Hashable, Sendable, WireCodable {
 
 extension Signature {
   /// Stands for a signature that has not been made.
-  static var none64: Signature {
-    guard let zero = Signature(bytes: [UInt8](repeating: 0, count: byteCount)) else {
+  static var zero: Signature {
+    guard let signature = Signature(bytes: [UInt8](repeating: 0, count: byteCount)) else {
       preconditionFailure("a signature of \(byteCount) bytes")
     }
-    return zero
+    return signature
   }
 }

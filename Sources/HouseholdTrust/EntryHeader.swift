@@ -90,6 +90,19 @@ struct EntryHeader: Hashable, Sendable {
   /// The digest of the issuer's entry before, or of the genesis for the first.
   let previous: ContentDigest
 
+  /// The header of the issuer's next entry after a place of its chain.
+  init(household: HouseholdID, issuer: EntryIssuer, after last: ChainPoint) {
+    precondition(last.sequence < .max, "no entry follows number \(last.sequence)")
+    self.init(household: household, issuer: issuer, sequence: last.sequence + 1, previous: last.digest)
+  }
+
+  private init(household: HouseholdID, issuer: EntryIssuer, sequence: UInt32, previous: ContentDigest) {
+    self.household = household
+    self.issuer = issuer
+    self.sequence = sequence
+    self.previous = previous
+  }
+
   func encode(kind: UInt8, to writer: inout ByteWriter) {
     writer.integer(Self.formatVersion)
     writer.integer(kind)

@@ -36,6 +36,9 @@ package struct Genesis: Hashable, Sendable, WireCodable {
     digest = ContentDigest(of: Self.message(household, root) + signature.bytes)
   }
 
+  /// The place in every issuer's chain before its first entry.
+  package var origin: ChainPoint { ChainPoint(sequence: 0, digest: digest) }
+
   /// Reads the genesis; one that its root did not sign is refused.
   package init(from reader: inout ByteReader) throws(DecodingFailure) {
     try readFormatVersion(&reader, "genesis version", Self.formatVersion)

@@ -23,9 +23,9 @@ package struct Household: Sendable {
     let root = HouseholdRoot(phrase)
     let request = try AdmissionRequest(keys: keys, name: name, binding: [])
     let genesis = Genesis(root: root, entropy: &entropy)
-    let header = EntryHeader(
-      household: genesis.household, issuer: .root, sequence: 1, previous: genesis.digest)
-    let certificate = DeviceCertificate(header: header, request: request, isAdmin: true) { root.key.sign($0) }
+    let certificate = DeviceCertificate(
+      request, isAdmin: true, household: genesis.household, issuer: .root, after: genesis.origin,
+      key: root.key)
     var log = MembershipLog(genesis: genesis)
     _ = log.merge([LogEntry(certificate)])
     self.init(log: log, certificate: certificate, keys: keys)
@@ -88,10 +88,9 @@ package struct Household: Sendable {
     else {
       throw .unusableKey(device)
     }
-    let header = try nextHeader(.device(self.device))
-    let certificate = DeviceCertificate(header: header, request: request, isAdmin: admin) {
-      keys.signing.sign($0)
-    }
+    let certificate = DeviceCertificate(
+      request, isAdmin: admin, household: id, issuer: .device(self.device),
+      after: try lastPoint(.device(self.device)), key: keys.signing)
     let added = try add(LogEntry(certificate))
     return [added] + (try shareNetworkKey(entropy: &entropy))
   }
@@ -105,12 +104,10 @@ package struct Household: Sendable {
   ) throws(TrustFailure) -> [LogEntry] {
     if device == self.device { return [try leave()] }
     try requireAdmin()
-    try requireRevocable(device)
+    try requireMember(device)
     try requireRoom(for: 2)
     let last = try checkedPoint(through, of: device)
-    let entry = makeEntry(
-      .revoke(Revocation(device: device, through: last, reason: reason)),
-      header: try nextHeader(.device(self.device)))
+    let entry = try makeEntry(.revoke(Revocation(device: device, through: last, reason: reason)))
     var trial = log
     _ = trial.merge([entry])
     guard trial.view.isAdmin(self.device) else { throw .wouldVoidItself(device) }
@@ -125,14 +122,14 @@ package struct Household: Sendable {
     if isRevoked { throw .revoked(device) }
     if log.view.admins == [device] && log.members.count > 1 { throw .lastAdmin(device) }
     let revocation = Revocation(device: device, through: log.head(of: .device(device)), reason: .left)
-    return try add(makeEntry(.revoke(revocation), header: try nextHeader(.device(device))))
+    return try add(try makeEntry(.revoke(revocation)))
   }
 
   /// Makes a member an admin.
   package mutating func promote(_ device: DeviceID) throws(TrustFailure) -> [LogEntry] {
     try requireAdmin()
     let keys = keys
-    return [try promote(device, by: .device(self.device)) { keys.signing.sign($0) }]
+    return [try promote(device, by: .device(self.device), key: keys.signing)]
   }
 
   /// Takes an admin's rights.
@@ -140,14 +137,13 @@ package struct Household: Sendable {
   /// It stays a member, and what it did so far counts.
   package mutating func demote(_ device: DeviceID) throws(TrustFailure) -> [LogEntry] {
     try requireAdmin()
-    guard log.certificate(of: device) != nil else { throw .unknownDevice(device) }
-    if log.isRevoked(device) { throw .revoked(device) }
+    try requireMember(device)
     guard log.view.isAdmin(device) else { throw .notAnAdmin(device) }
     guard log.view.admins.count > 1 else { throw .lastAdmin(device) }
     try requireRoom(for: 1)
     let demotion = Demotion(
       device: device, term: log.lastTerm(of: device), through: log.head(of: .device(device)))
-    return [try add(makeEntry(.demote(demotion), header: try nextHeader(.device(self.device))))]
+    return [try add(try makeEntry(.demote(demotion)))]
   }
 
   /// Makes the next network key and seals it for every member.
@@ -191,37 +187,58 @@ package struct Household: Sendable {
 
   /// Makes this device an admin by the household's root and removes lost devices, with a new network key.
   ///
-  /// The root's word stands above that of all admins: what it revokes counts only through the given points (by
-  /// default, all that this device has seen), whatever those devices state afterwards.
+  /// The root's word stands above that of all admins, and it decides who is right where admins contradict each other.
   package mutating func recover(
-    with phrase: borrowing RecoveryPhrase, revoking lost: [DeviceID: ChainPoint?] = [:],
+    with phrase: borrowing RecoveryPhrase, revoking lost: [LostDevice] = [],
     entropy: inout some EntropySource
   ) throws(RecoveryFailure) -> [LogEntry] {
     let root = HouseholdRoot(phrase)
     guard root.publicKey == log.genesis.root else { throw .phrase(.otherHousehold) }
+    var trial = self
     do throws(TrustFailure) {
-      if isRevoked { throw .revoked(device) }
-      var trial = self
-      var added: [LogEntry] = []
-      for device in lost.keys.sorted() where !trial.log.isRevoked(device) || lost[device] != nil {
-        if device == self.device { throw .wouldVoidItself(device) }
-        guard trial.log.certificate(of: device) != nil else { throw .unknownDevice(device) }
-        let through = try trial.checkedPoint(lost[device] ?? nil, of: device)
-        let revocation = Revocation(device: device, through: through, reason: .lost)
-        let header = try trial.nextHeader(.root)
-        added.append(
-          try trial.add(LogEntry(header: header, body: .revoke(revocation)) { root.key.sign($0) }))
-      }
-      guard trial.log.isMember(device) else { throw .wouldVoidItself(device) }
-      if !trial.isAdmin {
-        added.append(try trial.promote(device, by: .root) { root.key.sign($0) })
-      }
-      added.append(try trial.rotateNetworkKey(entropy: &entropy))
+      let added = try trial.recover(root, lost, entropy: &entropy)
       self = trial
       return added
     } catch {
       throw .trust(error)
     }
+  }
+
+  private mutating func recover(
+    _ root: borrowing HouseholdRoot, _ lost: [LostDevice], entropy: inout some EntropySource
+  ) throws(TrustFailure) -> [LogEntry] {
+    var added: [LogEntry] = []
+    for device in lost {
+      if device.device == self.device { throw .wouldVoidItself(device.device) }
+      guard log.knows(device.device) else { throw .unknownDevice(device.device) }
+      let through =
+        try device.through.map { point throws(TrustFailure) in try checkedPoint(point, of: device.device) }
+        ?? log.firstRevokedPoint(of: device.device) ?? log.head(of: .device(device.device))
+      let revocation = Revocation(device: device.device, through: through, reason: .lost)
+      added.append(
+        try add(
+          LogEntry(
+            .revoke(revocation), household: id, issuer: .root, after: try lastPoint(.root), key: root.key)))
+    }
+    if !isAdmin { added.append(try promote(device, by: .root, key: root.key)) }
+    added.append(try rotateNetworkKey(entropy: &entropy))
+    return added
+  }
+}
+
+/// A device that the root shall revoke.
+package struct LostDevice: Hashable, Sendable {
+  /// The device.
+  package let device: DeviceID
+  /// The last of its entries that counts.
+  ///
+  /// When nil, it is where the earliest revocation of it drew the line, else the last entry that is known.
+  package let through: ChainPoint?
+
+  /// A device whose entries count through a place of its chain.
+  package init(_ device: DeviceID, through: ChainPoint? = nil) {
+    self.device = device
+    self.through = through
   }
 }
 
@@ -253,7 +270,7 @@ extension Household {
     guard used + count <= TrustLimits.deviceEntries else { throw .logFull(limit: TrustLimits.deviceEntries) }
   }
 
-  private func requireRevocable(_ device: DeviceID) throws(TrustFailure) {
+  private func requireMember(_ device: DeviceID) throws(TrustFailure) {
     guard log.certificate(of: device) != nil else { throw .unknownDevice(device) }
     if log.isRevoked(device) { throw .revoked(device) }
   }
@@ -265,42 +282,36 @@ extension Household {
   }
 
   private mutating func promote(
-    _ device: DeviceID, by issuer: EntryIssuer, sign: ([UInt8]) -> Signature
+    _ device: DeviceID, by issuer: EntryIssuer, key: borrowing SigningKey
   ) throws(TrustFailure) -> LogEntry {
-    guard log.certificate(of: device) != nil else { throw .unknownDevice(device) }
-    if log.isRevoked(device) { throw .revoked(device) }
+    try requireMember(device)
     if log.view.isAdmin(device) { throw .alreadyAdmin(device) }
     let term = log.lastTerm(of: device)
     guard term < .max else { throw .exhausted }
     if issuer != .root { try requireRoom(for: 1) }
     let promotion = Promotion(
       device: device, term: term + 1, after: log.head(of: .device(device)).sequence)
-    return try add(LogEntry(header: try nextHeader(issuer), body: .promote(promotion), signedBy: sign))
+    return try add(
+      LogEntry(
+        .promote(promotion), household: id, issuer: issuer, after: try lastPoint(issuer), key: key))
   }
 
   private mutating func share(
     _ key: NetworkKey, with members: [DeviceCertificate], entropy: inout some EntropySource
   ) throws(TrustFailure) -> LogEntry {
-    var copies: [NetworkKeyCopies.Copy] = []
-    for member in members {
-      // A member whose key takes no seal gets none; it cannot have been admitted by an honest device.
-      guard let box = key.sealed(to: member.sealingKey, entropy: &entropy) else { continue }
-      copies.append(NetworkKeyCopies.Copy(device: member.device, box: box))
-    }
-    return try add(
-      makeEntry(
-        .networkKey(NetworkKeyCopies(key: key.id, copies: copies)), header: try nextHeader(.device(device))))
+    let copies = NetworkKeyCopies(key, for: members, entropy: &entropy)
+    return try add(try makeEntry(.networkKey(copies)))
   }
 
-  private func nextHeader(_ issuer: EntryIssuer) throws(TrustFailure) -> EntryHeader {
+  private func lastPoint(_ issuer: EntryIssuer) throws(TrustFailure) -> ChainPoint {
     let head = log.head(of: issuer)
     guard head.sequence < .max else { throw .exhausted }
-    return EntryHeader(
-      household: log.genesis.household, issuer: issuer, sequence: head.sequence + 1, previous: head.digest)
+    return head
   }
 
-  private func makeEntry(_ body: LogEntry.Body, header: EntryHeader) -> LogEntry {
-    LogEntry(header: header, body: body) { keys.signing.sign($0) }
+  private func makeEntry(_ body: LogEntry.Body) throws(TrustFailure) -> LogEntry {
+    let last = try lastPoint(.device(device))
+    return LogEntry(body, household: id, issuer: .device(device), after: last, key: keys.signing)
   }
 
   private mutating func add(_ entry: LogEntry) throws(TrustFailure) -> LogEntry {
@@ -336,6 +347,23 @@ extension MembershipLog {
   /// Whether the point is in the issuer's chain, or before its first entry.
   fileprivate func hasPoint(_ point: ChainPoint, of issuer: EntryIssuer) -> Bool {
     point.sequence == 0
-      ? point.digest == genesis.digest : entries.contains { $0.issuer == issuer && $0.point == point }
+      ? point == genesis.origin : entries.contains { $0.issuer == issuer && $0.point == point }
+  }
+
+  /// Whether the log has a certificate of the device, counting or not.
+  fileprivate func knows(_ device: DeviceID) -> Bool {
+    entries.contains { entry in
+      if case .addDevice(let certificate) = entry.body { certificate.device == device } else { false }
+    }
+  }
+
+  /// The earliest place that somebody else's revocation of the device names.
+  fileprivate func firstRevokedPoint(of device: DeviceID) -> ChainPoint? {
+    entries.compactMap { entry in
+      guard case .revoke(let revocation) = entry.body, revocation.device == device,
+        entry.issuer != .device(device), hasPoint(revocation.through, of: .device(device))
+      else { return nil }
+      return revocation.through
+    }.min()
   }
 }

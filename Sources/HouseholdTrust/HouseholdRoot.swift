@@ -5,7 +5,8 @@ package import CryptoPrimitives
 /// It exists in memory only between the making of a household (or the typing of the phrase) and the end of that
 /// command; on disk it never is.
 package struct HouseholdRoot: ~Copyable, Sendable {
-  let key: SigningKey
+  /// Signs the genesis and the root's entries.
+  package let key: SigningKey
 
   /// The root that a recovery phrase stands for.
   package init(_ phrase: borrowing RecoveryPhrase) {

@@ -10,16 +10,23 @@ struct LogAdmission {
   private(set) var admitted: [LogEntry] = []
   /// The entries that build on others that are not here.
   private(set) var waiting: [LogEntry] = []
+  /// The entries that the root does not let count; they are right, take no room, and are kept as the waiting are.
+  private(set) var voided: [LogEntry] = []
   /// The entries that do not enter.
   private(set) var refused: [MergeReport.RefusedEntry] = []
-  /// Whether there is anything that was not known.
-  private(set) var hasNews = false
+  /// Entries that were not known.
+  private var fresh: Set<ContentDigest> = []
 
   private let genesis: Genesis
   private var candidates: [LogEntry]
-  /// Entries that were in the log before: their signatures are right, and they have their room.
+  /// Entries that were in the log before; they keep their room.
+  private let settled: Set<ContentDigest>
+  /// Entries whose signature was found right before.
   private let proven: Set<ContentDigest>
   private var pass = Pass()
+
+  /// Whether there is anything that was not known.
+  var hasNews: Bool { !fresh.isEmpty }
 
   private enum Verdict {
     case entered, waits, hasNoRoom, isForged
@@ -54,10 +61,11 @@ struct LogAdmission {
     }
   }
 
-  init(genesis: Genesis, entries: [LogEntry], pending: [LogEntry]) {
+  init(genesis: Genesis, entries: [LogEntry], pending: [LogEntry], voided: [LogEntry]) {
     self.genesis = genesis
-    candidates = entries + pending
-    proven = Set(entries.map(\.digest))
+    candidates = entries + pending + voided
+    settled = Set(entries.map(\.digest))
+    proven = settled.union(voided.map(\.digest))
   }
 
   /// Takes an entry that is not known yet.
@@ -67,7 +75,7 @@ struct LogAdmission {
     } else if entry.byteCount > TrustLimits.entryBytes {
       refuse(entry, .tooLong)
     } else {
-      hasNews = true
+      fresh.insert(entry.digest)
       candidates.append(entry)
     }
   }
@@ -77,17 +85,33 @@ struct LogAdmission {
     candidates.sort { ($0.issuer, $0.point) < ($1.issuer, $1.point) }
     admitAll()
     // What the root takes out may have carried other entries, so what is left is gone through again.
-    while case let voided = voidedByRoot(), !voided.isEmpty {
-      for entry in candidates where voided.contains(entry.digest) && !proven.contains(entry.digest) {
-        refuse(entry, .voided)
+    while case let out = voidedByRoot(), !out.isEmpty {
+      for entry in admitted where out.contains(entry.digest) {
+        voided.append(entry)
+        if !proven.contains(entry.digest) { refuse(entry, .voided) }
       }
-      candidates.removeAll { voided.contains($0.digest) }
+      candidates.removeAll { out.contains($0.digest) }
       admitAll()
     }
     for entry in pass.withoutRoom { refuse(entry, .logFull) }
-    let excess = waiting.dropFirst(TrustLimits.pendingEntries)
-    for entry in excess { refuse(entry, .tooManyPending) }
+    refuseForgedWaiting()
+    for entry in waiting.dropFirst(TrustLimits.pendingEntries) { refuse(entry, .tooManyPending) }
     waiting = Array(waiting.prefix(TrustLimits.pendingEntries))
+    voided = Array(voided.prefix(TrustLimits.pendingEntries))
+  }
+
+  /// Whoever makes entries up shall not fill the room of those that wait for good reason.
+  private mutating func refuseForgedWaiting() {
+    let forged = waiting.filter { entry in
+      guard fresh.contains(entry.digest) else { return false }
+      switch entry.issuer {
+      case .root: return !entry.isSigned(by: genesis.root)
+      case .device(let device): return pass.signingKeys[device].map { !entry.isSigned(by: $0) } ?? false
+      }
+    }
+    for entry in forged { refuse(entry, .badSignature) }
+    let digests = Set(forged.map(\.digest))
+    waiting.removeAll { digests.contains($0.digest) }
   }
 
   private mutating func refuse(_ entry: LogEntry, _ reason: MergeReport.Refusal) {
@@ -97,7 +121,7 @@ struct LogAdmission {
   private mutating func admitAll() {
     admitted = []
     pass = Pass()
-    for entry in candidates where proven.contains(entry.digest) { _ = pass.room.take(entry) }
+    for entry in candidates where settled.contains(entry.digest) { _ = pass.room.take(entry) }
     var rest = candidates
     // An entry that a revocation counts through goes before it, so that whoever gets the entries one by one never
     // sees good ones void. Where entries wait for each other in a circle, one round goes without this.
@@ -135,10 +159,8 @@ struct LogAdmission {
       else { return .waits }
     }
     guard let key = signingKey(of: entry) else { return .waits }
-    if !proven.contains(entry.digest) {
-      guard entry.isSigned(by: key) else { return .isForged }
-      guard pass.room.take(entry) else { return .hasNoRoom }
-    }
+    guard proven.contains(entry.digest) || entry.isSigned(by: key) else { return .isForged }
+    guard settled.contains(entry.digest) || pass.room.take(entry) else { return .hasNoRoom }
     admitted.append(entry)
     pass.points[entry.digest] = (entry.issuer, entry.sequence)
     switch entry.body {
@@ -163,34 +185,28 @@ struct LogAdmission {
     }
   }
 
-  /// Entries that the root's revocations do not let count; the root is never wrong, so they can go for good.
+  /// Entries that no revocation of their issuer by the root lets count.
+  ///
+  /// The root is never wrong, so they can give up their room, and a full log can be repaired.
   private func voidedByRoot() -> Set<ContentDigest> {
-    var voided: Set<ContentDigest> = []
-    var chains: ChainForest?
+    var lasts: [DeviceID: [Int]] = [:]
+    var forest: ChainForest?
     for entry in admitted {
       guard entry.issuer == .root, case .revoke(let revocation) = entry.body else { continue }
-      let forest = chains ?? ChainForest(admitted)
-      chains = forest
-      let through = forest.index(of: revocation.through.digest)
-      // Without its last good entry the chain cannot be judged yet.
+      let chains = forest ?? ChainForest(admitted)
+      forest = chains
+      let through = chains.index(of: revocation.through.digest)
+      // Without its last good entry a chain cannot be judged yet.
       guard through != nil || revocation.through.sequence == 0 else { continue }
-      for (index, other) in admitted.enumerated() where other.issuer == .device(revocation.device) {
-        if let through, forest.isAncestor(index, ofOrSame: through) { continue }
-        voided.insert(other.digest)
-      }
+      lasts[revocation.device, default: []] += through.map { [$0] } ?? []
     }
-    guard !voided.isEmpty else { return [] }
-    // What waits for a voided entry waits for ever.
-    var reach = voided
-    var hasGrown = true
-    while hasGrown {
-      hasGrown = false
-      for entry in waiting where reach.contains(entry.header.previous) && reach.insert(entry.digest).inserted
-      {
-        hasGrown = true
-      }
+    guard let forest else { return [] }
+    var voided: Set<ContentDigest> = []
+    for (index, entry) in admitted.enumerated() {
+      guard case .device(let issuer) = entry.issuer, let lasts = lasts[issuer] else { continue }
+      if !lasts.contains(where: { forest.isAncestor(index, ofOrSame: $0) }) { voided.insert(entry.digest) }
     }
-    return reach
+    return voided
   }
 }
 

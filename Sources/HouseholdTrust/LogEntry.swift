@@ -24,6 +24,13 @@ package struct Revocation: Hashable, Sendable {
   package let through: ChainPoint
   /// Why.
   package let reason: RevocationReason
+
+  /// The removal of a device whose entries count through a place of its chain.
+  package init(device: DeviceID, through: ChainPoint, reason: RevocationReason) {
+    self.device = device
+    self.through = through
+    self.reason = reason
+  }
 }
 
 /// A device becomes an admin (again).
@@ -34,6 +41,14 @@ package struct Promotion: Hashable, Sendable {
   package let term: UInt32
   /// Entries of the device up to this number do not count by this promotion.
   package let after: UInt32
+
+  /// The start of a device's time as an admin, after the entry with number `after`; terms count from 1.
+  package init(device: DeviceID, term: UInt32, after: UInt32) {
+    precondition(term > 0, "an admin's time has a number from 1")
+    self.device = device
+    self.term = term
+    self.after = after
+  }
 }
 
 /// A device is no admin any more; it stays a member.
@@ -44,6 +59,14 @@ package struct Demotion: Hashable, Sendable {
   package let term: UInt32
   /// The last of its entries that counts by those times.
   package let through: ChainPoint
+
+  /// The end of a device's times as an admin up to `term`, whose entries count through a place of its chain.
+  package init(device: DeviceID, term: UInt32, through: ChainPoint) {
+    precondition(term > 0, "an admin's time has a number from 1")
+    self.device = device
+    self.term = term
+    self.through = through
+  }
 }
 
 /// A network key, sealed for some devices.
@@ -68,6 +91,19 @@ package struct NetworkKeyCopies: Hashable, Sendable {
   package let key: NetworkKeyID
   /// The copies in ascending order of their devices.
   package let copies: [Copy]
+
+  /// The copies of a key for these members.
+  ///
+  /// A member whose public key takes no seal gets none; no honest device admits one.
+  package init(_ key: NetworkKey, for members: [DeviceCertificate], entropy: inout some EntropySource) {
+    var copies: [Copy] = []
+    for member in members.sorted(by: { $0.device < $1.device }) {
+      guard let box = key.sealed(to: member.sealingKey, entropy: &entropy) else { continue }
+      copies.append(Copy(device: member.device, box: box))
+    }
+    self.key = key.id
+    self.copies = copies
+  }
 }
 
 /// One signed statement of the membership log.
@@ -104,6 +140,8 @@ package struct LogEntry: Hashable, Sendable, WireCodable {
   package var issuer: EntryIssuer { header.issuer }
   /// The entry's number in the issuer's chain.
   package var sequence: UInt32 { header.sequence }
+  /// The digest of the issuer's entry before, or of the genesis for its first.
+  package var previous: ContentDigest { header.previous }
   /// The entry's place in the issuer's chain.
   package var point: ChainPoint { ChainPoint(sequence: sequence, digest: digest) }
 
@@ -112,11 +150,17 @@ package struct LogEntry: Hashable, Sendable, WireCodable {
     self.init(header: certificate.header, body: .addDevice(certificate), signature: certificate.signature)
   }
 
-  init(header: EntryHeader, body: Body, signedBy sign: ([UInt8]) -> Signature) {
+  /// The issuer's next entry after a place of its chain, signed with the issuer's key.
+  package init(
+    _ body: Body, household: HouseholdID, issuer: EntryIssuer, after last: ChainPoint,
+    key: borrowing SigningKey
+  ) {
+    if case .addDevice = body { preconditionFailure("a certificate is its own entry") }
+    let header = EntryHeader(household: household, issuer: issuer, after: last)
     var writer = ByteWriter(reserving: 512)
     writer.text(EntryHeader.domain)
     Self.encode(header, body, to: &writer)
-    self.init(header: header, body: body, signature: sign(writer.bytes))
+    self.init(header: header, body: body, signature: key.sign(writer.bytes))
   }
 
   private init(header: EntryHeader, body: Body, signature: Signature) {

@@ -16,6 +16,7 @@ package struct MembershipLog: Sendable, Equatable {
   /// What this log has, for comparison with another device's.
   package private(set) var summary: LogSummary
   private var pending: [LogEntry] = []
+  private var voided: [LogEntry] = []
   private var chains: ChainForest
 
   /// The log of a household in which nothing has happened.
@@ -35,8 +36,8 @@ package struct MembershipLog: Sendable, Equatable {
   package mutating func merge(_ incoming: [LogEntry]) -> MergeReport {
     let before = view
     var known = Set(entries.map(\.digest))
-    known.formUnion(pending.map(\.digest))
-    var admission = LogAdmission(genesis: genesis, entries: entries, pending: pending)
+    known.formUnion((pending + voided).map(\.digest))
+    var admission = LogAdmission(genesis: genesis, entries: entries, pending: pending, voided: voided)
     var report = MergeReport()
     for entry in incoming {
       if known.insert(entry.digest).inserted {
@@ -53,6 +54,7 @@ package struct MembershipLog: Sendable, Equatable {
     admission.run()
     entries = admission.admitted
     pending = admission.waiting
+    voided = admission.voided
     chains = ChainForest(entries)
     view = MembershipView(entries, chains: chains)
     summary = summarize()
@@ -89,12 +91,12 @@ package struct MembershipLog: Sendable, Equatable {
   /// The end of an issuer's chain; the place before the first entry when there is none.
   package func head(of issuer: EntryIssuer) -> ChainPoint {
     chains.tips.map { entries[$0] }.filter { $0.issuer == issuer }.map(\.point).max()
-      ?? ChainPoint(sequence: 0, digest: genesis.digest)
+      ?? genesis.origin
   }
 
   /// The place of an issuer's entry with this number; nil when there is none, or more than one.
   package func point(of issuer: EntryIssuer, sequence: UInt32) -> ChainPoint? {
-    if sequence == 0 { return ChainPoint(sequence: 0, digest: genesis.digest) }
+    if sequence == 0 { return genesis.origin }
     let found = entries.filter { $0.issuer == issuer && $0.sequence == sequence }
     return found.count == 1 ? found.first?.point : nil
   }

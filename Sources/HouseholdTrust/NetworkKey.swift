@@ -56,7 +56,9 @@ package final class NetworkKey: Sendable {
   package let epochHint: [UInt8]
   private let secret: SecretBytes
 
-  init(epoch: UInt32, entropy: inout some EntropySource) {
+  /// A new key for an epoch, which counts from 1.
+  package init(epoch: UInt32, entropy: inout some EntropySource) {
+    precondition(epoch > 0, "epochs count from 1")
     let secret = SecretBytes(count: Self.byteCount, entropy: &entropy)
     id = NetworkKeyID(epoch: epoch, check: Self.check(secret, epoch: epoch))
     (householdTag, epochHint) = Self.tags(secret)

@@ -43,8 +43,6 @@ package enum HandshakeFailure: Error, Equatable, Sendable, CustomStringConvertib
   case thisDevice
   /// The other side has this device's identity on another start: a copied disk.
   case clone(BootID)
-  /// Bytes came after the handshake had failed.
-  case over
 
   /// What is wrong, and what to do.
   package var description: String {
@@ -69,7 +67,6 @@ package enum HandshakeFailure: Error, Equatable, Sendable, CustomStringConvertib
     case .thisDevice: "this device dialled itself"
     case .clone(let boot):
       "another machine (start \(boot)) has this device's identity; make a new identity on the copy"
-    case .over: "bytes came after the handshake had failed"
     }
   }
 

@@ -67,6 +67,9 @@ package struct SessionHandshake: ~Copyable, Sendable {
     case preamble
     case noise(NoiseHandshake, Preamble, SessionStanding)
     case firstRecord(SessionFacts, RecordCiphers)
+    /// The owner feeds the bytes to somebody else now.
+    case handedOn
+    /// Failed: what still comes is not looked at.
     case over
   }
 
@@ -158,9 +161,11 @@ package struct SessionHandshake: ~Copyable, Sendable {
         return nil
       }
       return [.established(try establish(facts, ciphers, record))]
+    case .handedOn:
+      preconditionFailure("bytes behind a handshake belong to the session's record ciphers")
     case .over:
       buffer = []
-      throw .over
+      return nil
     }
   }
 
@@ -196,7 +201,8 @@ extension SessionHandshake {
     }
     if role == .responder && theirs.purpose == .pairing {
       let received = buffer
-      _ = fail(.otherPurpose(.pairing))
+      state = .handedOn
+      buffer = []
       return [.pairing(received: received)]
     }
     buffer.removeFirst(Preamble.byteCount)
@@ -291,7 +297,7 @@ extension SessionHandshake {
       throw .malformedMessage(.invalid(field: "session purpose", value: UInt64(hello.purpose.rawValue)))
     }
     let leftover = buffer
-    state = .over
+    state = .handedOn
     buffer = []
     let datagrams = DatagramCiphers(
       sealer: DatagramSealer(key: datagramKey.copy(), receiverIndex: hello.receiverIndex),
