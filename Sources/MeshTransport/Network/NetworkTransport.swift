@@ -90,6 +90,9 @@ package final class NetworkTransport: MeshEndpoint {
     hub.closeRevoked { trust.log.isRevoked($0) }
   }
 
+  /// From now on devices that want to join come to this desk; with nil they are turned away, as at first.
+  package func receivePairing(at desk: PairingDesk?) { sockets.receivePairing(at: desk) }
+
   package func shutdown() async {
     guard !hasShutDown.exchange(true, ordering: .relaxed) else { return }
     for server in listeners.servers { try? await server.close() }

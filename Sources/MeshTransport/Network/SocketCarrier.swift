@@ -18,6 +18,7 @@ final class SocketCarrier: Carrier {
     var listeners: Listeners?
     var connections: [ObjectIdentifier: any Channel] = [:]
     var dials = 0
+    var desk: PairingDesk?
     var isClosed = false
   }
 
@@ -124,7 +125,11 @@ final class SocketCarrier: Carrier {
     _ channel: any Channel, _ purpose: SessionPurpose, _ early: ByteBuffer, _ startedAt: NIODeadline,
     _ ticket: AdmissionControl.Ticket
   ) {
-    guard purpose == .bulk else { return serve(channel, purpose, early, startedAt, ticket) }
+    switch purpose {
+    case .control: return serve(channel, purpose, early, startedAt, ticket)
+    case .pairing: return pair(channel, early, ticket)
+    case .bulk: break
+    }
     guard let descriptor = SocketSettings.duplicateDescriptor(of: channel) else {
       return channel.close(promise: nil)
     }
@@ -164,6 +169,28 @@ final class SocketCarrier: Carrier {
       channel.close(promise: nil)
     }
   }
+
+  private func pair(_ channel: any Channel, _ early: ByteBuffer, _ ticket: AdmissionControl.Ticket) {
+    guard let remote = channel.remoteAddress?.networkAddress,
+      let machine = state.withLock({ $0.desk })?.begin()
+    else {
+      hub.drop(.handshakeRefused)
+      SocketSettings.resetOnClose(channel)
+      return channel.close(promise: nil)
+    }
+    SocketSettings.apply(to: channel, for: .pairing, timing: configuration.timing)
+    let handler = PairingHandler(machine: machine, channel: channel, remote: remote, early: early) { [door] in
+      door.release(ticket)
+    }
+    do {
+      try channel.pipeline.syncOperations.addHandler(handler)
+    } catch {
+      channel.close(promise: nil)
+    }
+  }
+
+  /// From now on pairing connections come to this desk; nil turns them away.
+  func receivePairing(at desk: PairingDesk?) { state.withLock { $0.desk = desk } }
 
   // MARK: Both
 
