@@ -53,7 +53,7 @@ marked_processes() {
     2>/dev/null | cut --delimiter / --fields 3
 }
 
-# Processes of the lab: in its networks, in its groups, or marked by their environment (helpers of `up` that are not
+# Processes of the lab: in its networks, in its groups, or marked by their environment (steps of `up` that are not
 # in a network yet; everything of a loopback lab).
 lab_processes() {
   { networked_processes; marked_processes "HEARTH_LAB=$STATE"; grouped_processes; } |
