@@ -25,6 +25,16 @@ package struct AgreementKey: ~Copyable, Sendable {
     self.secret = secret
   }
 
+  private init(secret: consuming SecretBytes, publicKey: AgreementPublicKey) {
+    self.secret = secret
+    self.publicKey = publicKey
+  }
+
+  /// A second key with the same bytes, for a handshake that outlives a borrow.
+  package borrowing func copy() -> AgreementKey {
+    AgreementKey(secret: secret.copy(), publicKey: publicKey)
+  }
+
   /// A copy of the private bytes, to store.
   package borrowing func privateBytes() -> SecretBytes { secret.copy() }
 

@@ -18,14 +18,24 @@ package struct ContentHasher: ~Copyable {
   ///
   /// The digest has 16 to 64 bytes (libsodium's range); a key has 16 to 64 bytes, or none for a plain hash.
   package init(digestByteCount: Int = ContentDigest.byteCount, key: [UInt8] = []) {
+    self.init(digestByteCount, key.isEmpty ? nil : key, key.count)
+  }
+
+  /// A hasher that has seen nothing yet, keyed by 16 to 64 secret bytes, which are not copied on the way.
+  package init(digestByteCount: Int = ContentDigest.byteCount, key: borrowing SecretBytes) {
+    precondition(key.count > 0, "a BLAKE2b key of no bytes")
+    self = key.withUnsafeBytes { ContentHasher(digestByteCount, $0.bytesPointer, $0.count) }
+  }
+
+  private init(_ digestByteCount: Int, _ key: UnsafePointer<UInt8>?, _ keyByteCount: Int) {
     precondition(sodiumIsReady, "libsodium could not be initialised")
     precondition((16...64).contains(digestByteCount), "a BLAKE2b digest of \(digestByteCount) bytes")
-    precondition(key.isEmpty || (16...64).contains(key.count), "a BLAKE2b key of \(key.count) bytes")
+    precondition(
+      keyByteCount == 0 || (16...64).contains(keyByteCount), "a BLAKE2b key of \(keyByteCount) bytes")
     self.digestByteCount = digestByteCount
     memory = .allocate(byteCount: crypto_generichash_blake2b_statebytes(), alignment: 64)
     let status = crypto_generichash_blake2b_init(
-      OpaquePointer(memory), key.isEmpty ? nil : key, key.count,
-      digestByteCount)
+      OpaquePointer(memory), key, keyByteCount, digestByteCount)
     precondition(status == 0, "crypto_generichash_blake2b_init returned \(status)")
   }
 

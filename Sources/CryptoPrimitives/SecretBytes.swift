@@ -26,6 +26,11 @@ package struct SecretBytes: ~Copyable, @unchecked Sendable {
     self.init(count: source.count) { $0.copyMemory(from: source) }
   }
 
+  /// A copy of the bytes of an array, for bytes that are not secret on their own.
+  package init(copying source: [UInt8]) {
+    self.init(count: source.count) { $0.copyBytes(from: source) }
+  }
+
   /// Takes the bytes of an array and wipes the array's own; for bytes that were just read from a file.
   package init(wiping array: inout [UInt8]) {
     self.init(count: array.count) { bytes in
@@ -45,7 +50,7 @@ package struct SecretBytes: ~Copyable, @unchecked Sendable {
   deinit { releaseLocked(memory, count) }
 
   /// Lends the bytes for reading; the pointer is not valid afterwards.
-  package borrowing func withUnsafeBytes<Result, Failure: Error>(
+  package borrowing func withUnsafeBytes<Result: ~Copyable, Failure: Error>(
     _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
   ) throws(Failure) -> Result {
     try body(UnsafeRawBufferPointer(start: memory, count: count))
@@ -60,6 +65,11 @@ package struct SecretBytes: ~Copyable, @unchecked Sendable {
   package borrowing func part(_ range: Range<Int>) -> SecretBytes {
     precondition(range.lowerBound >= 0 && range.upperBound <= count, "part \(range) of \(count) secret bytes")
     return SecretBytes(copying: UnsafeRawBufferPointer(start: memory + range.lowerBound, count: range.count))
+  }
+
+  /// Whether this is one of the public seeds of keys/test; whoever reads real keys refuses it.
+  package var isTestOnly: Bool {
+    withUnsafeBytes { $0.starts(with: "TEST-ONLY".utf8) }
   }
 
   /// Whether both have the same bytes; takes the same time wherever they differ.

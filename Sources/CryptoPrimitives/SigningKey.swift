@@ -49,7 +49,9 @@ package struct SigningPublicKey: Hashable, Sendable, CustomStringConvertible {
   /// The key's bytes.
   package let bytes: [UInt8]
 
-  /// The key with these bytes; nil unless there are exactly 32. Whether they are a point shows when verifying.
+  /// The key with these bytes; nil unless there are exactly 32.
+  ///
+  /// Whether they are a point shows when verifying.
   package init?(bytes: some Collection<UInt8>) {
     guard bytes.count == Self.byteCount else { return nil }
     self.bytes = Array(bytes)
