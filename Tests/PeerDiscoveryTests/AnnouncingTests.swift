@@ -88,6 +88,10 @@ struct AnnouncingTests {
     bench.now = .zero.advanced(by: .seconds(1))
     bench.send(.beacon(member(2, counter: 2), from: v4(2, port: Beacon.port)))
     #expect(bench.beacons.count == 2)
+    // One that was answered is not answered again, however much later.
+    bench.now = .zero.advanced(by: .seconds(3))
+    bench.send(.beacon(member(1, counter: 3), from: v4(1, port: Beacon.port)))
+    #expect(bench.beacons.count == 2)
     // An answer is not answered.
     bench.now = .zero.advanced(by: .seconds(5))
     bench.send(.beacon(member(3, kind: .answer), from: v4(3, port: Beacon.port)))
