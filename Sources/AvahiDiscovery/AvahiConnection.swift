@@ -186,6 +186,7 @@ final class AvahiConnection: @unchecked Sendable {
     switch state {
     case AVAHI_CLIENT_S_RUNNING:
       isRunning = true
+      stopTimer(rebuildTimer)
       let version = text(avahi_client_get_version_string(client))
       let host = text(avahi_client_get_host_name_fqdn(client))
       change {
@@ -197,6 +198,7 @@ final class AvahiConnection: @unchecked Sendable {
       browse(with: client)
       publishWanted()
     case AVAHI_CLIENT_S_REGISTERING, AVAHI_CLIENT_S_COLLISION:
+      stopTimer(rebuildTimer)
       // The host's own records are being established; a service on top of them must wait.
       isRunning = false
       if let group { avahi_entry_group_reset(group) }
@@ -207,9 +209,11 @@ final class AvahiConnection: @unchecked Sendable {
         $0.retrySeconds = nil
       }
     case AVAHI_CLIENT_CONNECTING:
+      // The client waits for a daemon that starts, but not for one that was there and did not answer.
+      set(rebuildTimer, seconds: AvahiLimits.longestRetry)
       change {
         $0.daemon = .noDaemon
-        $0.retrySeconds = nil
+        $0.retrySeconds = AvahiLimits.longestRetry
       }
     case AVAHI_CLIENT_FAILURE:
       let code = avahi_client_errno(client)

@@ -14,7 +14,9 @@ package final class AvahiDiscovery: Sendable {
     case report(AvahiReport)
   }
 
-  /// What was found, in order; the oldest gives way when nobody fetches. For one consumer. Ends after `stop`.
+  /// What was found, in order; the oldest gives way when nobody fetches.
+  ///
+  /// For one consumer; ends after `stop`.
   package let events: AsyncStream<Event>
   private let connection: AvahiConnection
   private let hasStopped = Mutex(false)

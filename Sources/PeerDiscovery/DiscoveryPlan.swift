@@ -136,6 +136,8 @@ package struct DiscoveryPlan: Sendable {
   // Announcing.
   var keys: [BeaconKey] = []
   var instance: InstanceTag
+  /// The instance that stands in beacons under past keys, so that nothing joins the epochs.
+  var pastInstance: InstanceTag
   var formerInstances: [InstanceTag] = []
   var instances = InstanceBook()
   var beacons: BeaconSchedule
@@ -157,6 +159,7 @@ package struct DiscoveryPlan: Sendable {
     self.settings = settings
     self.generator = generator
     instance = InstanceTag(from: &self.generator)
+    pastInstance = InstanceTag(from: &self.generator)
     nextDial = now
     beacons = BeaconSchedule(at: now)
     nextResolution = settings.staticPeers.isEmpty ? nil : now

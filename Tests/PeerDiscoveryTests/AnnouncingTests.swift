@@ -88,6 +88,10 @@ struct AnnouncingTests {
     bench.now = .zero.advanced(by: .seconds(1))
     bench.send(.beacon(member(2, counter: 2), from: v4(2, port: Beacon.port)))
     #expect(bench.beacons.count == 2)
+    // One that was answered is not answered again, however much later.
+    bench.now = .zero.advanced(by: .seconds(3))
+    bench.send(.beacon(member(1, counter: 3), from: v4(1, port: Beacon.port)))
+    #expect(bench.beacons.count == 2)
     // An answer is not answered.
     bench.now = .zero.advanced(by: .seconds(5))
     bench.send(.beacon(member(3, kind: .answer), from: v4(3, port: Beacon.port)))
@@ -128,6 +132,44 @@ struct AnnouncingTests {
     bench.send(.beacon(member(1), from: sender))
     #expect(bench.dials.map(\.address) == [v4(7)])
     #expect(bench.drops.isEmpty)
+  }
+
+  @Test("While a device is missing, past keys are announced in turn; two halves with only one in common meet")
+  func splitKeys() throws {
+    func half(_ number: UInt8) -> PlanBench {
+      var bench = PlanBench(seed: UInt64(number), keys: [testKey(number), testKey(2), testKey(1)])
+      bench.send(.roster([device(7)]))
+      bench.send(.interfaces([ethernet()]))
+      return bench
+    }
+    var first = half(10)
+    first.run(until: .seconds(5))
+    let sent = try first.beacons.filter { $0.target.address == Beacon.group }
+      .map { try Beacon.decode($0.bytes).beacon }
+    let (current, past) = (sent.filter { $0.householdTag == 10 }, sent.filter { $0.householdTag != 10 })
+    #expect(current.count == 4)
+    #expect(past.map(\.householdTag) == [1, 2, 1, 2])
+    // One daemon has another instance under past keys, so that nothing joins the epochs.
+    #expect(Set(current.map(\.instance)).count == 1)
+    #expect(Set(current.map(\.instance)).isDisjoint(with: past.map(\.instance)))
+
+    var second = half(20)
+    for beacon in first.beacons where beacon.target.address == Beacon.group {
+      second.send(.beacon(beacon.bytes, from: v4(1, port: Beacon.port)))
+      first.send(.beacon(beacon.bytes, from: v4(1, port: Beacon.port)))
+    }
+    #expect(second.dials.map(\.address) == [v4(1)])
+    #expect(first.dials.isEmpty, "its own beacons under past keys are its own")
+    let answer = try #require(second.beacons.last { $0.target.interface == 0 })
+    first.send(.beacon(answer.bytes, from: v4(2, port: Beacon.port)))
+    #expect(first.dials.map(\.address) == [v4(2)])
+
+    // When everybody is in, only the current key is announced.
+    first.send(.connected(device(7), dialled: nil, listening: v4(2)))
+    let before = first.beacons.count
+    first.run(until: .seconds(200))
+    let later = try first.beacons[before...].map { try Beacon.decode($0.bytes).beacon.householdTag }
+    #expect(!later.isEmpty && Set(later) == [10])
   }
 
   @Test(

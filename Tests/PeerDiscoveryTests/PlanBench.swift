@@ -97,7 +97,7 @@ func testKey(_ number: UInt8) -> BeaconKey {
   return bytes.withUnsafeBytes { BeaconKey(householdTag: UInt64(number), key: $0) }
 }
 
-/// 192.0.2.`last` (RFC 5737) with port 4000, or another.
+/// An address of the network for examples (RFC 5737), with port 4000 or another.
 func v4(_ last: UInt8, port: UInt16 = 4000) -> NetworkAddress {
   NetworkAddress(.v4(0xC000_0200 | UInt32(last)), port: port)
 }
