@@ -56,7 +56,8 @@ extension MeshPeer {
       report(.connected(info.peer, info.remote))
     }
     discover(
-      .connected(info.peer, dialled: info.isInitiator ? info.remote : nil, listening: info.listening), at: now)
+      .connected(info.peer, dialled: info.isInitiator ? info.remote : nil, listening: info.listening), at: now
+    )
     noteUsability(of: info.peer, at: now)
   }
 
@@ -196,7 +197,8 @@ extension MeshPeer {
     let deadline = now.advanced(by: timeout)
     entry.nextEcho = now.advanced(by: MeshLimits.echoInterval)
     if entry.echoes.count < MeshLimits.echoesInFlight {
-      entry.echoes.append(SessionTable.Echo(request: nextRequest, atInput: inputCount, sent: now, deadline: deadline))
+      entry.echoes.append(
+        SessionTable.Echo(request: nextRequest, atInput: inputCount, sent: now, deadline: deadline))
       table[session] = entry
       send(MeshFrame(.echoRequest, request: nextRequest, body: []), on: session)
       nextRequest &+= 1
@@ -220,6 +222,7 @@ extension MeshPeer {
     entry.shortestRoundTrip = min(entry.shortestRoundTrip ?? time, time)
     table[session] = entry
     remember(entry, at: now.monotonic)
+    if usable.contains(entry.info.peer) { gossip(.measured(entry.info.peer, roundTrip: time), at: now) }
     // Asked after another start had proved itself, an earlier one still answers: both are alive.
     let isClone = table.controls(of: entry.info.peer).contains {
       $0.info.boot != entry.info.boot && $0.openedAtInput <= echo.atInput && $0.carriedAtInput != nil

@@ -7,12 +7,14 @@ import MeshProtocol
 
 /// What the checkers remember of a run.
 struct RunChecks: Sendable {
+  /// How much longer the leader may take than the views: it changes only after three seconds of being better.
+  static let leaderLimit: Duration = .seconds(5)
   /// How often everything is looked at.
   static let interval: Duration = .milliseconds(100)
   /// How long after the end of the faults views must agree.
   static let agreementLimit: Duration = .seconds(30)
   /// The same for devices of which neither knows where the other is: they wait for the next beacon, a minute at most.
-  static let strangerLimit: Duration = agreementLimit + .seconds(60)
+  static let strangerLimit: Duration = .seconds(60)
 
   struct Pending: Sendable {
     let since: MonotonicInstant
@@ -20,6 +22,8 @@ struct RunChecks: Sendable {
   }
 
   var settledAt: MonotonicInstant?
+  /// When the last pair of devices ceased to be strangers; from then on the limits count.
+  var agreementFrom: MonotonicInstant?
   var absentSince: [MonotonicInstant?]
   var detectedBy: [Set<Int>]
   var returning: [Pending?]
@@ -134,7 +138,8 @@ extension Simulation {
       guard let stream = streams[id] else { continue }
       let end = stream.ends[stream.side(of: device)]
       if end.phase == .open, let other = end.peer, peer.household.log.isRevoked(other) {
-        violate(.noRevokedSession, "device \(device) has a session with \(other.short), which it knows as revoked")
+        violate(
+          .noRevokedSession, "device \(device) has a session with \(other.short), which it knows as revoked")
       }
     }
   }
@@ -149,7 +154,8 @@ extension Simulation {
     let incarnation = peer.membership.own.incarnation
     if incarnation < checks.lastIncarnation[device] {
       violate(
-        .incarnationGrowsOnly, "device \(device) is at \(incarnation) after \(checks.lastIncarnation[device])")
+        .incarnationGrowsOnly, "device \(device) is at \(incarnation) after \(checks.lastIncarnation[device])"
+      )
     }
     checks.lastIncarnation[device] = incarnation
   }
@@ -216,11 +222,15 @@ extension Simulation {
       record.agreementTime = settled.duration(to: now).inSeconds
       record.lastDisagreement = last.1
     }
-    let time = settled.duration(to: now)
-    guard time >= RunChecks.agreementLimit else { return }
     // What one pair does not know, others hear late as well.
-    if time < RunChecks.strangerLimit, hasStrangers() { return }
+    if settled.duration(to: now) < RunChecks.strangerLimit, hasStrangers() { checks.agreementFrom = now }
+    let time = (checks.agreementFrom ?? settled).duration(to: now)
+    guard time >= RunChecks.agreementLimit else { return }
     for (rule, text) in disagreements where checks.hasDisagreed.insert(text).inserted { violate(rule, text) }
+    guard time >= RunChecks.agreementLimit + RunChecks.leaderLimit else { return }
+    for (rule, text) in leaderDisagreements(comparable()) where checks.hasDisagreed.insert(text).inserted {
+      violate(rule, text)
+    }
   }
 
   /// Whether two devices that could meet have no session, and neither knows where the other is.
@@ -248,20 +258,26 @@ extension Simulation {
         let isIn = state == .alive || state == .suspect
         let absence = peer.absence(of: devices[other].id)
         if present.contains(other), network.canConnect(device, other) {
-          if !isIn { found.append((.viewsAgree, "device \(device) sees device \(other) as \(state.rawValue)")) }
+          if !isIn {
+            found.append((.viewsAgree, "device \(device) sees device \(other) as \(state.rawValue)"))
+          }
           if isIn, absence != nil, hasSession(device, other) {
-            found.append((.absenceHasReason, "device \(device) misses device \(other): \(absence?.rawValue ?? "")"))
+            found.append(
+              (.absenceHasReason, "device \(device) misses device \(other): \(absence?.rawValue ?? "")"))
           }
           if peer.household.log.summary != devices[other].peer?.household.log.summary {
             found.append((.viewsAgree, "devices \(device) and \(other) have different logs"))
           }
         } else if !isRunning(other), !truth.isRevoked(devices[other].id) {
-          if isIn { found.append((.viewsAgree, "device \(device) sees device \(other), which is off, as in")) }
-          if absence == nil { found.append((.absenceHasReason, "device \(device) has no reason for \(other)")) }
+          if isIn {
+            found.append((.viewsAgree, "device \(device) sees device \(other), which is off, as in"))
+          }
+          if absence == nil {
+            found.append((.absenceHasReason, "device \(device) has no reason for \(other)"))
+          }
         }
       }
     }
-    found += leaderDisagreements(present)
     return found
   }
 
@@ -273,7 +289,9 @@ extension Simulation {
     return present.compactMap { device in
       let other = devices[device].peer?.membership.suggestedLeader
       guard other != leader || !present.contains(where: { devices[$0].id == leader }) else { return nil }
-      return (.viewsAgree, "device \(device) follows \(other?.short ?? "nobody"), device \(first) \(leader.short)")
+      return (
+        .viewsAgree, "device \(device) follows \(other?.short ?? "nobody"), device \(first) \(leader.short)"
+      )
     }
   }
 
@@ -289,7 +307,8 @@ extension Simulation {
         let status = devices[other].peer?.status(at: devices[other].clock.reading(at: now))
         let path = status?.devices.first { $0.device == id }?.path
         if path != .udpBlocked {
-          violate(.blockedPathIsShown, "device \(other) shows the path to \(device) as \(path?.rawValue ?? "none")")
+          violate(
+            .blockedPathIsShown, "device \(other) shows the path to \(device) as \(path?.rawValue ?? "none")")
         }
       }
     }
