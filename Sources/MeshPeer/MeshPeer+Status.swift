@@ -44,6 +44,7 @@ extension MeshPeer {
     switch presence(of: device) {
     case .alive, .suspect: return usable.contains(device) ? nil : discovery.why(device)
     case .left: return lastSaid[device] ?? .left
+    case .unknown where usable.contains(device): return nil
     case .unreachable, .unknown, .revoked:
       if usable.contains(device) { return .unreachable }
       return lastSaid[device] ?? discovery.why(device) ?? .unreachable

@@ -145,7 +145,7 @@ extension Simulation {
   }
 
   private mutating func checkLoads(of device: Int, _ peer: MeshPeer) {
-    for load in peer.loads where load.count > load.limit {
+    for load in peer.loads where load.count > min(load.limit, plan.strictestLimit) {
       violate(.boundedQueues, "device \(device): \(load.name) \(load.count) of at most \(load.limit)")
     }
   }
