@@ -21,7 +21,7 @@ import Testing
     try Self.run(name, seeds: 1...4)
   }
 
-  @Test(arguments: 0..<10)
+  @Test(arguments: 0..<8)
   func theRulesHoldWithEverythingAtOnce(_ part: Int) throws {
     let first = UInt64(part) * 15 + 1
     try Self.run("swarm", seeds: first...(first + 14))

@@ -119,7 +119,10 @@ extension Simulation {
 
   mutating func inspect() {
     checks.tickCount += 1
-    for device in devices.indices where checks.returning[device] != nil { checkReturn(of: device) }
+    if checks.returning.contains(where: { $0 != nil }) {
+      let present = comparable()
+      for device in present where checks.returning[device] != nil { checkReturn(of: device, among: present) }
+    }
     measureIdle()
     guard checks.tickCount % 10 == 0 else { return }
     for device in devices.indices {
@@ -160,10 +163,9 @@ extension Simulation {
     checks.lastIncarnation[device] = incarnation
   }
 
-  private mutating func checkReturn(of device: Int) {
-    guard let pending = checks.returning[device], isRunning(device) else { return }
-    let others = comparable().filter { $0 != device && network.canConnect($0, device) }
-    guard comparable().contains(device) else { return }
+  private mutating func checkReturn(of device: Int, among present: [Int]) {
+    guard let pending = checks.returning[device] else { return }
+    let others = present.filter { $0 != device && network.canConnect($0, device) }
     let isBack = others.allSatisfy { sees($0, device) && sees(device, $0) && hasSession($0, device) }
     guard isBack else { return }
     checks.returning[device] = nil
@@ -184,7 +186,8 @@ extension Simulation {
 
   /// The running devices that should be in: neither revoked nor doubled.
   private func comparable() -> [Int] {
-    devices.indices.filter { device in
+    let truth = truth
+    return devices.indices.filter { device in
       isRunning(device) && !truth.isRevoked(devices[device].id)
         && !devices.contains { $0.index != device && $0.id == devices[device].id && isRunning($0.index) }
     }
@@ -211,8 +214,14 @@ extension Simulation {
 
   /// What the household is, for an observer who sees everything: the longest log.
   private var truth: MembershipLog {
-    let logs = devices.compactMap { $0.peer?.household.log }
-    return logs.max { $0.entries.count < $1.entries.count } ?? family.log
+    var longest = family.log
+    for index in devices.indices {
+      guard let count = devices[index].peer?.household.log.entries.count, count > longest.entries.count else {
+        continue
+      }
+      longest = devices[index].peer?.household.log ?? longest
+    }
+    return longest
   }
 
   private mutating func checkAgreement() {
