@@ -109,11 +109,9 @@ private struct RunFacts: Encodable {
     devices = report.plan.deviceCount
     passed = record.hasPassed
     events = record.eventCount
-    trace = report.digest.description
+    trace = report.digestText
     violations = record.violations.map { violation in
-      Broken(
-        seconds: Double(violation.time.nanoseconds) * 1e-9, rule: violation.rule.rawValue,
-        text: violation.text)
+      Broken(seconds: violation.seconds, rule: violation.rule.rawValue, text: violation.text)
     }
     detectionSeconds = record.detections
     startSeconds = record.returns.filter { $0.kind == .start }.map(\.seconds)
