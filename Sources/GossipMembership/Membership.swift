@@ -319,8 +319,21 @@ package struct Membership: Sendable {
 
   /// The place of the member in `members`.
   func index(of device: DeviceID) -> Int? {
-    let place = members.partition { $0.record.device >= device }
+    let place = place(of: device)
     return place < members.count && members[place].record.device == device ? place : nil
+  }
+
+  /// Where the member is, or would be put.
+  ///
+  /// A search of its own, because a closure would copy each member that it looks at.
+  func place(of device: DeviceID) -> Int {
+    var low = 0
+    var high = members.count
+    while low < high {
+      let middle = (low + high) / 2
+      if members[middle].record.device < device { low = middle + 1 } else { high = middle }
+    }
+    return low
   }
 
   /// Changes what is believed of a member.
@@ -346,12 +359,14 @@ package struct Membership: Sendable {
 
   /// Members that take part, this device included: SWIM's n.
   var memberCount: Int {
-    members.reduce(own.state.takesPart ? 1 : 0) { $0 + ($1.record.state.takesPart ? 1 : 0) }
+    var count = own.state.takesPart ? 1 : 0
+    for index in members.indices where members[index].record.state.takesPart { count += 1 }
+    return count
   }
 
   /// Sends a message with what news fit in, over the way that works.
   mutating func send(_ message: GossipMessage, to device: DeviceID) {
-    let isBlocked = member(device)?.datagramsAreBlocked ?? false
+    let isBlocked = index(of: device).map { members[$0].datagramsAreBlocked } ?? false
     send(message, to: device, over: isBlocked ? .session : .datagram)
   }
 

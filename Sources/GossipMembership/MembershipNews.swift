@@ -13,10 +13,13 @@ extension Membership {
     case .nack, .viewDigest, .viewPart, .records: return message
     }
     if let accusation = accusation(of: device) { news.insert(.accusation(accusation), at: 0) }
-    let used = news.reduce(message.encoded.count) { $0 + $1.wireBytes.count }
-    news += queue.take(
-      byteCount: GossipLimits.messageBytes - used, count: GossipLimits.newsPerMessage - news.count,
-      limit: retransmitLimit, besides: news)
+    // Only members that answer get news: copies for the silent would be taken from the others.
+    if let index = index(of: device), members[index].record.state == .alive {
+      let used = news.reduce(message.encoded.count) { $0 + $1.wireBytes.count }
+      news += queue.take(
+        byteCount: GossipLimits.messageBytes - used, count: GossipLimits.newsPerMessage - news.count,
+        limit: retransmitLimit, besides: news)
+    }
     switch message {
     case .ping(let sequence, _): return .ping(sequence: sequence, news)
     case .ack(let sequence, let digest, _): return .ack(sequence: sequence, digest, news)
@@ -27,13 +30,13 @@ extension Membership {
   }
 
   private func accusation(of device: DeviceID) -> Accusation? {
-    guard let member = member(device) else { return nil }
-    let record = member.record
+    guard let index = index(of: device), members[index].record.state > .alive else { return nil }
+    let record = members[index].record
     switch record.state {
     case .suspect:
       return Accusation(
         device: device, incarnation: record.incarnation, isFinal: false,
-        accuser: member.suspicion?.accusers.first ?? own.device)
+        accuser: members[index].suspicion?.accusers.first ?? own.device)
     case .unreachable:
       return Accusation(device: device, incarnation: record.incarnation, isFinal: true, accuser: own.device)
     case .alive, .left, .revoked: return nil
@@ -48,7 +51,7 @@ extension Membership {
     nextGossip = nil
     guard !queue.isEmpty else { return }
     nextGossip = now.advanced(by: profile.gossipInterval)
-    var receivers = members.filter { $0.record.state.takesPart && hasPath(to: $0.record.device) }
+    var receivers = members.filter { $0.record.state == .alive && $0.hasPath }
       .map(\.record.device)
     guard !receivers.isEmpty else {
       // Nobody to tell; whoever comes gets everything in an exchange.
@@ -109,11 +112,10 @@ extension Membership {
   }
 
   private mutating func admit(_ record: MemberRecord, at now: MonotonicInstant) {
-    let place = members.partition { $0.record.device >= record.device }
     var member = Member(record: record, since: now)
     if record.state == .suspect { member.record.state = .alive }
     member.hasPath = hasPath(to: record.device)
-    members.insert(member, at: place)
+    members.insert(member, at: place(of: record.device))
     cachedDigest = nil
     effects.append(.changed(member.record, from: nil))
     if member.record.state.takesPart { insertIntoProbeOrder(record.device) }

@@ -22,8 +22,8 @@ extension Membership {
     if let nextGossip { earliest = min(earliest, nextGossip) }
     for probe in probes { earliest = min(earliest, probe.deadline) }
     for relay in relays { earliest = min(earliest, relay.nackDue ?? relay.end) }
-    for member in members {
-      if let suspicion = member.suspicion { earliest = min(earliest, suspicion.deadline(profile)) }
+    for index in members.indices {
+      if let suspicion = members[index].suspicion { earliest = min(earliest, suspicion.deadline(profile)) }
     }
     if let awaitedLeader {
       earliest = min(earliest, awaitedLeader.since.advanced(by: profile.leaderHysteresis))

@@ -11,6 +11,8 @@ struct Precedence: Sendable {
   let difference: Int
   let result: MemberState
 
+  /// The order of §4.2, and what is different here.
+  ///
   /// "{Alive Ml, inc = i} overrides {Suspect Ml, inc = j} and {Alive Ml, inc = j}, i > j. {Suspect Ml, inc = i}
   /// overrides {Suspect Ml, inc = j}, i > j, and {Alive Ml, inc = j}, i ≥ j. {Confirm Ml} overrides {Alive Ml} and
   /// {Suspect Ml}" (§4.2); here Confirm is "unreachable", carries an incarnation, and a newer Alive overrides it.
@@ -159,7 +161,7 @@ struct SuspicionTests {
   func buddySystem() {
     var bench = Bench.settled(with: 3)
     bench.give(.news([Bench.accusation(of: 1, by: 2)]), from: 2)
-    bench.run(seconds: 3)
+    bench.run(seconds: 5)
     let pings = bench.pings.filter { $0.receiver == Bench.name(1) }
     #expect(!pings.isEmpty)
     for ping in pings {
