@@ -162,10 +162,8 @@ final class AvahiConnection: @unchecked Sendable {
     if let client { avahi_client_free(client) }
     (browser, group, client, held) = (nil, nil, nil, nil)
     isRunning = false
-    change {
-      $0.services = 0
-      $0.publication = .none
-    }
+    noteServices()
+    change { $0.publication = .none }
   }
 
   /// Notes that the way to the daemon is broken and plans to build it again.
@@ -188,6 +186,7 @@ final class AvahiConnection: @unchecked Sendable {
     switch state {
     case AVAHI_CLIENT_S_RUNNING:
       isRunning = true
+      stopTimer(rebuildTimer)
       let version = text(avahi_client_get_version_string(client))
       let host = text(avahi_client_get_host_name_fqdn(client))
       change {
@@ -199,6 +198,7 @@ final class AvahiConnection: @unchecked Sendable {
       browse(with: client)
       publishWanted()
     case AVAHI_CLIENT_S_REGISTERING, AVAHI_CLIENT_S_COLLISION:
+      stopTimer(rebuildTimer)
       // The host's own records are being established; a service on top of them must wait.
       isRunning = false
       if let group { avahi_entry_group_reset(group) }
@@ -209,18 +209,20 @@ final class AvahiConnection: @unchecked Sendable {
         $0.retrySeconds = nil
       }
     case AVAHI_CLIENT_CONNECTING:
+      // The client waits for a daemon that starts, but not for one that was there and did not answer.
+      set(rebuildTimer, seconds: AvahiLimits.longestRetry)
       change {
         $0.daemon = .noDaemon
-        $0.retrySeconds = nil
+        $0.retrySeconds = AvahiLimits.longestRetry
       }
     case AVAHI_CLIENT_FAILURE:
       let code = avahi_client_errno(client)
       let isGone = Int(code) == AVAHI_ERR_DISCONNECTED
       // The first rebuild is at once, but never from inside the client's own callback.
       let isFirst = failures == 0
+      shared.withLock { $0.report.rebuilds += 1 }
       fail(avahiError("talking to Avahi's daemon", code), as: isGone ? .noDaemon : .failed)
       if isFirst { set(rebuildTimer, seconds: 0) }
-      change { $0.rebuilds += 1 }
     default: break
     }
   }
@@ -343,7 +345,7 @@ final class AvahiConnection: @unchecked Sendable {
     case AVAHI_BROWSER_NEW:
       guard let key, !isOwn, services[key] == nil else { return }
       guard services.count < AvahiLimits.services else {
-        change { $0.omittedServices += 1 }
+        shared.withLock { $0.report.omittedServices += 1 }
         return
       }
       services[key] = Service(domain: domain)
@@ -383,7 +385,7 @@ final class AvahiConnection: @unchecked Sendable {
       guard !ownInstances.contains(record.instance) else { return }
       emit(.hint(DiscoveryHint(service: record, at: address)))
     } catch {
-      change { $0.refusedRecords += 1 }
+      shared.withLock { $0.report.refusedRecords += 1 }
     }
   }
 
@@ -409,9 +411,10 @@ final class AvahiConnection: @unchecked Sendable {
 
   // MARK: Reporting
 
+  /// Without an event: a flood of services must not drive hints out of the stream.
   private func noteServices() {
     let count = services.count
-    change { $0.services = count }
+    shared.withLock { $0.report.services = count }
   }
 
   private func change(_ body: (inout AvahiReport) -> Void) {

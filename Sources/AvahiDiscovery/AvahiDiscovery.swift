@@ -10,11 +10,13 @@ package final class AvahiDiscovery: Sendable {
   package enum Event: Hashable, Sendable {
     /// A daemon of some household is said to be at an address.
     case hint(DiscoveryHint)
-    /// The report has changed.
+    /// The report has changed in more than its counters.
     case report(AvahiReport)
   }
 
-  /// What was found, in order; the oldest gives way when nobody fetches. For one consumer. Ends after `stop`.
+  /// What was found, in order; the oldest gives way when nobody fetches.
+  ///
+  /// For one consumer; ends after `stop`.
   package let events: AsyncStream<Event>
   private let connection: AvahiConnection
   private let hasStopped = Mutex(false)

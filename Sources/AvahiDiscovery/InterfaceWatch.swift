@@ -16,7 +16,9 @@ package final class InterfaceWatch: Sendable {
   /// How long the kernel must be silent before a change is reported, and the longest that it is waited for, in ms.
   private static let (quiet, patience): (Int32, Int64) = (100, 500)
 
-  /// The interfaces, each time all of them; only the newest report waits to be fetched. For one consumer.
+  /// The interfaces, each time all of them; only the newest report waits to be fetched.
+  ///
+  /// For one consumer.
   package let changes: AsyncStream<[LocalInterface]>
   private let pipe: WakePipe
   private let socket: Int32

@@ -67,6 +67,11 @@ package struct SecretBytes: ~Copyable, @unchecked Sendable {
     return SecretBytes(copying: UnsafeRawBufferPointer(start: memory + range.lowerBound, count: range.count))
   }
 
+  /// Whether this is one of the public seeds of keys/test; whoever reads real keys refuses it.
+  package var isTestOnly: Bool {
+    withUnsafeBytes { $0.starts(with: "TEST-ONLY".utf8) }
+  }
+
   /// Whether both have the same bytes; takes the same time wherever they differ.
   package borrowing func hasSameBytes(as other: borrowing SecretBytes) -> Bool {
     count == other.count && (count == 0 || sodium_memcmp(memory, other.memory, count) == 0)

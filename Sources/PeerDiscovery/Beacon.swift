@@ -131,13 +131,13 @@ package final class BeaconKey: Sendable {
 
   /// The household's tag in this epoch, as it stands in announcements.
   package let householdTag: UInt64
-  private let key: [UInt8]
+  private let key: SecretBytes
 
   /// A key of 32 bytes.
   package init(householdTag: UInt64, key: UnsafeRawBufferPointer) {
     precondition(key.count == Self.byteCount, "a beacon key of \(key.count) bytes")
     self.householdTag = householdTag
-    self.key = Array(key)
+    self.key = SecretBytes(copying: key)
   }
 
   /// The keyed BLAKE2b (RFC 7693) of some bytes, 16 bytes long.

@@ -78,7 +78,7 @@ struct Candidate: Sendable {
   }
 }
 
-/// The wait before an address is dialled again: 1, 2, 4 … 30 s, shortened at random by up to a quarter so that
+/// The wait before an address is dialled again: 1, 2, 4, 8, 16, 20 s, shortened at random by up to a quarter so that
 /// devices which failed together do not stay together.
 func redialWait(afterFailures failures: Int, generator: inout SeededGenerator) -> Duration {
   let doublings = min(max(failures - 1, 0), 16)

@@ -25,8 +25,9 @@ package enum DiscoveryLimits {
   package static let dialReport = Duration.seconds(10)
   /// Wait before the first redial of an address; it doubles.
   package static let firstRedial = Duration.seconds(1)
-  /// Longest wait between two dials of an address.
-  package static let longestRedial = Duration.seconds(30)
+  /// Longest wait between two dials of an address: with what gossip needs afterwards, views agree within 30 s of
+  /// the end of a partition even when only one side can dial.
+  package static let longestRedial = Duration.seconds(20)
   /// Least time between two dials of an address that announcements ask for.
   package static let announcedRedial = Duration.seconds(1)
   /// How long an address that proved to be foreign is left alone, however often it is announced.

@@ -136,6 +136,8 @@ package struct DiscoveryPlan: Sendable {
   // Announcing.
   var keys: [BeaconKey] = []
   var instance: InstanceTag
+  /// The instance that stands in beacons under past keys, so that nothing joins the epochs.
+  var pastInstance: InstanceTag
   var formerInstances: [InstanceTag] = []
   var instances = InstanceBook()
   var beacons: BeaconSchedule
@@ -157,6 +159,7 @@ package struct DiscoveryPlan: Sendable {
     self.settings = settings
     self.generator = generator
     instance = InstanceTag(from: &self.generator)
+    pastInstance = InstanceTag(from: &self.generator)
     nextDial = now
     beacons = BeaconSchedule(at: now)
     nextResolution = settings.staticPeers.isEmpty ? nil : now
@@ -261,13 +264,15 @@ package struct DiscoveryPlan: Sendable {
 
   private mutating func list(_ listed: [DeviceID], at now: MonotonicInstant) {
     let wanted = Set(listed).subtracting([own]).sorted()
-    omittedDevices = max(0, wanted.count - DiscoveryLimits.devices)
-    let kept = Set(wanted.prefix(DiscoveryLimits.devices))
-    devices.removeAll { !kept.contains($0.id) && !$0.isConnected }
-    let before = devices.count { $0.isListed }
-    for index in devices.indices { devices[index].isListed = kept.contains(devices[index].id) }
-    var isNew = devices.count { $0.isListed } > before
-    for device in wanted.prefix(DiscoveryLimits.devices) {
+    let kept = wanted.prefix(DiscoveryLimits.devices)
+    omittedDevices = wanted.count - kept.count
+    let members = Set(kept)
+    devices.removeAll { !members.contains($0.id) && !$0.isConnected }
+    for index in devices.indices where !members.contains(devices[index].id) {
+      devices[index].isListed = false
+    }
+    var isNew = false
+    for device in kept {
       let index = insert(device)
       isNew = isNew || !devices[index].isListed
       devices[index].isListed = true

@@ -4,7 +4,12 @@ import MeshModel
 /// What this device says of itself, and what it hears others say.
 extension DiscoveryPlan {
   /// Former instances of this daemon whose announcements may still be around.
-  private static let formerInstanceLimit = 4
+  private static let formerInstanceLimit = 8
+
+  /// Whether an instance is, or was, this daemon.
+  func isOwn(_ instance: InstanceTag) -> Bool {
+    instance == self.instance || instance == pastInstance || formerInstances.contains(instance)
+  }
 
   /// Takes the household's keys; a new epoch gets a new instance, so that nothing joins the two.
   mutating func take(keys: [BeaconKey], at now: MonotonicInstant) {
@@ -12,8 +17,9 @@ extension DiscoveryPlan {
     self.keys = keys
     guard keys.first?.householdTag != before else { return }
     if before != nil {
-      formerInstances = Array(([instance] + formerInstances).prefix(Self.formerInstanceLimit))
+      formerInstances = Array(([instance, pastInstance] + formerInstances).prefix(Self.formerInstanceLimit))
       instance = InstanceTag(from: &generator)
+      pastInstance = InstanceTag(from: &generator)
     }
     beacons.restart(at: now)
   }
@@ -87,18 +93,24 @@ extension DiscoveryPlan {
   private var beaconRound: [[UInt8]] {
     var datagrams: [[UInt8]] = []
     if !keys.isEmpty { datagrams.append(datagram(.member)) }
+    // Two parts of a household that renewed the key apart have only a past key in common.
+    if keys.count > 1, devices.contains(where: { $0.isListed && !$0.isConnected }) {
+      datagrams.append(datagram(.member, under: 1 + Int(beacons.counter % UInt64(keys.count - 1))))
+    }
     if !keys.isEmpty, pairing != nil { datagrams.append(datagram(.pairingOffer)) }
     if seeksPairing { datagrams.append(datagram(.pairingQuestion)) }
     return datagrams
   }
 
-  private func datagram(_ kind: Beacon.Kind) -> [UInt8] {
+  /// A datagram under one of the keys, the current one unless told otherwise.
+  private func datagram(_ kind: Beacon.Kind, under place: Int = 0) -> [UInt8] {
     let isQuestion = kind == .pairingQuestion
+    let key = keys.indices.contains(place) ? keys[place] : nil
     return Beacon(
-      kind: kind, householdTag: isQuestion ? 0 : keys.first?.householdTag ?? 0, instance: instance,
-      port: isQuestion ? 0 : settings.port, discriminator: kind == .pairingOffer ? pairing ?? 0 : 0,
-      counter: beacons.counter
-    ).encoded(key: keys.first)
+      kind: kind, householdTag: isQuestion ? 0 : key?.householdTag ?? 0,
+      instance: place == 0 ? instance : pastInstance, port: isQuestion ? 0 : settings.port,
+      discriminator: kind == .pairingOffer ? pairing ?? 0 : 0, counter: beacons.counter
+    ).encoded(key: key)
   }
 
   /// The directed broadcast of every IPv4 network of an interface, and the group if it has IPv6.
@@ -130,7 +142,7 @@ extension DiscoveryPlan {
       effects.append(.dropped(.malformed))
       return
     }
-    guard beacon.instance != instance, !formerInstances.contains(beacon.instance) else { return }
+    guard !isOwn(beacon.instance) else { return }
     switch beacon.kind {
     case .member, .answer:
       if let drop = judge(beacon, datagram: bytes, authentication, at: now) {
@@ -165,7 +177,10 @@ extension DiscoveryPlan {
   ) {
     if beacon.kind == .member, !instances.isAnswered(beacon.instance), beacons.takeAnswer(.answer, at: now) {
       instances.setAnswered(beacon.instance, at: now)
-      effects.append(.sendBeacon(datagram(.answer), to: BeaconTarget(address: sender, interface: 0)))
+      // Under the key that the other side has shown to know.
+      let place = keys.firstIndex { $0.householdTag == beacon.householdTag } ?? 0
+      let answer = datagram(.answer, under: place)
+      effects.append(.sendBeacon(answer, to: BeaconTarget(address: sender, interface: 0)))
     }
     take(
       DiscoveryHint(

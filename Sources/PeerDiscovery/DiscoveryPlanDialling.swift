@@ -5,9 +5,7 @@ import MeshModel
 extension DiscoveryPlan {
   /// Takes a hint to the device that it names or that its daemon turned out to be, else to the strangers.
   mutating func take(_ hint: DiscoveryHint, at now: MonotonicInstant) {
-    if let instance = hint.instance, instance == self.instance || formerInstances.contains(instance) {
-      return
-    }
+    if let instance = hint.instance, isOwn(instance) { return }
     guard canDial(hint) else {
       refusedHints += 1
       return
