@@ -13,12 +13,7 @@ extension MeshPeer {
 
   private mutating func use(_ effect: GossipEffect, at now: ClockReading) {
     switch effect {
-    case .datagram(let peer, let body):
-      if isDatagramBlocked(peer) {
-        sendOnSession(.gossip, body, to: peer)
-      } else {
-        effects.append(.transport(.sendDatagram(to: peer, body: body)))
-      }
+    case .datagram(let peer, let body): effects.append(.transport(.sendDatagram(to: peer, body: body)))
     case .sessionMessage(let peer, let body): sendOnSession(.gossip, body, to: peer)
     case .viewExchange(let peer, let body): sendOnSession(.viewExchange, body, to: peer)
     case .changed(let record, let previous): noteChange(of: record, from: previous, at: now)
@@ -29,10 +24,6 @@ extension MeshPeer {
       wakeUp(at: now)
     case .dropped(let reason, _): drop(reason == .malformed ? .malformedGossip : .notPermitted)
     }
-  }
-
-  private func isDatagramBlocked(_ peer: DeviceID) -> Bool {
-    member(peer)?.datagramsAreBlocked ?? false
   }
 
   /// What gossip believes of a device.
@@ -46,7 +37,8 @@ extension MeshPeer {
     send(MeshFrame(kind, body: body), on: (proven ?? preferred).id)
   }
 
-  private mutating func noteChange(of record: MemberRecord, from previous: MemberState?, at now: ClockReading) {
+  private mutating func noteChange(of record: MemberRecord, from previous: MemberState?, at now: ClockReading)
+  {
     let device = record.device
     switch record.state {
     case .alive:

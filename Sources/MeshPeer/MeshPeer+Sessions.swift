@@ -56,7 +56,8 @@ extension MeshPeer {
       report(.connected(info.peer, info.remote))
     }
     discover(
-      .connected(info.peer, dialled: info.isInitiator ? info.remote : nil, listening: info.listening), at: now)
+      .connected(info.peer, dialled: info.isInitiator ? info.remote : nil, listening: info.listening), at: now
+    )
     noteUsability(of: info.peer, at: now)
   }
 
@@ -143,10 +144,11 @@ extension MeshPeer {
   private func permits(_ kind: FrameKind, _ entry: SessionTable.Entry) -> Bool {
     switch kind {
     case .echoRequest, .echoReply, .goodbye: true
-    case .trustLog, .networkKey: entry.info.standing != .statusOnly
+    case .trustLog: entry.info.standing != .statusOnly
     case .gossip, .viewExchange:
       entry.info.standing == .full && household.view.isMember(entry.info.peer)
-    case .pairing, .bulk: false
+    // Sealed network keys are entries of the log.
+    case .networkKey, .pairing, .bulk: false
     }
   }
 
@@ -174,8 +176,9 @@ extension MeshPeer {
 
   // MARK: - Duplicates
 
-  /// Both sides dial. Of several control sessions the preferred one is kept as soon as it has carried a frame since
-  /// the others were opened; until then they stay, because it may be dead without anybody knowing.
+  /// Keeps the preferred of several control sessions as soon as it has carried a frame since the others were opened.
+  ///
+  /// Both sides dial; until then all stay, because the preferred one may be dead without anybody knowing.
   private mutating func settleDuplicates(of peer: DeviceID, at now: ClockReading) {
     let controls = table.controls(of: peer)
     guard controls.count > 1, let winner = table.preferred(of: peer, own: own) else { return }
@@ -196,7 +199,8 @@ extension MeshPeer {
     let deadline = now.advanced(by: timeout)
     entry.nextEcho = now.advanced(by: MeshLimits.echoInterval)
     if entry.echoes.count < MeshLimits.echoesInFlight {
-      entry.echoes.append(SessionTable.Echo(request: nextRequest, atInput: inputCount, sent: now, deadline: deadline))
+      entry.echoes.append(
+        SessionTable.Echo(request: nextRequest, atInput: inputCount, sent: now, deadline: deadline))
       table[session] = entry
       send(MeshFrame(.echoRequest, request: nextRequest, body: []), on: session)
       nextRequest &+= 1
@@ -220,6 +224,7 @@ extension MeshPeer {
     entry.shortestRoundTrip = min(entry.shortestRoundTrip ?? time, time)
     table[session] = entry
     remember(entry, at: now.monotonic)
+    if usable.contains(entry.info.peer) { gossip(.measured(entry.info.peer, roundTrip: time), at: now) }
     // Asked after another start had proved itself, an earlier one still answers: both are alive.
     let isClone = table.controls(of: entry.info.peer).contains {
       $0.info.boot != entry.info.boot && $0.openedAtInput <= echo.atInput && $0.carriedAtInput != nil

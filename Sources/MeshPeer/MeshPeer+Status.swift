@@ -38,10 +38,13 @@ extension MeshPeer {
     if household.view.isRevoked(device) { return .revoked }
     if quarantine[device] != nil { return .clone }
     if device == own { return nil }
-    if let session = table.preferred(of: device, own: own), let reason = absence(of: session) { return reason }
+    if let session = table.preferred(of: device, own: own), let reason = absence(of: session) {
+      return reason
+    }
     switch presence(of: device) {
     case .alive, .suspect: return usable.contains(device) ? nil : discovery.why(device)
     case .left: return lastSaid[device] ?? .left
+    case .unknown where usable.contains(device): return nil
     case .unreachable, .unknown, .revoked:
       if usable.contains(device) { return .unreachable }
       return lastSaid[device] ?? discovery.why(device) ?? .unreachable

@@ -25,7 +25,8 @@ extension MeshPeer {
   /// Compares logs with the next device in turn.
   mutating func syncNext() {
     let peers = table.peers
-    guard let next = peers.first(where: { peer in lastSynced.map { $0 < peer } ?? true }) ?? peers.first else {
+    guard let next = peers.first(where: { peer in lastSynced.map { $0 < peer } ?? true }) ?? peers.first
+    else {
       return
     }
     lastSynced = next
@@ -36,7 +37,8 @@ extension MeshPeer {
 
   // MARK: - Hearing
 
-  mutating func receivedLog(_ body: [UInt8], on session: SessionID, from peer: DeviceID, at now: ClockReading) {
+  mutating func receivedLog(_ body: [UInt8], on session: SessionID, from peer: DeviceID, at now: ClockReading)
+  {
     guard let message = try? LogMessage(decoding: body) else { return drop(.malformedTrust) }
     switch message {
     case .summary(let theirs, let wantsReply):

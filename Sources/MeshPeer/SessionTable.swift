@@ -65,8 +65,13 @@ struct SessionTable: Sendable {
 
   /// When the first echo is due or late; nil without sessions.
   var nextDeadline: MonotonicInstant? {
-    entries.filter { $0.info.purpose == .control }
-      .map { entry in entry.echoes.map(\.deadline).reduce(entry.nextEcho, min) }.min()
+    var first: MonotonicInstant?
+    for index in entries.indices where entries[index].info.purpose == .control {
+      var next = entries[index].nextEcho
+      for echo in entries[index].echoes { next = min(next, echo.deadline) }
+      first = min(first ?? next, next)
+    }
+    return first
   }
 
   private static func rank(_ entry: Entry, own: DeviceID) -> (BootID, Int, UInt64) {

@@ -18,7 +18,8 @@ final class RealHandshake: Sendable {
   ) {
     var entropy = SeededEntropy(seed: seed)
     handshake = Mutex(
-      SessionHandshake(dialling: purpose, expecting: expecting, offering: key, as: identity, entropy: &entropy))
+      SessionHandshake(
+        dialling: purpose, expecting: expecting, offering: key, as: identity, entropy: &entropy))
   }
 
   /// The side that was dialled.

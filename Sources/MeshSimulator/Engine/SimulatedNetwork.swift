@@ -123,7 +123,8 @@ package struct SimulatedNetwork: Sendable {
   ) -> LinkOutcome {
     unicastBytes[from] += byteCount
     lastSent[index(from, to)] = time
-    guard carries(from: from, to: to), !udpBlocked[from], !udpBlocked[to], admits(from: from, to: to, at: time)
+    guard carries(from: from, to: to), !udpBlocked[from], !udpBlocked[to],
+      admits(from: from, to: to, at: time)
     else { return .lost }
     return links[index(from, to)].send(byteCount: byteCount, at: time)
   }

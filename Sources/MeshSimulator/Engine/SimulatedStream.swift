@@ -137,6 +137,8 @@ package struct SimulatedStream: Sendable {
   package let address: NetworkAddress
   /// Whom the dialler expects there.
   package let expecting: DeviceID?
+  /// Whether the dial was closed in its first handshake and offers an older network key now.
+  package let isSecondAttempt: Bool
   /// When the dialler began.
   package let began: MonotonicInstant
 

@@ -13,7 +13,7 @@ extension Simulation {
     guard let stream = streams[id], stream.ends[0].phase == .connecting else { return }
     let device = stream.ends[0].device
     guard let trust = devices[device].peer?.trust else { return }
-    let key = offeredKey(of: device, for: stream.address, trust)
+    let key = offeredKey(of: device, for: stream, trust)
     streams[id]?.ends[0].phase = .handshaking
     queue.plan(.streamDeadline(id, side: 0, .handshaking), at: now.advanced(by: Self.handshakeTimeout))
     if plan.usesRealHandshake {
@@ -30,13 +30,14 @@ extension Simulation {
     say(.preamble(hint: key.epochHint, versions(of: device)), on: id, from: 0)
   }
 
-  /// The current network key; an older one when the address answered the last dials by closing.
+  /// The current network key; in a second attempt an older one, the oldest first.
   ///
   /// Two halves of a split network may both have made new keys, and then only an older one is common.
-  private func offeredKey(of device: Int, for address: NetworkAddress, _ trust: TrustSnapshot) -> NetworkKey? {
+  private func offeredKey(of device: Int, for stream: SimulatedStream, _ trust: TrustSnapshot) -> NetworkKey?
+  {
     let keys = trust.ring.keys
-    guard !keys.isEmpty else { return nil }
-    return keys[devices[device].closedDials[address, default: 0] % keys.count]
+    guard stream.isSecondAttempt, keys.count > 1 else { return keys.first }
+    return keys[keys.count - 1 - devices[device].closedDials[stream.address, default: 0] % (keys.count - 1)]
   }
 
   /// A message of the handshake has reached an end.
@@ -48,7 +49,9 @@ extension Simulation {
     case .bytes(let bytes): continueReal(id, side: side, bytes, trust)
     case .plain(.preamble(let hint, let versions)): heard(hint, versions, on: id, side: side, trust)
     case .plain(.ephemeral(let key)):
-      guard key == stream.ends[side].handshake?.agreed else { return failHandshake(id, side: side, .notOfHousehold) }
+      guard key == stream.ends[side].handshake?.agreed else {
+        return failHandshake(id, side: side, .notOfHousehold)
+      }
       sayProof(on: id, from: side, trust)
     case .plain(.proof(let certificate, let chain, let boot)):
       if let failure = judge(certificate, chain, boot, on: id, side: side, trust) {
@@ -129,11 +132,22 @@ extension Simulation {
     leave(id, side: side)
     send(.reset, on: id, from: side)
     if side == 0 {
-      if failure == .notOfHousehold { devices[device].closedDials[stream.address, default: 0] += 1 }
       deliver(.transport(.dialFailed(stream.address, stream.purpose, failure)), to: device)
     } else {
       deliver(.transport(.dropped(.handshakeRefused)), to: device)
     }
+  }
+
+  /// The other side closed during the handshake: another key may be common, so the dial gets a second attempt.
+  mutating func noteClosedHandshake(_ stream: SimulatedStream) {
+    let device = stream.ends[0].device
+    let hasOlderKeys = (devices[device].peer?.trust.ring.keys.count ?? 0) > 1
+    if hasOlderKeys, !stream.isSecondAttempt, isRunning(device) {
+      return dial(
+        stream.address, stream.purpose, expecting: stream.expecting, by: device, isSecondAttempt: true)
+    }
+    if stream.isSecondAttempt { devices[device].closedDials[stream.address, default: 0] += 1 }
+    notify(.transport(.dialFailed(stream.address, stream.purpose, .handshakeClosed)), device)
   }
 
   private mutating func establish(_ id: Int, side: Int) {
@@ -154,7 +168,8 @@ extension Simulation {
     let offered = self.versions(of: device)
     let remote =
       side == 0
-      ? stream.address : NetworkAddress(devices[other].host, port: UInt16(truncatingIfNeeded: 32_768 + id % 28_000))
+      ? stream.address
+      : NetworkAddress(devices[other].host, port: UInt16(truncatingIfNeeded: 32_768 + id % 28_000))
     let info = SessionInfo(
       peer: peer.device, boot: boot, purpose: stream.purpose, standing: state.standing,
       wireVersion: offered.common(with: versions) ?? versions.newest, offeredVersions: versions,

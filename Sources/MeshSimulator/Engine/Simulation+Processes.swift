@@ -31,7 +31,9 @@ extension Simulation {
   }
 
   /// What a transport makes of a sealed datagram.
-  private mutating func opened(stream: Int, counter: UInt64, _ body: [UInt8], by device: Int) -> TransportEvent {
+  private mutating func opened(stream: Int, counter: UInt64, _ body: [UInt8], by device: Int)
+    -> TransportEvent
+  {
     guard let side = streams[stream]?.side(of: device), let end = streams[stream]?.ends[side],
       end.phase == .open, end.life == devices[device].life,
       let peer = end.peer
@@ -121,7 +123,8 @@ extension Simulation {
     let counter = devices[device].sealed[id, default: 0] + 1
     devices[device].sealed[id] = counter
     let other = stream.ends[1 - stream.side(of: device)].device
-    trace.add(now, 4, device, other, bytes: body, line: "\(device) sends a datagram of \(body.count) B to \(other)")
+    trace.add(
+      now, 4, device, other, bytes: body, line: "\(device) sends a datagram of \(body.count) B to \(other)")
     let size = body.count + WireOverhead.sealedDatagram + WireOverhead.packet
     guard case .arrives(let times) = network.sendDatagram(byteCount: size, from: device, to: other, at: now)
     else { return }

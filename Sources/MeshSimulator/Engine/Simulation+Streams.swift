@@ -11,8 +11,10 @@ extension Simulation {
 
   // MARK: - Dialling
 
-  mutating func dial(_ address: NetworkAddress, _ purpose: SessionPurpose, expecting: DeviceID?, by device: Int)
-  {
+  mutating func dial(
+    _ address: NetworkAddress, _ purpose: SessionPurpose, expecting: DeviceID?, by device: Int,
+    isSecondAttempt: Bool = false
+  ) {
     let life = devices[device].life
     func fail(_ failure: DialFailure, after wait: Duration) {
       queue.plan(
@@ -28,7 +30,7 @@ extension Simulation {
       ends: [
         SimulatedStream.End(device: device, life: life, phase: .connecting),
         SimulatedStream.End(device: other, life: -1, phase: .absent),
-      ], address: address, expecting: expecting, began: now)
+      ], address: address, expecting: expecting, isSecondAttempt: isSecondAttempt, began: now)
     devices[device].streams.append(id)
     devices[other].streams.append(id)
     send(.open, on: id, from: 0)
@@ -203,13 +205,12 @@ extension Simulation {
       devices[end.device].streamOfSession[session] = nil
       notify(.transport(.closed(session, reason)), end.device)
     } else if side == 0 {
-      devices[end.device].closedDials[stream.address, default: 0] += 1
-      notify(.transport(.dialFailed(stream.address, stream.purpose, .handshakeClosed)), end.device)
+      noteClosedHandshake(stream)
     }
   }
 
   /// Tells a process something now, or when it goes on.
-  private mutating func notify(_ input: SimulatedInput, _ device: Int) {
+  mutating func notify(_ input: SimulatedInput, _ device: Int) {
     if isRunning(device) {
       deliver(input, to: device)
     } else {

@@ -112,7 +112,9 @@ package struct Simulation: Sendable {
   }
 
   private mutating func wake(_ device: Int, _ life: Int) {
-    guard devices[device].life == life, let planned = devices[device].plannedWake, planned <= now else { return }
+    guard devices[device].life == life, let planned = devices[device].plannedWake, planned <= now else {
+      return
+    }
     devices[device].plannedWake = nil
     guard isRunning(device), let deadline = devices[device].peer?.nextDeadline else { return }
     if deadline <= devices[device].clock.reading(at: now).monotonic {

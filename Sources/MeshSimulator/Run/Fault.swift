@@ -101,6 +101,8 @@ package struct SimulationPlan: Sendable {
   package var oddVersions: [Int: WireVersions] = [:]
   /// Devices that break the rules, in tests of the checkers.
   package var misbehaviours: [PlannedMisbehaviour] = []
+  /// A limit that takes the place of all larger ones, in tests of the checkers.
+  package var strictestLimit = Int.max
   /// Whether the first violation ends the run.
   package var stopsAtViolation = false
 

@@ -7,12 +7,14 @@ import MeshProtocol
 
 /// What the checkers remember of a run.
 struct RunChecks: Sendable {
+  /// How much longer the leader may take than the views: it changes only after three seconds of being better.
+  static let leaderLimit: Duration = .seconds(5)
   /// How often everything is looked at.
   static let interval: Duration = .milliseconds(100)
   /// How long after the end of the faults views must agree.
   static let agreementLimit: Duration = .seconds(30)
   /// The same for devices of which neither knows where the other is: they wait for the next beacon, a minute at most.
-  static let strangerLimit: Duration = agreementLimit + .seconds(60)
+  static let strangerLimit: Duration = .seconds(60)
 
   struct Pending: Sendable {
     let since: MonotonicInstant
@@ -20,6 +22,8 @@ struct RunChecks: Sendable {
   }
 
   var settledAt: MonotonicInstant?
+  /// When the last pair of devices ceased to be strangers; from then on the limits count.
+  var agreementFrom: MonotonicInstant?
   var absentSince: [MonotonicInstant?]
   var detectedBy: [Set<Int>]
   var returning: [Pending?]
@@ -115,7 +119,10 @@ extension Simulation {
 
   mutating func inspect() {
     checks.tickCount += 1
-    for device in devices.indices where checks.returning[device] != nil { checkReturn(of: device) }
+    if checks.returning.contains(where: { $0 != nil }) {
+      let present = comparable()
+      for device in present where checks.returning[device] != nil { checkReturn(of: device, among: present) }
+    }
     measureIdle()
     guard checks.tickCount % 10 == 0 else { return }
     for device in devices.indices {
@@ -134,13 +141,14 @@ extension Simulation {
       guard let stream = streams[id] else { continue }
       let end = stream.ends[stream.side(of: device)]
       if end.phase == .open, let other = end.peer, peer.household.log.isRevoked(other) {
-        violate(.noRevokedSession, "device \(device) has a session with \(other.short), which it knows as revoked")
+        violate(
+          .noRevokedSession, "device \(device) has a session with \(other.short), which it knows as revoked")
       }
     }
   }
 
   private mutating func checkLoads(of device: Int, _ peer: MeshPeer) {
-    for load in peer.loads where load.count > load.limit {
+    for load in peer.loads where load.count > min(load.limit, plan.strictestLimit) {
       violate(.boundedQueues, "device \(device): \(load.name) \(load.count) of at most \(load.limit)")
     }
   }
@@ -149,15 +157,15 @@ extension Simulation {
     let incarnation = peer.membership.own.incarnation
     if incarnation < checks.lastIncarnation[device] {
       violate(
-        .incarnationGrowsOnly, "device \(device) is at \(incarnation) after \(checks.lastIncarnation[device])")
+        .incarnationGrowsOnly, "device \(device) is at \(incarnation) after \(checks.lastIncarnation[device])"
+      )
     }
     checks.lastIncarnation[device] = incarnation
   }
 
-  private mutating func checkReturn(of device: Int) {
-    guard let pending = checks.returning[device], isRunning(device) else { return }
-    let others = comparable().filter { $0 != device && network.canConnect($0, device) }
-    guard comparable().contains(device) else { return }
+  private mutating func checkReturn(of device: Int, among present: [Int]) {
+    guard let pending = checks.returning[device] else { return }
+    let others = present.filter { $0 != device && network.canConnect($0, device) }
     let isBack = others.allSatisfy { sees($0, device) && sees(device, $0) && hasSession($0, device) }
     guard isBack else { return }
     checks.returning[device] = nil
@@ -178,7 +186,8 @@ extension Simulation {
 
   /// The running devices that should be in: neither revoked nor doubled.
   private func comparable() -> [Int] {
-    devices.indices.filter { device in
+    let truth = truth
+    return devices.indices.filter { device in
       isRunning(device) && !truth.isRevoked(devices[device].id)
         && !devices.contains { $0.index != device && $0.id == devices[device].id && isRunning($0.index) }
     }
@@ -205,8 +214,14 @@ extension Simulation {
 
   /// What the household is, for an observer who sees everything: the longest log.
   private var truth: MembershipLog {
-    let logs = devices.compactMap { $0.peer?.household.log }
-    return logs.max { $0.entries.count < $1.entries.count } ?? family.log
+    var longest = family.log
+    for index in devices.indices {
+      guard let count = devices[index].peer?.household.log.entries.count, count > longest.entries.count else {
+        continue
+      }
+      longest = devices[index].peer?.household.log ?? longest
+    }
+    return longest
   }
 
   private mutating func checkAgreement() {
@@ -216,11 +231,15 @@ extension Simulation {
       record.agreementTime = settled.duration(to: now).inSeconds
       record.lastDisagreement = last.1
     }
-    let time = settled.duration(to: now)
-    guard time >= RunChecks.agreementLimit else { return }
     // What one pair does not know, others hear late as well.
-    if time < RunChecks.strangerLimit, hasStrangers() { return }
+    if settled.duration(to: now) < RunChecks.strangerLimit, hasStrangers() { checks.agreementFrom = now }
+    let time = (checks.agreementFrom ?? settled).duration(to: now)
+    guard time >= RunChecks.agreementLimit else { return }
     for (rule, text) in disagreements where checks.hasDisagreed.insert(text).inserted { violate(rule, text) }
+    guard time >= RunChecks.agreementLimit + RunChecks.leaderLimit else { return }
+    for (rule, text) in leaderDisagreements(comparable()) where checks.hasDisagreed.insert(text).inserted {
+      violate(rule, text)
+    }
   }
 
   /// Whether two devices that could meet have no session, and neither knows where the other is.
@@ -248,20 +267,26 @@ extension Simulation {
         let isIn = state == .alive || state == .suspect
         let absence = peer.absence(of: devices[other].id)
         if present.contains(other), network.canConnect(device, other) {
-          if !isIn { found.append((.viewsAgree, "device \(device) sees device \(other) as \(state.rawValue)")) }
+          if !isIn {
+            found.append((.viewsAgree, "device \(device) sees device \(other) as \(state.rawValue)"))
+          }
           if isIn, absence != nil, hasSession(device, other) {
-            found.append((.absenceHasReason, "device \(device) misses device \(other): \(absence?.rawValue ?? "")"))
+            found.append(
+              (.absenceHasReason, "device \(device) misses device \(other): \(absence?.rawValue ?? "")"))
           }
           if peer.household.log.summary != devices[other].peer?.household.log.summary {
             found.append((.viewsAgree, "devices \(device) and \(other) have different logs"))
           }
         } else if !isRunning(other), !truth.isRevoked(devices[other].id) {
-          if isIn { found.append((.viewsAgree, "device \(device) sees device \(other), which is off, as in")) }
-          if absence == nil { found.append((.absenceHasReason, "device \(device) has no reason for \(other)")) }
+          if isIn {
+            found.append((.viewsAgree, "device \(device) sees device \(other), which is off, as in"))
+          }
+          if absence == nil {
+            found.append((.absenceHasReason, "device \(device) has no reason for \(other)"))
+          }
         }
       }
     }
-    found += leaderDisagreements(present)
     return found
   }
 
@@ -273,7 +298,9 @@ extension Simulation {
     return present.compactMap { device in
       let other = devices[device].peer?.membership.suggestedLeader
       guard other != leader || !present.contains(where: { devices[$0].id == leader }) else { return nil }
-      return (.viewsAgree, "device \(device) follows \(other?.short ?? "nobody"), device \(first) \(leader.short)")
+      return (
+        .viewsAgree, "device \(device) follows \(other?.short ?? "nobody"), device \(first) \(leader.short)"
+      )
     }
   }
 
@@ -289,7 +316,8 @@ extension Simulation {
         let status = devices[other].peer?.status(at: devices[other].clock.reading(at: now))
         let path = status?.devices.first { $0.device == id }?.path
         if path != .udpBlocked {
-          violate(.blockedPathIsShown, "device \(other) shows the path to \(device) as \(path?.rawValue ?? "none")")
+          violate(
+            .blockedPathIsShown, "device \(other) shows the path to \(device) as \(path?.rawValue ?? "none")")
         }
       }
     }

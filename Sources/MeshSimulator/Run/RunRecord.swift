@@ -36,6 +36,9 @@ package struct Violation: Hashable, Sendable {
   package let rule: SimulationRule
   /// Who and what.
   package let text: String
+
+  /// When it was noticed, in seconds from the start of the run.
+  package var seconds: Double { Double(time.nanoseconds) * 1e-9 }
 }
 
 /// What a run found and measured.

@@ -24,6 +24,9 @@ package struct RunReport: Sendable {
     lines = simulation.trace.lines
   }
 
+  /// The digest in hexadecimal.
+  package var digestText: String { digest.description }
+
   /// The one command that repeats the run byte for byte.
   package var replayCommand: String {
     "hearth simulate --seed \(plan.seed) --scenario \(plan.scenario) --devices \(plan.deviceCount)"

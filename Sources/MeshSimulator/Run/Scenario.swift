@@ -9,7 +9,8 @@ package struct Scenario: Sendable {
   package let summary: String
   /// Devices when nobody says how many; 0 leaves it to the seed.
   package let deviceCount: Int
-  private let build: @Sendable (_ seed: UInt64, _ devices: Int, _ dice: inout SeededGenerator) -> SimulationPlan
+  private let build:
+    @Sendable (_ seed: UInt64, _ devices: Int, _ dice: inout SeededGenerator) -> SimulationPlan
 
   init(
     _ name: String, _ summary: String, devices: Int,
@@ -31,7 +32,8 @@ package struct Scenario: Sendable {
 
   /// All scenarios, in the order in which they are shown.
   package static let all: [Scenario] = [
-    quiet, realHandshake, loss, lossHour, crash, churn, partition, sleep, revocation, clone, firewall, udpBlocked,
+    quiet, realHandshake, loss, lossHour, crash, churn, partition, sleep, revocation, twoKeys, clone,
+    firewall, udpBlocked,
     cachedAddress, powerLoss, versions, swarm,
   ]
 
@@ -97,7 +99,8 @@ extension Scenario {
     return plan
   }
 
-  static let churn = Scenario("churn", "devices come and go in every way", devices: 6) { seed, devices, dice in
+  static let churn = Scenario("churn", "devices come and go in every way", devices: 6) {
+    seed, devices, dice in
     var plan = started("churn", seed, devices, seconds: 200, &dice)
     for device in 0..<devices {
       var time = dice.seconds(10...30)
@@ -152,6 +155,22 @@ extension Scenario {
     return plan
   }
 
+  static let twoKeys = Scenario(
+    "two-keys", "both halves of a split network make new network keys", devices: 5
+  ) { seed, devices, dice in
+    var plan = started("two-keys", seed, devices, seconds: 150, &dice)
+    let groups = (0..<devices).map { $0 < 2 ? $0 : dice.uniform(below: 2) }
+    plan.steps.append(ScenarioStep(20, .partition(groups)))
+    for _ in 0...dice.uniform(below: 3) {
+      plan.steps += [
+        ScenarioStep(dice.seconds(25...60), .renewKey(by: 0)),
+        ScenarioStep(dice.seconds(25...60), .renewKey(by: 1)),
+      ]
+    }
+    plan.steps += [ScenarioStep(dice.seconds(61...80), .mend), ScenarioStep(81, .settled)]
+    return plan
+  }
+
   static let clone = Scenario("clone", "a copied disk starts on a second machine", devices: 4) {
     seed, devices, dice in
     var plan = started("clone", seed, devices, seconds: 120, &dice)
@@ -191,7 +210,9 @@ extension Scenario {
     var plan = started("cached-address", seed, devices, seconds: 180, &dice)
     plan.steps.append(ScenarioStep(20, .multicastBlocked(true)))
     for device in 0..<devices {
-      plan.steps += [ScenarioStep(30, .shutDown(device)), ScenarioStep(60 + dice.seconds(0...5), .start(device))]
+      plan.steps += [
+        ScenarioStep(30, .shutDown(device)), ScenarioStep(60 + dice.seconds(0...5), .start(device)),
+      ]
     }
     plan.steps += [ScenarioStep(120, .settled)]
     plan.hasMulticastDNS = false

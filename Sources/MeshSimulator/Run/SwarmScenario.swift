@@ -18,7 +18,9 @@ extension Scenario {
     }
     let end = 80.0
     for kind in SwarmFault.allCases where dice.uniform(below: 2) == 0 {
-      for _ in 0...dice.uniform(below: 3) { plan.steps += kind.steps(count, until: end - 2, &dice) }
+      for _ in 0...dice.uniform(below: 3) {
+        plan.steps += kind.steps(count, until: end - 2, &dice)
+      }
     }
     plan.steps += [ScenarioStep(end, .mend)]
     for device in 0..<count {
@@ -49,14 +51,22 @@ private enum SwarmFault: CaseIterable {
         ScenarioStep(from, .partition(groups)),
         ScenarioStep(to, .partition(Array(repeating: 0, count: count))),
       ]
-    case .oneWay: return [ScenarioStep(from, .cut(from: device, to: other)), ScenarioStep(to, .uncut(from: device, to: other))]
-    case .clog: return [ScenarioStep(from, .clog(from: device, to: other, .milliseconds(200 + dice.uniform(below: 8_000))))]
+    case .oneWay:
+      return [
+        ScenarioStep(from, .cut(from: device, to: other)), ScenarioStep(to, .uncut(from: device, to: other)),
+      ]
+    case .clog:
+      return [
+        ScenarioStep(from, .clog(from: device, to: other, .milliseconds(200 + dice.uniform(below: 8_000))))
+      ]
     case .loss: return [ScenarioStep(from, .conditions(dice.conditions()))]
-    case .udp: return [ScenarioStep(from, .udpBlocked(device, true)), ScenarioStep(to, .udpBlocked(device, false))]
+    case .udp:
+      return [ScenarioStep(from, .udpBlocked(device, true)), ScenarioStep(to, .udpBlocked(device, false))]
     case .inbound:
       let rule: InboundRule = dice.uniform(below: 2) == 0 ? .dropped : .rejected
       return [ScenarioStep(from, .inbound(device, rule)), ScenarioStep(to, .inbound(device, .open))]
-    case .multicast: return [ScenarioStep(from, .multicastBlocked(true)), ScenarioStep(to, .multicastBlocked(false))]
+    case .multicast:
+      return [ScenarioStep(from, .multicastBlocked(true)), ScenarioStep(to, .multicastBlocked(false))]
     case .revocation:
       guard count > 3 else { return [] }
       return [ScenarioStep(from, .revoke(2 + dice.uniform(below: count - 2), by: dice.uniform(below: 2)))]
