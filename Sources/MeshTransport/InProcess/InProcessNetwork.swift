@@ -119,7 +119,7 @@ package final class InProcessTransport: MeshEndpoint {
   /// Takes a newer state of the household.
   package func update(trust: TrustSnapshot) {
     carrier.update(trust: trust)
-    hub.closeRevoked { trust.log.isRevoked($0) }
+    hub.closeRevoked { [log = trust.log] in log.isRevoked($0) }
   }
 
   /// Says goodbye on all sessions and ends `events`.
