@@ -38,7 +38,7 @@ struct SymmetricState: ~Copyable {
   mutating func mixKeyAndHash(_ input: borrowing SecretBytes) {
     let keys = HMACSHA512.noiseKeys(chainingKey: chainingKey, input: input, outputs: 3)
     chainingKey = keys.part(0..<64)
-    mixHash(keys.part(64..<128).withUnsafeBytes { Array($0) })
+    hash = SHA512Digest.secret(before: hash, secret: keys.part(64..<128)).withUnsafeBytes { Array($0) }
     setKey(keys.part(128..<160))
   }
 

@@ -40,7 +40,8 @@ package struct InviteToken: ~Copyable, Sendable {
     guard var bytes = base32Decoded(compact.dropFirst(Self.prefix.count)), bytes.count == Self.byteCount
     else { throw .cutOff }
     defer { wipe(&bytes) }
-    let body = Array(bytes.dropLast(Self.checkByteCount))
+    var body = Array(bytes.dropLast(Self.checkByteCount))
+    defer { wipe(&body) }
     guard Self.check(body) == Array(bytes.suffix(Self.checkByteCount)) else { throw .mistyped }
     guard let household = HouseholdID(bytes: body[0..<16]), let admin = DeviceID(bytes: body[16..<32]) else {
       preconditionFailure("names have 16 bytes")
@@ -48,7 +49,7 @@ package struct InviteToken: ~Copyable, Sendable {
     self.household = household
     self.admin = admin
     id = Array(body[32..<48])
-    secret = SecretBytes(copying: Array(body[48...]))
+    secret = SecretBytes(count: Self.secretByteCount) { $0.copyBytes(from: body[48...]) }
   }
 
   private init(

@@ -5,7 +5,7 @@ import MeshProtocol
 import WireCoding
 
 /// Kinds of pairing messages; the first byte of a frame, and of a record once the keys are proved.
-enum PairingKind: UInt8 {
+package enum PairingKind: UInt8, Sendable {
   /// Joiner: a nonce; it knows the code.
   case helloByCode = 1
   /// Joiner: the token's id.
@@ -104,11 +104,14 @@ struct PairingStream: ~Copyable, Sendable {
 }
 
 /// A message in clear or from a record, cut into its kind and body.
-struct PairingMessage {
-  let kind: PairingKind
-  let body: [UInt8]
+package struct PairingMessage: Sendable {
+  /// What it says.
+  package let kind: PairingKind
+  /// The bytes behind the kind.
+  package let body: [UInt8]
 
-  init(_ bytes: [UInt8]) throws(PairingFailure) {
+  /// Reads the kind; one that is not known is refused.
+  package init(_ bytes: [UInt8]) throws(PairingFailure) {
     guard let first = bytes.first, let kind = PairingKind(rawValue: first) else {
       throw .unexpected(kind: bytes.first ?? 0)
     }
@@ -117,7 +120,7 @@ struct PairingMessage {
   }
 
   /// The body as fields of fixed lengths.
-  func fields(_ counts: Int...) throws(PairingFailure) -> [[UInt8]] {
+  package func fields(_ counts: Int...) throws(PairingFailure) -> [[UInt8]] {
     var reader = ByteReader(body)
     do throws(DecodingFailure) {
       var fields: [[UInt8]] = []

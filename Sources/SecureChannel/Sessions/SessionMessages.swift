@@ -1,19 +1,22 @@
-import CryptoPrimitives
-import HouseholdTrust
-import MeshModel
-import MeshProtocol
-import WireCoding
+package import CryptoPrimitives
+package import HouseholdTrust
+package import MeshModel
+package import MeshProtocol
+package import WireCoding
 
 /// What each side shows inside the handshake: who it is, and which start.
 ///
 /// Certificate, boot id, number of entries u16, and the entries that prove the certificate's issuer.
-struct IdentityProof: WireCodable, Equatable {
-  let certificate: DeviceCertificate
-  let boot: BootID
-  let chain: [LogEntry]
+package struct IdentityProof: WireCodable, Equatable {
+  /// Who it is, as an admin has signed.
+  package let certificate: DeviceCertificate
+  /// Which start.
+  package let boot: BootID
+  /// What proves the issuer.
+  package let chain: [LogEntry]
 
   /// The proof of this device; without the chain when the frame would be over its limit.
-  init(_ trust: TrustSnapshot, boot: BootID) {
+  package init(_ trust: TrustSnapshot, boot: BootID) {
     let complete = IdentityProof(certificate: trust.certificate, boot: boot, chain: trust.chain)
     // Keys and tags of the message take less than 128 bytes.
     let fits = complete.encoded.count + 128 <= HandshakeLimits.frameByteCount
@@ -26,7 +29,8 @@ struct IdentityProof: WireCodable, Equatable {
     self.chain = chain
   }
 
-  init(from reader: inout ByteReader) throws(DecodingFailure) {
+  /// Reads a proof; nothing of it is verified yet.
+  package init(from reader: inout ByteReader) throws(DecodingFailure) {
     certificate = try DeviceCertificate(from: &reader)
     boot = try BootID(from: &reader)
     let count = try reader.count("chain", limit: TrustLimits.chainEntries)
@@ -35,7 +39,8 @@ struct IdentityProof: WireCodable, Equatable {
     self.chain = chain
   }
 
-  func encode(to writer: inout ByteWriter) {
+  /// Writes certificate, boot id and entries.
+  package func encode(to writer: inout ByteWriter) {
     certificate.encode(to: &writer)
     boot.encode(to: &writer)
     writer.count(chain.count)
@@ -48,16 +53,23 @@ struct IdentityProof: WireCodable, Equatable {
 /// Purpose u8, features u32, port u16, receiver's index u32, datagram key 32, number of extensions u16, and for
 /// each a tag u16 and length-prefixed bytes. A tag with its highest bit set must be understood, others may be
 /// skipped.
-struct SessionHello: ~Copyable {
-  static let mustUnderstandBit: UInt16 = 0x8000
+package struct SessionHello: ~Copyable {
+  /// Set in the tags of extensions that a receiver may not skip.
+  package static let mustUnderstandBit: UInt16 = 0x8000
 
-  let purpose: SessionPurpose
-  let features: UInt32
-  let listeningPort: UInt16
-  let receiverIndex: UInt32
-  let datagramKey: SecretBytes
+  /// What the connection is for.
+  package let purpose: SessionPurpose
+  /// What the sender can do beside the wire version, as bits.
+  package let features: UInt32
+  /// Where the sender accepts connections and datagrams.
+  package let listeningPort: UInt16
+  /// What datagrams to the sender shall carry.
+  package let receiverIndex: UInt32
+  /// The key of the sender's datagrams.
+  package let datagramKey: SecretBytes
 
-  init(
+  /// A hello.
+  package init(
     purpose: SessionPurpose, features: UInt32, listeningPort: UInt16, receiverIndex: UInt32,
     datagramKey: consuming SecretBytes
   ) {
@@ -68,7 +80,8 @@ struct SessionHello: ~Copyable {
     self.datagramKey = datagramKey
   }
 
-  init(decoding bytes: [UInt8]) throws(DecodingFailure) {
+  /// Reads a hello from exactly these bytes.
+  package init(decoding bytes: [UInt8]) throws(DecodingFailure) {
     var reader = ByteReader(bytes)
     let purpose = try reader.integer("session purpose", as: UInt8.self)
     guard let known = SessionPurpose(rawValue: purpose) else {
@@ -93,7 +106,7 @@ struct SessionHello: ~Copyable {
   }
 
   /// The hello's bytes, which hold a key: wipe them.
-  borrowing func encoded() -> [UInt8] {
+  package borrowing func encoded() -> [UInt8] {
     var writer = ByteWriter(reserving: 64)
     writer.integer(purpose.rawValue)
     writer.integer(features)
