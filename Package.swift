@@ -24,6 +24,7 @@ let package = Package(
     // Foreign code: module map and shim header, no Swift.
     .systemLibrary(name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
     .systemLibrary(name: "CSodium", pkgConfig: "libsodium", providers: [.apt(["libsodium-dev"])]),
+    .systemLibrary(name: "COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]),
     .systemLibrary(
       name: "CSentencePieceLibrary", pkgConfig: "sentencepiece",
       providers: [.apt(["libsentencepiece-dev"])]),
@@ -34,7 +35,7 @@ let package = Package(
 
     // Vocabulary shared by every wing.
     .target(name: "Determinism", swiftSettings: settings),
-    .target(name: "CryptoPrimitives", dependencies: ["CSodium"], swiftSettings: settings),
+    .target(name: "CryptoPrimitives", dependencies: ["CSodium", "COpenSSL"], swiftSettings: settings),
 
     // Mesh wing: pure state machines (event + now -> effects).
     .target(name: "WireCoding", swiftSettings: settings),

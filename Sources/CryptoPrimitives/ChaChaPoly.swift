@@ -57,13 +57,14 @@ package struct ChaChaPoly: ~Copyable, Sendable {
 
   /// Replaces the key by the one that follows it (Noise §4.2): the first 32 bytes of zeros sealed under the
   /// last counter, which is never used for anything else.
-  package mutating func rekey() {
-    var zeros = [UInt8](repeating: 0, count: Self.keyByteCount + Self.tagByteCount)
-    zeros.withUnsafeMutableBytes { buffer in
-      seal(buffer, counter: .max)
-      key = SecretBytes(copying: UnsafeRawBufferPointer(rebasing: buffer.prefix(Self.keyByteCount)))
-    }
-    wipe(&zeros)
+  package mutating func rekey() { key = followingKey() }
+
+  /// The key that follows this one.
+  borrowing func followingKey() -> SecretBytes {
+    var sealed = [UInt8](repeating: 0, count: Self.keyByteCount + Self.tagByteCount)
+    sealed.withUnsafeMutableBytes { seal($0, counter: .max) }
+    defer { wipe(&sealed) }
+    return SecretBytes(count: Self.keyByteCount) { $0.copyBytes(from: sealed[..<Self.keyByteCount]) }
   }
 
   private borrowing func withNonce<Result>(

@@ -20,7 +20,7 @@ struct HouseLayers: Sendable {
       "CSentencePiece": Target(dependencies: ["CSentencePieceLibrary"]),
       "CKernels": Target(dependencies: []),
       "Determinism": Target(dependencies: []),
-      "CryptoPrimitives": Target(dependencies: ["CSodium"]),
+      "CryptoPrimitives": Target(dependencies: ["CSodium", "COpenSSL"]),
       "WireCoding": Target(dependencies: []),
       "MeshModel": Target(dependencies: ["WireCoding"]),
       "MeshProtocol": Target(dependencies: ["MeshModel", "WireCoding"]),
@@ -108,6 +108,7 @@ let foreignLibraries: [(module: String, header: String, folders: [String], impor
   ("COpenBLAS", "openblas", ["COpenBLAS"], "TensorKernels"),
   ("CKernels", "ckernels.h", ["CKernels"], "TensorKernels"),
   ("CSodium", "sodium", ["CSodium"], "CryptoPrimitives"),
+  ("COpenSSL", "openssl", ["COpenSSL"], "CryptoPrimitives"),
   ("CAvahi", "avahi", ["CAvahi"], "AvahiDiscovery"),
   ("CSentencePiece", "sentencepiece", ["CSentencePiece", "CSentencePieceLibrary"], "LanguageModels"),
 ]

@@ -140,3 +140,44 @@ struct RistrettoTests {
     #expect(neutralIsRefused)
   }
 }
+
+@Suite("ChaCha20-Poly1305 for bulk")
+struct BulkChaChaPolyTests {
+  @Test(
+    "OpenSSL and libsodium seal to the same bytes and open each other's, at every length and after rekeys")
+  func sameBytes() {
+    let key = SecretBytes(copying: [UInt8](0..<32))
+    var fast = BulkChaChaPoly(key: key.copy(), .sealing)
+    var plain = BulkChaChaPoly.byLibsodium(key: key.copy(), .sealing)
+    var fastOpener = BulkChaChaPoly(key: key.copy(), .opening)
+    var plainOpener = BulkChaChaPoly.byLibsodium(key: key.copy(), .opening)
+    #expect(plain.usesOpenSSL == false)
+    var entropy = SeededEntropy(seed: 11)
+    let counts = Array(0..<600) + [1_023, 1_024, 4_096, 16_384, 65_519]
+    for (index, count) in counts.enumerated() {
+      let message = entropy.bytes(count)
+      let counter = index % 7 == 0 ? entropy.integer() : UInt64(index)
+      var one = message + [UInt8](repeating: 0, count: 16)
+      var other = one
+      one.withUnsafeMutableBytes { fast.seal($0, counter: counter) }
+      other.withUnsafeMutableBytes { plain.seal($0, counter: counter) }
+      #expect(one == other, "\(count) bytes")
+      var changed = one
+      changed[entropy.bytes(1)[0] % 16 < 8 ? 0 : count] ^= 1
+      let opens = one.withUnsafeMutableBytes { plainOpener.open($0, counter: counter) }
+      let opensOther = other.withUnsafeMutableBytes { fastOpener.open($0, counter: counter) }
+      let opensChanged = changed.withUnsafeMutableBytes { fastOpener.open($0, counter: counter) }
+      #expect(opens && opensOther && !opensChanged)
+      #expect(Array(one.prefix(count)) == message && Array(other.prefix(count)) == message)
+      if index % 100 == 99 {
+        fast.rekey()
+        plain.rekey()
+        fastOpener.rekey()
+        plainOpener.rekey()
+      }
+    }
+    var short = [UInt8](repeating: 0, count: 15)
+    let opensShort = short.withUnsafeMutableBytes { fastOpener.open($0, counter: 0) }
+    #expect(!opensShort)
+  }
+}

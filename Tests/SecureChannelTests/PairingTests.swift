@@ -325,6 +325,76 @@ struct PairingByCodeTests {
     #expect(fromInviter.joinerFailure == .wrongCode)
   }
 
+  @Test("a member who is no admin cannot admit: its welcome is refused, whatever log it shows")
+  func inviterIsNoAdmin() throws {
+    let pair = PairingPair(try TestHousehold(seed: 16), window(), by: .code(code("48219037")))
+    var entropy = SeededEntropy(seed: 8)
+    pair.inviter = PairingInviter(pair.home.devices[1].snapshot, at: .zero, entropy: &entropy)
+    pair.run()
+    #expect(pair.request != nil)
+    #expect(pair.joinerFailure == .unprovenWelcome)
+    #expect(pair.admitted == nil)
+  }
+
+  @Test("a welcome whose signature is not the admin's is refused though the channel is authentic")
+  func unsignedWelcome() throws {
+    for isSigned in [true, false] {
+      var home = try TestHousehold(seed: 17)
+      let admin = home.devices[0].keys
+      // The exchange by token, with the inviting side played here: it has the token and the admin's agreement
+      // key, and once also the signing key.
+      var twin = SeededEntropy(seed: 5)
+      let token = InviteToken(household: home.devices[0].id, admin: admin.device, entropy: &twin)
+      var again = SeededEntropy(seed: 5)
+      _ = again.bytes(InviteToken.idByteCount)
+      let tokenSecret = SecretBytes(count: InviteToken.secretByteCount, entropy: &again)
+      var entropy = SeededEntropy(seed: 6)
+      var joiner = PairingJoiner(
+        by: .token(token.copy()), keys: DeviceKeys(entropy: &entropy), name: "new", at: .zero,
+        entropy: &entropy)
+      let theirs = sent(joiner.start())
+      let own = Preamble(purpose: .pairing, versions: .current).encoded
+      let hello = sent(joiner.receive(own, at: .zero))
+      // Frame of 17 bytes with kind 2 and the id, then the first message of Noise with kind 7.
+      let prologue =
+        Array("hearth pairing noise 1".utf8) + theirs + own + [2] + token.id
+      var noise = NoiseHandshake(
+        .xxpsk0, role: .responder, prologue: prologue,
+        preSharedKey: SHA512Digest.secret(
+          before: Array("hearth pairing psk of token 1".utf8), secret: tokenSecret
+        ).part(0..<32), staticKey: admin.agreement.copy(), ephemeralKey: AgreementKey(entropy: &entropy))
+      _ = try noise.readMessage(Array(hello[22...]))
+      let second = try noise.writeMessage()
+      let last = sent(
+        joiner.receive([UInt8(second.count + 1), 0, 7] + second, at: .zero))
+      let third = Array(last[3..<(2 + Int(last[0]))])
+      _ = try noise.readMessage(third)
+      let hash = noise.handshakeHash
+      let keys = noise.split()
+      var opener = RecordOpener(key: keys.receiving.copy())
+      var sealer = RecordSealer(key: keys.sending.copy())
+      let message = try opener.opened(last[(2 + Int(last[0]) + 2)...])
+      let request = try AdmissionRequest(decoding: message.dropFirst())
+      _ = try home.devices[0].admit(request, binding: hash, entropy: &entropy)
+      let welcome = Welcome(home.devices[0].log).encoded
+      let statement = Array("hearth pairing welcome 1".utf8) + hash + SHA512Digest(of: welcome).bytes
+      let signer = isSigned ? admin : DeviceKeys(entropy: &entropy)
+      let count = (0..<4).map { UInt8(truncatingIfNeeded: welcome.count >> (8 * $0)) }
+      let header = [17] + signer.signing.sign(statement).bytes + count
+      let effects = joiner.receive(
+        sealer.framed(header) + sealer.framed([18] + welcome), at: .zero)
+      switch effects.last {
+      case .admitted(let household): #expect(isSigned && household.id == home.devices[0].id)
+      case .failed(let failure): #expect(!isSigned && failure == .unprovenWelcome)
+      default: #expect(Bool(false), "neither admitted nor refused")
+      }
+    }
+  }
+
+  private func sent(_ effects: [PairingEffect]) -> [UInt8] {
+    effects.flatMap { (effect) -> [UInt8] in if case .send(let bytes) = effect { bytes } else { [] } }
+  }
+
   @Test("a name that is none fails on the joiner before anything is asked")
   func badName() throws {
     let pair = PairingPair(try TestHousehold(seed: 15), window(), by: .code(code("48219037")), name: "")
@@ -415,6 +485,21 @@ struct PairingByTokenTests {
     pair.run { number, bytes in number == 2 ? Array(bytes.prefix(3)) + right.id : bytes }
     #expect(pair.inviterFailure == .wrongToken)
     #expect(pair.window.openTokens(at: .zero) == [right.id])
+  }
+
+  @Test("while one device is being approved, another with the same token is told to wait")
+  func busy() throws {
+    let home = try TestHousehold(seed: 29)
+    let first = try tokenPair(home, openToken: token(of:))
+    first.answer = nil
+    first.run()
+    #expect(first.request != nil)
+    // The same seeds give the same token again.
+    let second = try tokenPair(home, openToken: token(of:))
+    second.window = first.window
+    second.run()
+    #expect(second.joinerFailure == .refused(.busy))
+    #expect(second.request == nil)
   }
 
   @Test("a bit changed in any chunk ends it")

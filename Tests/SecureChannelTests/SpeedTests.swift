@@ -55,7 +55,8 @@ struct SpeedTests {
     func rate(_ nanoseconds: Double) -> String {
       String(format: "%.3f GB/s", Double(messageByteCount) / nanoseconds)
     }
-    print("record of \(messageByteCount): seal \(rate(seal)), open \(rate(open)), bare seal \(rate(bare))")
+    print(
+      "record of \(messageByteCount): seal \(rate(seal)), open \(rate(open)), libsodium seal \(rate(bare))")
   }
 
   @Test("the processor time of a session handshake, both sides together")

@@ -1,17 +1,18 @@
-import Determinism
-import MeshModel
+package import Determinism
+package import MeshModel
 
 /// Decides which connections from strangers are served: a rate for each source, and few at a time.
 ///
 /// When all places are taken, the source that holds most of them loses its oldest, so that a flood from some
 /// addresses keeps nobody else out.
-struct AdmissionControl {
+package struct AdmissionControl {
   /// The name of an admitted connection until it is released.
-  struct Ticket: Hashable {
+  package struct Ticket: Hashable, Sendable {
     fileprivate let number: UInt64
   }
 
-  enum Verdict: Equatable {
+  /// What is to be done with a connection.
+  package enum Verdict: Equatable {
     /// Serve it; close the other one.
     case admitted(Ticket, evicting: Ticket?)
     /// Close it.
@@ -34,19 +35,20 @@ struct AdmissionControl {
   private var cost: Int64 { 1_000_000_000 / Int64(limits.connectionsPerSecond) }
   private var full: Int64 { cost * Int64(limits.connectionBurst) }
 
-  init(limits: TransportLimits, at now: MonotonicInstant) {
+  /// The control of a listener, without connections.
+  package init(limits: TransportLimits, at now: MonotonicInstant) {
     self.limits = limits
     shared = Bucket(credit: 0, filled: now)
     shared.credit = full
   }
 
   /// Connections that are admitted and not released.
-  var openCount: Int { open.count }
+  package var openCount: Int { open.count }
   /// Sources whose rate is remembered.
-  var rememberedCount: Int { buckets.count }
+  package var rememberedCount: Int { buckets.count }
 
   /// Judges a connection from `source`.
-  mutating func admit(source: NetworkAddress.Host, at now: MonotonicInstant) -> Verdict {
+  package mutating func admit(source: NetworkAddress.Host, at now: MonotonicInstant) -> Verdict {
     guard takeCredit(of: source, at: now) else { return .rateLimited }
     var evicted: Ticket?
     if open.count >= limits.unauthenticatedConnections { evicted = removeFromGreediest() }
@@ -57,7 +59,7 @@ struct AdmissionControl {
   }
 
   /// Gives back the place of a connection that has proved itself or is closed; nothing when it was evicted.
-  mutating func release(_ ticket: Ticket) {
+  package mutating func release(_ ticket: Ticket) {
     open.removeAll { $0.ticket == ticket }
   }
 

@@ -46,6 +46,24 @@ package final class PairingDesk: Sendable {
     state.withLock { body(&$0.window) }
   }
 
+  /// Opens an invitation by code, in place of an earlier one.
+  package func open(_ code: consuming PairingCode, discriminator: UInt16) {
+    var code: PairingCode? = consume code
+    state.withLock { state in
+      guard let code = code.take() else { return }
+      state.window.open(code, discriminator: discriminator, at: sinceBootNow())
+    }
+  }
+
+  /// Opens an invitation by token; false when as many are open as may be.
+  package func open(_ token: consuming InviteToken, end: MonotonicInstant? = nil) -> Bool {
+    var token: InviteToken? = consume token
+    return state.withLock { state in
+      guard let token = token.take() else { return false }
+      return state.window.open(token, end: end, at: sinceBootNow())
+    }
+  }
+
   /// From now on this state of the household greets who joins.
   package func update(trust: TrustSnapshot) { state.withLock { $0.trust = trust } }
 

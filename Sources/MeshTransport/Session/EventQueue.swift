@@ -1,4 +1,4 @@
-import MeshProtocol
+package import MeshProtocol
 import Synchronization
 
 /// Events on their way to the owner of a transport: bounded, in order, for one reader.
@@ -6,15 +6,16 @@ import Synchronization
 /// What bounds it: frames by pausing the session's connection at its high mark; datagrams and reports of drops by
 /// a limit beyond which they are only counted; `opened` and `closed` by the limit on sessions, whose places are given
 /// back when `closed` has been read. So those two are never lost, however slow the reader is.
-final class EventQueue: Sendable {
+package final class EventQueue: Sendable {
   /// The frames of one session that wait in the queue.
-  final class Backlog: Sendable {
-    let marks: QueueMarks
+  package final class Backlog: Sendable {
+    fileprivate let marks: QueueMarks
     /// Called when the session may be read on; from any thread, without locks held.
-    let resume: @Sendable () -> Void
+    fileprivate let resume: @Sendable () -> Void
     fileprivate let state = Mutex(BacklogState())
 
-    init(marks: QueueMarks, resume: @escaping @Sendable () -> Void) {
+    /// The backlog of a session that can be paused.
+    package init(marks: QueueMarks, resume: @escaping @Sendable () -> Void) {
       self.marks = marks
       self.resume = resume
     }
@@ -68,22 +69,23 @@ final class EventQueue: Sendable {
   private let limits: TransportLimits
   private let state = Mutex(State())
 
-  init(limits: TransportLimits) {
+  /// An empty queue.
+  package init(limits: TransportLimits) {
     self.limits = limits
   }
 
   /// The stream that reads this queue.
-  func makeStream() -> AsyncStream<TransportEvent> {
+  package func makeStream() -> AsyncStream<TransportEvent> {
     AsyncStream(unfolding: { [self] in await next() })
   }
 
   /// Adds an event that may not be lost; `afterRead` runs when its reader has it.
-  func put(_ event: TransportEvent, afterRead: (@Sendable () -> Void)? = nil) {
+  package func put(_ event: TransportEvent, afterRead: (@Sendable () -> Void)? = nil) {
     deliver(Entry(event: event, backlog: nil, bytes: 0, afterRead: afterRead))
   }
 
   /// Adds a frame; false means that the session is to be paused until its backlog calls `resume`.
-  func put(frame: MeshFrame, of session: SessionID, backlog: Backlog) -> Bool {
+  package func put(frame: MeshFrame, of session: SessionID, backlog: Backlog) -> Bool {
     let bytes = frame.body.count + MeshFrame.headerByteCount
     let goesOn = backlog.state.withLock { state in
       state.bytes += bytes
@@ -95,7 +97,7 @@ final class EventQueue: Sendable {
   }
 
   /// Tells that a session may send again, at most once until that has been read.
-  func putWritable(_ session: SessionID, backlog: Backlog) {
+  package func putWritable(_ session: SessionID, backlog: Backlog) {
     let isNew = backlog.state.withLock { state in
       defer { state.hasWritableWaiting = true }
       return !state.hasWritableWaiting
@@ -108,7 +110,7 @@ final class EventQueue: Sendable {
   }
 
   /// Adds a datagram; false when too many wait and it is dropped.
-  func put(datagram event: TransportEvent) -> Bool {
+  package func put(datagram event: TransportEvent) -> Bool {
     let fits = state.withLock { state in
       guard state.waitingDatagrams < limits.waitingDatagrams else { return false }
       state.waitingDatagrams += 1
@@ -116,12 +118,14 @@ final class EventQueue: Sendable {
     }
     guard fits else { return false }
     deliver(
-      Entry(event: event, backlog: nil, bytes: 0, afterRead: { [self] in state.withLock { $0.waitingDatagrams -= 1 } }))
+      Entry(
+        event: event, backlog: nil, bytes: 0,
+        afterRead: { [self] in state.withLock { $0.waitingDatagrams -= 1 } }))
     return true
   }
 
   /// Reports a drop, unless too many reports wait.
-  func put(drop reason: DropReason) {
+  package func put(drop reason: DropReason) {
     let fits = state.withLock { state in
       guard state.waitingDrops < limits.waitingDropReports else { return false }
       state.waitingDrops += 1
@@ -135,7 +139,7 @@ final class EventQueue: Sendable {
   }
 
   /// Ends the stream after what is in the queue.
-  func finish() {
+  package func finish() {
     let waiters = state.withLock { state in
       state.isFinished = true
       defer { state.waiters = [] }

@@ -2,8 +2,9 @@
 ///
 /// A message that lies whole in what arrived is handed out where it lies, to be decrypted in place; only one that
 /// is spread over two arrivals is put together in memory of the reader's own.
-final class RecordReader {
-  enum Step {
+package final class RecordReader {
+  /// What came of reading on.
+  package enum Step {
     /// The next message; valid until the next call, and may be overwritten.
     case message(UnsafeMutableRawBufferPointer)
     /// All that arrived is read.
@@ -17,13 +18,16 @@ final class RecordReader {
   /// Bytes in `memory`, the length included.
   private var held = 0
 
+  /// A reader at the start of a stream.
+  package init() {}
+
   /// Bytes of memory that the reader holds.
-  var memoryByteCount: Int { capacity }
+  package var memoryByteCount: Int { capacity }
 
   deinit { memory?.deallocate() }
 
   /// The next message of `input`, which shrinks by what is read.
-  func next(_ input: inout UnsafeMutableRawBufferPointer, limit: Int) -> Step {
+  package func next(_ input: inout UnsafeMutableRawBufferPointer, limit: Int) -> Step {
     guard !input.isEmpty else { return .more }
     if held > 0 { return completed(&input, limit: limit) }
     guard input.count >= TransportLimits.lengthByteCount else {

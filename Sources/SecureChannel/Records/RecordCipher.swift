@@ -37,13 +37,13 @@ package enum RecordFailure: Error, Equatable, Sendable, CustomStringConvertible 
 ///
 /// The key is replaced after every 2^20 records, and whenever `rekeyRecord` says so to the other side.
 package struct RecordSealer: ~Copyable, Sendable {
-  private var cipher: ChaChaPoly
+  private var cipher: BulkChaChaPoly
   private var counter: UInt64 = 0
   private let recordsPerKey: UInt64
 
   /// The sending half of a session; another number of records per key is for tests.
   package init(key: consuming SecretBytes, recordsPerKey: UInt64 = RecordLimits.recordsPerKey) {
-    cipher = ChaChaPoly(key: key)
+    cipher = BulkChaChaPoly(key: key, .sealing)
     self.recordsPerKey = recordsPerKey
   }
 
@@ -91,14 +91,14 @@ package struct RecordSealer: ~Copyable, Sendable {
 
 /// Opens the records that the other side sends, in place and in their order.
 package struct RecordOpener: ~Copyable, Sendable {
-  private var cipher: ChaChaPoly
+  private var cipher: BulkChaChaPoly
   private var counter: UInt64 = 0
   private let recordsPerKey: UInt64
   private var isBroken = false
 
   /// The receiving half of a session; another number of records per key is for tests.
   package init(key: consuming SecretBytes, recordsPerKey: UInt64 = RecordLimits.recordsPerKey) {
-    cipher = ChaChaPoly(key: key)
+    cipher = BulkChaChaPoly(key: key, .opening)
     self.recordsPerKey = recordsPerKey
   }
 
