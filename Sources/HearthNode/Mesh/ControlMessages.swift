@@ -5,9 +5,13 @@ package struct ControlRequest: Codable, Sendable, Equatable {
   /// The commands.
   package enum Command: String, Codable, Sendable {
     case status
+    case diagnosis
     case invite
     case answer
     case revoke
+    case promote
+    case demote
+    case recover
     case leave
   }
 
@@ -19,8 +23,14 @@ package struct ControlRequest: Codable, Sendable, Equatable {
   package var token: Bool?
   /// Whether the new device may admit and remove others (`invite`).
   package var admin: Bool?
-  /// Which device wants to join (`answer`), or which goes (`revoke`).
+  /// Which device wants to join (`answer`), or which is meant (`revoke`, `promote`, `demote`).
   package var device: String?
+  /// The device was lost or stolen (`revoke`).
+  package var lost: Bool?
+  /// The recovery phrase as typed (`recover`).
+  package var phrase: String?
+  /// Devices that are removed on the way (`recover`).
+  package var devices: [String]?
   /// The person's answer (`answer`).
   package var accept: Bool?
 
@@ -33,6 +43,7 @@ package struct ControlEvent: Codable, Sendable, Equatable {
   /// The events.
   package enum Kind: String, Codable, Sendable {
     case status
+    case diagnosis
     case invited
     case asked
     case admitted
@@ -45,6 +56,10 @@ package struct ControlEvent: Codable, Sendable, Equatable {
   package var event: Kind
   /// The household as this device sees it (`status`).
   package var status: HouseholdReport?
+  /// What the daemon sees of the network (`diagnosis`).
+  package var diagnosis: MeshDiagnosis?
+  /// The port where devices that join are received (`invited`).
+  package var port: Int?
   /// The code or token to pass on (`invited`).
   package var invitation: String?
   /// How long it is good (`invited`).
@@ -55,11 +70,32 @@ package struct ControlEvent: Codable, Sendable, Equatable {
   package var device: String?
   /// Where it is seen (`asked`).
   package var address: String?
+  /// How many devices were told (`done` of `leave`).
+  package var told: Int?
   /// Why not (`failed`).
   package var message: String?
+  /// The exit code that a command ends with (`failed`).
+  package var reason: Int32?
 
   /// An event.
   package init(_ event: Kind) { self.event = event }
+}
+
+extension ControlEvent {
+  /// What a person reads of an invitation.
+  package var text: String {
+    switch event {
+    case .invited:
+      let code = invitation ?? ""
+      let minutes = (seconds ?? 0) / 60
+      return code.hasPrefix("hearth1")
+        ? code : "code \(code), good for \(minutes) minutes; on the other device: hearth join \(code)"
+    case .asked:
+      return "'\(name ?? "")' at \(address ?? "") wants to join; its fingerprint is \(fingerprint(device ?? ""))"
+    case .admitted: return "'\(name ?? "")' is in the household"
+    default: return message ?? event.rawValue
+    }
+  }
 }
 
 /// Lines of the local socket.

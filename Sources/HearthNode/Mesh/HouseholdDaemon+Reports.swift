@@ -1,6 +1,9 @@
+import Determinism
+import HouseholdTrust
 import Logging
 import MeshModel
 import MeshPeer
+import MeshProtocol
 
 extension HouseholdDaemon {
   /// What the household looks like from here.
@@ -13,10 +16,7 @@ extension HouseholdDaemon {
   }
 
   /// A device's name for people, with the start of its id.
-  func name(of device: DeviceID) -> String {
-    let name = peer.household.log.certificate(of: device)?.name ?? "?"
-    return "\(name) (\(device.short))"
-  }
+  func name(of device: DeviceID) -> String { peer.household.shownName(of: device) }
 
   private static func event(
     of report: MeshReport, name: (DeviceID) -> String
@@ -49,17 +49,39 @@ extension HouseholdDaemon {
     let (stream, continuation) = AsyncStream.makeStream(
       of: HouseholdReport.self, bufferingPolicy: .bufferingNewest(1))
     nextWatcher += 1
-    watchers[nextWatcher] = continuation
+    let report = report
+    watchers[nextWatcher] = Watcher(
+      continuation: continuation, last: report, lastTime: DeviceClocks.now().monotonic)
     continuation.yield(report)
     return (nextWatcher, stream)
   }
 
   /// Ends a watch.
-  func endWatch(_ id: UInt64) { watchers.removeValue(forKey: id)?.finish() }
+  func endWatch(_ id: UInt64) { watchers.removeValue(forKey: id)?.continuation.finish() }
 
+  /// Tells watchers what changed at once, and times and counters once a second.
   func tellWatchers() {
     guard !watchers.isEmpty else { return }
-    let now = report
-    for id in watchers.keys.sorted() { watchers[id]?.yield(now) }
+    let now = DeviceClocks.now().monotonic
+    let report = report
+    for id in watchers.keys.sorted() {
+      guard var watcher = watchers[id] else { continue }
+      guard watcher.last.differs(from: report) || watcher.lastTime.duration(to: now) >= Watcher.interval
+      else { continue }
+      watcher.last = report
+      watcher.lastTime = now
+      watchers[id] = watcher
+      watcher.continuation.yield(report)
+    }
   }
+}
+
+/// A command that follows the household.
+struct Watcher: Sendable {
+  /// Time between two reports in which only times have changed.
+  static let interval: Duration = .seconds(1)
+
+  let continuation: AsyncStream<HouseholdReport>.Continuation
+  var last: HouseholdReport
+  var lastTime: MonotonicInstant
 }

@@ -6,7 +6,7 @@ import HouseholdTrust
 package import Logging
 import MeshModel
 import MeshPeer
-import MeshProtocol
+package import MeshProtocol
 import MeshTransport
 package import PeerDiscovery
 import SecureChannel
@@ -48,34 +48,51 @@ package actor HouseholdDaemon {
     }
   }
 
+  /// What a daemon holds of the outside world, opened before it exists.
+  struct Doors: Sendable {
+    let directory: HouseholdDirectory
+    let transport: NetworkTransport
+    let control: LocalControlServer
+    let beacon: BeaconSocket?
+    let beaconFailure: String?
+    let avahi: AvahiDiscovery?
+  }
+
   nonisolated let lane: MeshLane
   package nonisolated var unownedExecutor: UnownedSerialExecutor { lane.asUnownedSerialExecutor() }
 
   let options: Options
   let log: Logger
-  let directory: HouseholdDirectory
-  let transport: NetworkTransport
+  let doors: Doors
   let desk: PairingDesk
-  let beacon: BeaconSocket?
-  let beaconFailure: String?
-  let avahi: AvahiDiscovery?
-  let control: LocalControlServer
   var peer: MeshPeer
   var known: [DeviceID: KnownPeer]
   var interfaces: [LocalInterface] = []
-  var watchers: [UInt64: AsyncStream<HouseholdReport>.Continuation] = [:]
+  var heard = HeardBeacons()
+  var watchers: [UInt64: Watcher] = [:]
   var nextWatcher: UInt64 = 0
-  var admissions: [String: PairingRequest] = [:]
-  var inviting: InvitingCommand?
-  private let beaconOrders: AsyncStream<(bytes: [UInt8], target: BeaconTarget)>.Continuation
-  private let beaconQueue: AsyncStream<(bytes: [UInt8], target: BeaconTarget)>
+  var invitations = Invitations()
+  /// Why the log could not be stored last; nil when it is on the disk.
+  var storeFailure: HouseholdStorageFailure?
+  private let beaconOrders: AsyncStream<BeaconOrder>.Continuation
+  private let beaconQueue: AsyncStream<BeaconOrder>
+  private var interfaceWatch: InterfaceWatch?
+  private var traits: DeviceTraits
+  private var traitsRead: MonotonicInstant
   private var hasUnsavedPeers = false
   private var isLeaving = false
-  private var ended: [CheckedContinuation<Void, Never>] = []
   private var isOver = false
+  private var ended: [CheckedContinuation<Void, Never>] = []
+
+  private struct BeaconOrder: Sendable {
+    let bytes: [UInt8]
+    let target: BeaconTarget
+  }
 
   /// Beacons that wait to be sent; the newest replace older ones, which they repeat anyway.
   private static let waitingBeacons = 64
+  /// How often power and memory are looked at again.
+  private static let traitsInterval: Duration = .seconds(30)
 
   /// Opens the state, takes the ports, and begins to look for the others.
   package static func start(_ options: Options, log: Logger) async throws -> HouseholdDaemon {
@@ -89,100 +106,138 @@ package actor HouseholdDaemon {
     configuration.port = options.port
     if options.loopbackOnly { configuration.hosts = [.v4(0x7F00_0001)] }
     let transport = try await NetworkTransport.start(configuration, trust: household.snapshot)
-    do {
-      let control = try await LocalControlServer.listen(at: options.controlSocket)
-      let daemon = await HouseholdDaemon(
-        options, log: log, directory: directory, household: household, boot: boot, known: known,
-        transport: transport, control: control, seed: entropy.integer())
-      await daemon.begin()
-      return daemon
-    } catch {
+    let control: LocalControlServer
+    do { control = try await LocalControlServer.listen(at: options.controlSocket) } catch {
       await transport.shutdown()
       throw error
     }
+    var beacon: BeaconSocket?
+    var beaconFailure: String?
+    if !options.loopbackOnly {
+      do throws(BeaconFailure) { beacon = try await BeaconSocket(port: Beacon.port) } catch {
+        beaconFailure = error.description
+      }
+    }
+    let doors = Doors(
+      directory: directory, transport: transport, control: control, beacon: beacon,
+      beaconFailure: beaconFailure,
+      avahi: options.usesAvahi && !options.loopbackOnly ? AvahiDiscovery() : nil)
+    // Before the actor: nothing of it runs without its thread.
+    let lane = MeshLane()
+    lane.start(name: "hearth-mesh")
+    let daemon = HouseholdDaemon(
+      options, log: log, lane: lane, doors: doors, household: household, boot: boot, known: known,
+      seed: entropy.integer())
+    await daemon.begin()
+    return daemon
   }
 
   private init(
-    _ options: Options, log: Logger, directory: HouseholdDirectory, household: Household, boot: BootID,
-    known: [KnownPeer], transport: NetworkTransport, control: LocalControlServer, seed: UInt64
-  ) async {
-    lane = MeshLane()
+    _ options: Options, log: Logger, lane: MeshLane, doors: Doors, household: Household, boot: BootID,
+    known: [KnownPeer], seed: UInt64
+  ) {
+    self.lane = lane
     self.options = options
     self.log = log
-    self.directory = directory
-    self.transport = transport
-    self.control = control
+    self.doors = doors
     desk = PairingDesk(trust: household.snapshot)
-    var failure: String?
-    if options.loopbackOnly {
-      beacon = nil
-    } else {
-      do throws(BeaconFailure) { beacon = try await BeaconSocket(port: Beacon.port) } catch {
-        beacon = nil
-        failure = error.description
-      }
-    }
-    beaconFailure = failure
-    avahi = options.usesAvahi && !options.loopbackOnly ? AvahiDiscovery() : nil
     (beaconQueue, beaconOrders) = AsyncStream.makeStream(
-      bufferingPolicy: .bufferingNewest(Self.waitingBeacons))
+      of: BeaconOrder.self, bufferingPolicy: .bufferingNewest(Self.waitingBeacons))
     self.known = [:]
     for peer in known { self.known[peer.device] = peer }
+    let now = DeviceClocks.now()
+    traits = MachineFacts.traits(interfaces: [], isAvailable: options.isAvailable)
+    traitsRead = now.monotonic
     let discovery = DiscoveryPlan.Settings(
-      port: transport.localPort, staticPeers: options.staticPeers,
+      port: doors.transport.localPort, staticPeers: options.staticPeers,
       filter: InterfaceFilter(listed: options.interfaces))
-    let traits = MachineFacts.traits(interfaces: [], isAvailable: options.isAvailable)
     peer = MeshPeer(
       household: household, boot: boot, settings: MeshPeer.Settings(discovery: discovery, traits: traits),
-      known: known, generator: SeededGenerator(seed: seed), at: DeviceClocks.now())
+      known: known, generator: SeededGenerator(seed: seed), at: now)
   }
 
-  /// Starts the thread and everything that tells this actor what happens.
+  deinit { lane.stop() }
+
+  /// Starts everything that tells this actor what happens.
   private func begin() {
-    lane.start(onAlarm: { [weak self] in
+    lane.onAlarm { [weak self] in
       guard let self else { return }
-      Task { await self.handle(.tick) }
-    })
-    transport.receivePairing(at: desk)
+      Task { await self.tick() }
+    }
+    doors.transport.receivePairing(at: desk)
     restoreInvitations()
-    log.info("up", metadata: ["port": "\(transport.localPort)", "device": "\(peer.own.short)"])
+    let port = doors.transport.localPort
+    log.info("up", metadata: ["port": "\(port)", "device": "\(peer.own.short)"])
+    if let beaconFailure = doors.beaconFailure {
+      log.warning("no-beacons", metadata: ["error": "\(beaconFailure)"])
+    }
     handle(.start)
     listen()
+    if options.loopbackOnly { return }
+    // Before anything is awaited, so that the first dials know the ways.
+    use(InterfaceWatch.current())
+    do {
+      let watch = try InterfaceWatch()
+      interfaceWatch = watch
+      Task { [changes = watch.changes] in for await interfaces in changes { use(interfaces) } }
+    } catch {
+      log.warning("interfaces-not-watched", metadata: ["error": "\(error)"])
+    }
   }
 
   private func listen() {
-    Task { for await event in transport.events { await handle(.transport(event)) } }
+    Task { for await event in doors.transport.events { handle(.transport(event)) } }
     Task { for await request in desk.requests { await ask(request) } }
-    Task { for await request in control.requests { Task { await answer(request) } } }
-    if let beacon {
-      Task {
-        for await received in beacon.received { await handle(.beacon(received.bytes, from: received.source)) }
-      }
+    Task { for await request in doors.control.requests { Task { await answer(request) } } }
+    if let beacon = doors.beacon {
+      Task { for await beacon in beacon.received { take(beacon) } }
       Task { [beaconQueue] in
-        for await order in beaconQueue { await beacon.send(order.bytes, to: order.target.address) }
-      }
-    }
-    if let avahi {
-      Task {
-        for await event in avahi.events {
-          if case .hint(let hint) = event { await handle(.hint(hint)) }
+        for await order in beaconQueue {
+          await beacon.send(order.bytes, to: order.target.address, interface: order.target.interface)
         }
       }
     }
-    if options.loopbackOnly { return }
-    do {
-      let watch = try InterfaceWatch()
-      Task { for await interfaces in watch.changes { await use(interfaces) } }
-    } catch {
-      log.warning("interfaces-not-watched", metadata: ["error": "\(error)"])
-      use(InterfaceWatch.current())
+    if let avahi = doors.avahi {
+      Task {
+        for await event in avahi.events {
+          switch event {
+          case .hint(let hint): handle(.hint(hint))
+          case .report(let report):
+            log.debug(
+              "avahi",
+              metadata: ["daemon": "\(report.daemon.rawValue)", "publication": "\(report.publication)"])
+          }
+        }
+      }
     }
   }
 
   private func use(_ interfaces: [LocalInterface]) {
+    guard self.interfaces != interfaces else { return }
     self.interfaces = interfaces
-    handle(.traits(MachineFacts.traits(interfaces: interfaces, isAvailable: options.isAvailable)))
+    updateTraits()
     handle(.interfaces(interfaces))
+  }
+
+  private func take(_ received: ReceivedBeacon) {
+    heard.note(received.source, at: DeviceClocks.now().monotonic)
+    offerTokens(to: received.bytes)
+    handle(.beacon(received.bytes, from: received.source))
+  }
+
+  private func tick() {
+    let now = DeviceClocks.now().monotonic
+    if traitsRead.duration(to: now) > Self.traitsInterval { updateTraits() }
+    watchInvitations()
+    handle(.tick)
+  }
+
+  private func updateTraits() {
+    traitsRead = DeviceClocks.now().monotonic
+    let new = MachineFacts.traits(interfaces: interfaces, isAvailable: options.isAvailable)
+    guard new != traits else { return }
+    traits = new
+    handle(.traits(new))
   }
 
   // MARK: - The loop
@@ -197,29 +252,35 @@ package actor HouseholdDaemon {
     }
     lane.setAlarm(peer.nextDeadline)
     tellWatchers()
-    if peer.household.isRevoked, !isLeaving { log.error("self-revoked", metadata: [:]) }
   }
 
   /// Performs one effect; what it leads to at once is the next input.
   private func perform(_ effect: MeshEffect) -> MeshInput? {
     switch effect {
-    case .storeLog:
-      do throws(HouseholdStorageFailure) { try directory.store(peer.household.log) } catch {
-        log.error("log-not-stored", metadata: ["error": "\(error)"])
-      }
+    case .storeLog: storeLog()
     case .storePeer(let peer): remember(peer)
     case .maintainHousehold: return maintain()
     case .updateTrust:
-      transport.update(trust: peer.trust)
+      doors.transport.update(trust: peer.trust)
       desk.update(trust: peer.trust)
-    case .transport(let command): transport.perform([command])
-    case .sendBeacon(let bytes, let target): beaconOrders.yield((bytes, target))
+    case .transport(let command): doors.transport.perform([command])
+    case .sendBeacon(let bytes, let target): beaconOrders.yield(BeaconOrder(bytes: bytes, target: target))
     case .listen(let indexes): joinBeaconGroups(indexes)
-    case .publish(let announcement): avahi?.publish(announcement)
+    case .publish(let announcement): doors.avahi?.publish(announcement)
     case .resolve(let peer): resolve(peer)
     case .report(let report): note(report)
     }
     return nil
+  }
+
+  private func storeLog() {
+    do throws(HouseholdStorageFailure) {
+      try doors.directory.store(peer.household.log)
+      storeFailure = nil
+    } catch {
+      storeFailure = error
+      log.error("log-not-stored", metadata: ["error": "\(error)"])
+    }
   }
 
   private func maintain() -> MeshInput? {
@@ -235,14 +296,9 @@ package actor HouseholdDaemon {
   }
 
   private func joinBeaconGroups(_ indexes: [UInt32]) {
-    let used = interfaces.filter { indexes.contains($0.index) }.map { interface in
-      BeaconInterface(
-        name: interface.name, index: interface.index,
-        broadcast: interface.addresses.compactMap(\.broadcast).first,
-        hasIPv6: interface.addresses.contains { if case .v6 = $0.host { true } else { false } })
-    }
-    for failure in beacon?.update(interfaces: used) ?? [] {
-      log.warning("beacon", metadata: ["error": "\(failure)"])
+    let used = interfaces.filter { indexes.contains($0.index) }.map(BeaconInterface.init)
+    for failure in doors.beacon?.update(interfaces: used) ?? [] {
+      log.warning("no-beacons", metadata: ["error": "\(failure)"])
     }
   }
 
@@ -264,7 +320,7 @@ package actor HouseholdDaemon {
   private func savePeers() {
     hasUnsavedPeers = false
     do throws(HouseholdStorageFailure) {
-      try directory.store(known.keys.sorted().compactMap { known[$0] })
+      try doors.directory.store(known.keys.sorted().compactMap { known[$0] })
     } catch {
       log.warning("peers-not-stored", metadata: ["error": "\(error)"])
     }
@@ -274,28 +330,84 @@ package actor HouseholdDaemon {
 
   /// Says goodbye to the others, keeps what is worth keeping, and gives everything back.
   package func stop(_ reason: CloseReason = .shuttingDown) async {
-    guard !isLeaving else { return }
+    guard !isLeaving else { return await waitUntilStopped() }
+    await withdraw(reason)
+    await end()
+  }
+
+  /// Leaves the mesh; commands that wait are still answered.
+  func withdraw(_ reason: CloseReason) async {
     isLeaving = true
+    closeInvitation("the daemon stops")
     handle(.leave(reason))
     isOver = true
     lane.setAlarm(nil)
     if hasUnsavedPeers { savePeers() }
-    for continuation in watchers.values { continuation.finish() }
+    for watcher in watchers.values { watcher.continuation.finish() }
     watchers = [:]
-    await control.shutdown()
-    await avahi?.stop()
-    beaconOrders.finish()
-    await beacon?.shutdown()
+    interfaceWatch = nil
     desk.close()
-    await transport.shutdown()
+    await doors.transport.shutdown()
+    await doors.avahi?.stop()
+    beaconOrders.finish()
+    await doors.beacon?.shutdown()
+  }
+
+  /// Closes the local socket, the last thing that is open.
+  func end() async {
+    await doors.control.shutdown()
     log.info("down", metadata: [:])
+    hasEnded = true
     for waiting in ended { waiting.resume() }
     ended = []
   }
 
+  private var hasEnded = false
+
   /// Returns when the daemon has ended.
   package func waitUntilStopped() async {
-    if isOver { return }
+    if hasEnded { return }
     await withCheckedContinuation { ended.append($0) }
+  }
+}
+
+extension BeaconInterface {
+  /// The part of an interface that beacons need.
+  init(_ interface: LocalInterface) {
+    self.init(
+      name: interface.name, index: interface.index,
+      broadcast: interface.addresses.compactMap(\.broadcast).first,
+      hasIPv6: interface.addresses.contains { address in
+        if case .v6 = address.host { NetworkAddress(address.host, port: 0).isLinkLocal } else { false }
+      })
+  }
+}
+
+/// From whom beacons came lately, for `hearth doctor`.
+struct HeardBeacons: Sendable {
+  /// Senders that are remembered; the one that was silent longest gives way.
+  static let limit = 64
+
+  /// One sender.
+  struct Sender: Sendable {
+    let address: NetworkAddress
+    var count: Int
+    var last: MonotonicInstant
+  }
+
+  private(set) var senders: [Sender] = []
+
+  mutating func note(_ address: NetworkAddress, at now: MonotonicInstant) {
+    let place = NetworkAddress(address.host, port: 0)
+    if let index = senders.firstIndex(where: { $0.address == place }) {
+      senders[index].count += 1
+      senders[index].last = now
+      return
+    }
+    if senders.count == Self.limit, let oldest = senders.indices.min(by: { senders[$0].last < senders[$1].last })
+    {
+      senders.remove(at: oldest)
+    }
+    senders.append(Sender(address: place, count: 1, last: now))
   }
 }

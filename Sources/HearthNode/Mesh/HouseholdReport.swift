@@ -1,6 +1,8 @@
+import Determinism
 package import HouseholdTrust
 package import MeshModel
 package import MeshPeer
+import MeshProtocol
 
 /// What `hearth peers` shows, as JSON has it.
 package struct HouseholdReport: Codable, Sendable, Equatable {
@@ -75,24 +77,37 @@ package struct HouseholdReport: Codable, Sendable, Equatable {
   }
 
   /// What lies on the disk while no daemon runs.
-  package init(stored household: Household) {
+  package init(stored household: Household, addresses: [DeviceID: NetworkAddress] = [:]) {
     self.household = household.id.description
     isLive = false
-    networkKeyEpoch = Int(household.ring.current?.epoch ?? 0)
+    networkKeyEpoch = Int(household.log.networkKeyEpoch)
     logEntries = household.log.entries.count
     sessions = 0
     drops = [:]
-    devices = household.log.members.compactMap { id in
-      household.log.certificate(of: id).map { certificate in
-        Device(
-          name: certificate.name, device: id.description, isSelf: id == household.device,
-          isAdmin: household.log.view.isAdmin(id), isLeader: false, state: PresenceState.unknown.rawValue,
-          sinceSeconds: 0, reason: AbsenceReason.notTried.rawValue,
-          nextStep: "run 'hearth up' on this device",
-          path: GossipPath.none.rawValue)
-      }
+    devices = household.log.members.map { certificate in
+      Device(
+        name: certificate.name, device: certificate.device.description,
+        isSelf: certificate.device == household.device,
+        isAdmin: household.log.view.isAdmin(certificate.device), isLeader: false,
+        state: PresenceState.unknown.rawValue, sinceSeconds: 0, reason: nil, nextStep: nil,
+        address: addresses[certificate.device].map { "\($0)" }, path: GossipPath.none.rawValue)
     }
     devices.sort { ($0.isSelf ? 0 : 1, $0.name, $0.device) < ($1.isSelf ? 0 : 1, $1.name, $1.device) }
+  }
+}
+
+extension HouseholdReport {
+  /// Whether more has changed than times, round trips and counters.
+  func differs(from other: HouseholdReport) -> Bool { steady != other.steady }
+
+  private var steady: HouseholdReport {
+    var copy = self
+    copy.drops = [:]
+    for index in copy.devices.indices {
+      copy.devices[index].sinceSeconds = 0
+      copy.devices[index].rttMilliseconds = nil
+    }
+    return copy
   }
 }
 

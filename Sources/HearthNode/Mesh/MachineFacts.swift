@@ -1,5 +1,6 @@
 import ComputeRuntime
 import Glibc
+import HouseholdTrust
 package import MeshModel
 package import PeerDiscovery
 
@@ -18,8 +19,7 @@ package enum MachineFacts {
     var buffer = [CChar](repeating: 0, count: 256)
     guard gethostname(&buffer, buffer.count - 1) == 0 else { return "device" }
     let name = String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    let short = String(name.split(separator: ".").first ?? "device")
-    return String(short.prefix(40))
+    return deviceName(from: String(name.split(separator: ".").first ?? "device"))
   }
 
   /// What this device tells about itself.

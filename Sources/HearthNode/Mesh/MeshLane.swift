@@ -13,7 +13,7 @@ final class MeshLane: SerialExecutor, @unchecked Sendable {
   private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
   private var jobs: [UnownedJob] = []
   private var alarm: MonotonicInstant?
-  private var onAlarm: (@Sendable () -> Void)?
+  private var ring: (@Sendable () -> Void)?
   private var isStopped = false
 
   init() {
@@ -33,17 +33,19 @@ final class MeshLane: SerialExecutor, @unchecked Sendable {
     mutex.deallocate()
   }
 
-  /// Starts the thread; `onAlarm` runs on it when an alarm is due and must return at once.
-  func start(onAlarm: @escaping @Sendable () -> Void) {
-    locked { self.onAlarm = onAlarm }
-    OperatingSystemThread.detached(name: "hearth-mesh") { [self] in run() }
+  /// Starts the thread, without which no job of the actor ever runs.
+  func start(name: String) {
+    OperatingSystemThread.detached(name: name) { [self] in run() }
   }
+
+  /// Runs this on the thread when an alarm is due; it must return at once.
+  func onAlarm(_ body: @escaping @Sendable () -> Void) { locked { ring = body } }
 
   /// Ends the thread after the jobs that wait.
   func stop() {
     locked {
       isStopped = true
-      onAlarm = nil
+      ring = nil
     }
   }
 
@@ -75,7 +77,7 @@ final class MeshLane: SerialExecutor, @unchecked Sendable {
         break
       } else if let alarm, alarm <= DeviceClocks.now().monotonic {
         self.alarm = nil
-        let ring = onAlarm
+        let ring = ring
         pthread_mutex_unlock(mutex)
         ring?()
         pthread_mutex_lock(mutex)

@@ -3,7 +3,7 @@ import Glibc
 /// Where the daemon keeps things, and where its local socket is.
 package enum MeshPaths {
   /// The port that a daemon takes unless told otherwise; it is the same for TCP and UDP.
-  package static let defaultPort: UInt16 = 7946
+  package static let defaultPort: UInt16 = 24326
 
   /// The local socket of the daemon of a state directory.
   ///
@@ -41,14 +41,20 @@ package enum HouseholdFailure: UserFacingFailure, Equatable {
   case refused(String)
   /// An address that cannot be read.
   case badAddress(String)
+  /// The person said no to a device.
+  case declined(String)
+  /// An invitation ended without a new device; the text says why.
+  case invitationEnded(String)
+  /// A question to the person got no answer, since the input has ended.
+  case noAnswerTyped(String)
 
   /// Decides the exit code.
   package var reason: ExitReason {
     switch self {
     case .noStateDirectory: .cannotCreateOutput
-    case .notAdmin, .refused: .mismatch
-    case .unknownDevice, .ambiguousDevice, .notAnInvitation, .badAddress: .usage
-    case .noInviterFound: .missingInput
+    case .notAdmin, .refused, .declined: .notPermitted
+    case .unknownDevice, .ambiguousDevice, .notAnInvitation, .badAddress, .noAnswerTyped: .usage
+    case .noInviterFound, .invitationEnded: .unreachable
     }
   }
 
@@ -66,8 +72,11 @@ package enum HouseholdFailure: UserFacingFailure, Equatable {
       "'\(text.prefix(20))' is neither a code of 8 digits nor an invite token; run 'hearth invite' on a device of the household"
     case .noInviterFound(let seconds):
       "no device with an open invitation was found in \(seconds) s; run 'hearth up' and 'hearth invite' there, check that both are on one network, or give its address with --address"
-    case .refused(let why): why
-    case .badAddress(let text): "'\(text)' is no address; write HOST:PORT, for instance 192.168.1.20:7946"
+    case .refused(let why), .invitationEnded(let why): why
+    case .declined(let name): "'\(name)' was turned away; run 'hearth invite' again for another try"
+    case .noAnswerTyped(let question):
+      "nobody answered '\(question)'; run the command in a terminal, or answer beforehand with --yes"
+    case .badAddress(let text): "'\(text)' is no address; write HOST:PORT, for instance 192.168.1.20:24326"
     }
   }
 }
