@@ -72,7 +72,8 @@ private enum SwarmFault: CaseIterable {
       return [ScenarioStep(from, .revoke(2 + dice.uniform(below: count - 2), by: dice.uniform(below: 2)))]
     case .key: return [ScenarioStep(from, .renewKey(by: dice.uniform(below: 2)))]
     case .move:
-      let host = UInt32(0x0A00_0064 + dice.uniform(below: 100))
+      // Each device has addresses of its own: two with one address could not meet.
+      let host = UInt32(0x0A00_0064 + 4 * device + dice.uniform(below: 4))
       return [ScenarioStep(from, .move(device, .v4(host)))]
     }
   }
