@@ -48,6 +48,12 @@ final class SocketCarrier: Carrier {
   // MARK: Dialling
 
   func dial(_ request: DialRequest) {
+    connect(
+      hub.withSecondTry(
+        request, ring: { [self] in state.withLock { $0.trust.ring } }, dial: { [self] in connect($0) }))
+  }
+
+  private func connect(_ request: DialRequest) {
     let isAllowed = state.withLock { state in
       guard !state.isClosed, state.dials < NetworkTransport.dialsInFlight else { return false }
       state.dials += 1

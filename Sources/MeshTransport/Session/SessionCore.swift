@@ -146,7 +146,9 @@ final class SessionCore {
   private func failHandshake(_ failure: DialFailure, _ reason: DropReason?) {
     guard case .handshaking = phase else { return }
     phase = .ended
-    if let dial {
+    if let again = dial?.again, failure == .handshakeClosed {
+      again()
+    } else if let dial {
       hub.events.put(.dialFailed(dial.address, dial.purpose, failure))
     } else if let reason {
       hub.drop(reason)
@@ -164,7 +166,9 @@ final class SessionCore {
     link.wasAuthenticated()
     switch hub.open(info, peer, wake: link.wake, resume: link.resume) {
     case .refused(let reason): return refuse(peer, reason)
-    case .entered(let handle): phase = .open(handle, peer.keys)
+    case .entered(let handle):
+      phase = .open(handle, peer.keys)
+      if let dial { hub.dialSucceeded(dial) }
     }
     if !peer.leftover.isEmpty {
       var rest = peer.leftover

@@ -39,6 +39,7 @@ final class SessionHub: Sendable {
   }
 
   private let table: Mutex<Table>
+  private let olderKeys = Mutex(OlderKeys())
   private let counts = Mutex(TransportCounters())
   private let sentBytes = Atomic<UInt64>(0)
   private let receivedBytes = Atomic<UInt64>(0)
@@ -95,6 +96,24 @@ final class SessionHub: Sendable {
     counts.withLock { $0.sentDatagrams += 1 }
     carrier.send(datagram: datagram, to: address)
   }
+
+  /// The request with a second try under an older key, should the other side close on the current one.
+  func withSecondTry(
+    _ request: DialRequest, ring: @escaping @Sendable () -> NetworkKeyRing,
+    dial: @escaping @Sendable (DialRequest) -> Void
+  ) -> DialRequest {
+    guard ring().keys.count > 1 else { return request }
+    var first = request
+    first.again = { [self] in
+      var second = request
+      second.offering = olderKeys.withLock { $0.next(for: request.address, of: ring()) }
+      dial(second)
+    }
+    return first
+  }
+
+  /// The address has given a session under the key that was offered.
+  func dialSucceeded(_ request: DialRequest) { olderKeys.withLock { $0.forget(request.address) } }
 
   // MARK: Sessions
 
