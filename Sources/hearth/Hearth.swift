@@ -41,7 +41,8 @@ struct Hearth: ParsableCommand {
       """,
     version: hearthVersion,
     subcommands: [
-      TrainCommand.self, EvaluateCommand.self, PredictCommand.self, InspectCommand.self, HouseholdCommand.self,
+      TrainCommand.self, EvaluateCommand.self, PredictCommand.self, InspectCommand.self,
+      HouseholdCommand.self,
       UpCommand.self, PeersCommand.self, InviteCommand.self, JoinCommand.self, RevokeCommand.self,
       LeaveCommand.self, DoctorCommand.self, SimulateCommand.self,
     ])

@@ -90,15 +90,17 @@ import Testing
     }
   }
 
-  @Test("words that are no invitation, address or name are refused before anything is sent", arguments: [
-    (["join", "1234"], "neither a code"),
-    (["join", "hearth1abc"], "cut off"),
-    (["join", "1234-5678", "--address", "host:0"], "no address"),
-    (["join", "1234-5678", "--name", "a\u{7}b"], "name"),
-    (["join", "1234-5678", "--timeout", "0"], "--timeout is 0"),
-    (["up", "--log-level", "loud"], "--log-level is 'loud'"),
-    (["up", "--peer", ":1"], "no address"),
-  ])
+  @Test(
+    "words that are no invitation, address or name are refused before anything is sent",
+    arguments: [
+      (["join", "1234"], "neither a code"),
+      (["join", "hearth1abc"], "cut off"),
+      (["join", "1234-5678", "--address", "host:0"], "no address"),
+      (["join", "1234-5678", "--name", "a\u{7}b"], "name"),
+      (["join", "1234-5678", "--timeout", "0"], "--timeout is 0"),
+      (["up", "--log-level", "loud"], "--log-level is 'loud'"),
+      (["up", "--peer", ":1"], "no address"),
+    ])
   func badWords(arguments: [String], message: String) throws {
     try withDevices("desk") { devices in
       let result = try devices[0].run(arguments)

@@ -40,7 +40,9 @@ final class HouseholdDevice {
 
   /// Ends everything that was started on this device, come what may.
   func end() {
-    for running in started where running.process.isRunning { kill(running.process.processIdentifier, SIGKILL) }
+    for running in started where running.process.isRunning {
+      kill(running.process.processIdentifier, SIGKILL)
+    }
   }
 
   /// Makes a household on this device and returns the recovery phrase.

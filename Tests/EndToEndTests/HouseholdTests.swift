@@ -76,7 +76,8 @@ import Testing
       // The daemon may be started anew in between.
       #expect(try desk.down().exitCode == 0)
       try desk.up()
-      let join = try nas.run("join", "-", "--name", "nas", "--address", "127.0.0.1:\(desk.port)", input: token)
+      let join = try nas.run(
+        "join", "-", "--name", "nas", "--address", "127.0.0.1:\(desk.port)", input: token)
       #expect(join.exitCode == 0, "\(join.errors)")
       for _ in 0..<2 {
         let again = try second.run("join", token, "--address", "127.0.0.1:\(desk.port)")
@@ -167,9 +168,12 @@ import Testing
       try desk.waitForReport("to be none") { $0["desk"]?["is_admin"] as? Bool == false }
       let wrong = try desk.run("household", "recover", input: "AAAAA-" + phrase.dropFirst(6) + "\n")
       #expect(wrong.exitCode == 64, "\(wrong.errors)")
-      let recovered = try desk.run("household", "recover", "--lost", "laptop", input: phrase.lowercased() + "\n")
+      let recovered = try desk.run(
+        "household", "recover", "--lost", "laptop", input: phrase.lowercased() + "\n")
       #expect(recovered.exitCode == 0, "\(recovered.errors)")
-      try desk.waitForReport("laptop out") { $0.state("laptop") == "revoked" && $0["desk"]?["is_admin"] as? Bool == true }
+      try desk.waitForReport("laptop out") {
+        $0.state("laptop") == "revoked" && $0["desk"]?["is_admin"] as? Bool == true
+      }
     }
   }
 }

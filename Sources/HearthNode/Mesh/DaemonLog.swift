@@ -14,8 +14,11 @@ package enum DaemonLogStyle: Sendable {
 
 /// Writes a daemon's log: stable event names, and facts as keys and values.
 package struct DaemonLogHandler: LogHandler {
+  /// Facts of every line.
   package var metadata: Logger.Metadata = [:]
+  /// Facts of the moment; none here.
   package var metadataProvider: Logger.MetadataProvider?
+  /// Least level that is written.
   package var logLevel: Logger.Level
   private let style: DaemonLogStyle
   private let stream: OutputStream
@@ -27,11 +30,13 @@ package struct DaemonLogHandler: LogHandler {
     stream = if case .json = style { .standard } else { .diagnostics }
   }
 
+  /// A fact of every line.
   package subscript(metadataKey key: String) -> Logger.Metadata.Value? {
     get { metadata[key] }
     set { metadata[key] = newValue }
   }
 
+  /// Writes one line.
   package func log(event: LogEvent) {
     var facts = metadata.merging(metadataProvider?.get() ?? [:]) { $1 }
     facts.merge(event.metadata ?? [:]) { $1 }
@@ -63,7 +68,9 @@ package struct DaemonLogHandler: LogHandler {
 
   /// A value without blanks as it is, any other in quotes and on one line: names come from other devices.
   private static func quoted(_ value: String) -> String {
-    let plain = value.unicodeScalars.allSatisfy { $0.value > 32 && $0.value != 127 && $0 != "\"" && $0 != "=" }
+    let plain = value.unicodeScalars.allSatisfy {
+      $0.value > 32 && $0.value != 127 && $0 != "\"" && $0 != "="
+    }
     if plain, !value.isEmpty { return value }
     let escaped = value.unicodeScalars.map { scalar -> String in
       switch scalar {

@@ -59,6 +59,7 @@ package actor HouseholdDaemon {
   }
 
   nonisolated let lane: MeshLane
+  /// The daemon's own thread.
   package nonisolated var unownedExecutor: UnownedSerialExecutor { lane.asUnownedSerialExecutor() }
 
   let options: Options
@@ -408,7 +409,8 @@ struct HeardBeacons: Sendable {
       senders[index].last = now
       return
     }
-    if senders.count == Self.limit, let oldest = senders.indices.min(by: { senders[$0].last < senders[$1].last })
+    if senders.count == Self.limit,
+      let oldest = senders.indices.min(by: { senders[$0].last < senders[$1].last })
     {
       senders.remove(at: oldest)
     }
