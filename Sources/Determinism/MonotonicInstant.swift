@@ -16,13 +16,13 @@ public struct MonotonicInstant: InstantProtocol, Hashable, Sendable, CustomStrin
 
   /// The instant `duration` later (earlier when it is negative), to the nanosecond; stays at the clock's ends.
   public func advanced(by duration: Duration) -> MonotonicInstant {
-    let (sum, overflow) = nanoseconds.addingReportingOverflow(duration.wholeNanoseconds)
-    return MonotonicInstant(nanoseconds: overflow ? (duration < .zero ? .min : .max) : sum)
+    MonotonicInstant(nanoseconds: Int64(clamping: Int128(nanoseconds) + duration.nanosecondsInFull))
   }
 
   /// The time from this instant to `other`; negative when `other` is earlier.
   public func duration(to other: MonotonicInstant) -> Duration {
-    .nanoseconds(other.nanoseconds &- nanoseconds)
+    // Durations have 128 bits: the distance of the clock's two ends fits.
+    .nanoseconds(other.nanoseconds) - .nanoseconds(nanoseconds)
   }
 
   /// Whether `left` is earlier than `right`.
@@ -62,11 +62,12 @@ public struct ClockReading: Hashable, Sendable {
 
 extension Duration {
   /// The duration in whole nanoseconds, towards zero; stays at the ends of the range (292 years).
-  public var wholeNanoseconds: Int64 {
+  public var wholeNanoseconds: Int64 { Int64(clamping: nanosecondsInFull) }
+
+  /// The duration in whole nanoseconds, towards zero; any duration fits.
+  fileprivate var nanosecondsInFull: Int128 {
     let (seconds, attoseconds) = components
-    let (product, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
-    let (sum, overflowAgain) = product.addingReportingOverflow(attoseconds / 1_000_000_000)
-    return overflow || overflowAgain ? (seconds < 0 ? .min : .max) : sum
+    return Int128(seconds) * 1_000_000_000 + Int128(attoseconds / 1_000_000_000)
   }
 
   /// The duration in seconds.

@@ -34,11 +34,21 @@ package struct Household: Sendable {
 
   /// Takes up the membership that a log gives to the device with these keys.
   ///
-  /// For a device that was just admitted, and for one that reads its state from disk.
+  /// For a device that was just admitted.
   package init(log: MembershipLog, keys: DeviceKeys) throws(TrustFailure) {
     guard let certificate = log.certificate(of: keys.device),
       certificate.agreementKey == keys.agreement.publicKey, certificate.sealingKey == keys.sealing.publicKey
     else { throw .notAdmitted }
+    self.init(log: log, certificate: certificate, keys: keys)
+  }
+
+  /// Takes up what was kept on disk, also when the log does not make this device a member any more.
+  ///
+  /// nil when keys, certificate and log do not belong together.
+  package init?(stored log: MembershipLog, certificate: DeviceCertificate, keys: DeviceKeys) {
+    guard certificate.household == log.genesis.household, certificate.device == keys.device,
+      certificate.agreementKey == keys.agreement.publicKey, certificate.sealingKey == keys.sealing.publicKey
+    else { return nil }
     self.init(log: log, certificate: certificate, keys: keys)
   }
 
@@ -56,6 +66,8 @@ package struct Household: Sendable {
   package var id: HouseholdID { log.genesis.household }
   /// Whether this device may change the household.
   package var isAdmin: Bool { log.view.isAdmin(device) }
+  /// Whether the log makes this device a member: it was admitted by one who might, and is not revoked.
+  package var isMember: Bool { log.isMember(device) }
   /// Whether this device has been removed.
   package var isRevoked: Bool { log.isRevoked(device) }
 

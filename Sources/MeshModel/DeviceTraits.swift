@@ -31,7 +31,7 @@ package struct DeviceTraits: Hashable, Sendable, WireCodable {
   package var isAvailable: Bool
   /// Wire versions that it speaks.
   package var wireVersions: WireVersions
-  /// The version of Hearth that runs there, at most `versionLimit` bytes.
+  /// The version of Hearth that runs there: at most `versionLimit` characters of plain ASCII.
   package var version: String
 
   /// The traits of a device.
@@ -39,7 +39,7 @@ package struct DeviceTraits: Hashable, Sendable, WireCodable {
     power: Power, attachment: Attachment, cores: UInt16, memoryMebibytes: UInt32, isAvailable: Bool,
     wireVersions: WireVersions, version: String
   ) {
-    precondition(version.utf8.count <= Self.versionLimit, "version '\(version)' is too long")
+    precondition(Self.isVersion(version), "version '\(version)' is too long, or no plain ASCII")
     self.power = power
     self.attachment = attachment
     self.cores = cores
@@ -58,6 +58,14 @@ package struct DeviceTraits: Hashable, Sendable, WireCodable {
     isAvailable = try reader.flag("available")
     wireVersions = try WireVersions(from: &reader)
     version = try reader.text("version", limit: Self.versionLimit)
+    guard Self.isVersion(version) else {
+      throw .invalid(field: "version", value: UInt64(version.utf8.count))
+    }
+  }
+
+  // Shown on terminals, so nothing that moves a cursor.
+  private static func isVersion(_ text: String) -> Bool {
+    text.utf8.count <= versionLimit && text.utf8.allSatisfy { (0x20...0x7E).contains($0) }
   }
 
   /// Writes the traits.

@@ -47,10 +47,10 @@ package struct NetworkAddress: Hashable, Comparable, Sendable, WireCodable {
 
   private static func isLinkLocal(high: UInt64) -> Bool { high >> 54 == 0xFE80 >> 6 }
 
-  private var sortKey: (UInt64, UInt64, UInt64) {
+  private var sortKey: (UInt8, UInt64, UInt64, UInt64) {
     switch host {
-    case .v4(let bits): (0, UInt64(bits), UInt64(port))
-    case .v6(let high, let low, let scope): (high | 1 << 63, low, UInt64(scope) << 16 | UInt64(port))
+    case .v4(let bits): (4, 0, UInt64(bits), UInt64(port))
+    case .v6(let high, let low, let scope): (6, high, low, UInt64(scope) << 16 | UInt64(port))
     }
   }
 

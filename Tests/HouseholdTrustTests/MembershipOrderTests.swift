@@ -8,7 +8,7 @@ import Testing
   /// A mixed history of seven entries, small enough for all 5,040 orders of arrival.
   enum History: String, CaseIterable {
     case ordinaryLife, thiefAfterRevocation, forgedPast, mutualRevocation, mintedAccomplice
-    case demotionAndReturn, rootRepair, copiedDisk, leaving, revokedBeforeAdded
+    case demotionAndReturn, rootRepair, copiedDisk, leaving, revokedBeforeAdded, rootTwice
   }
 
   static func entries(_ history: History) throws -> (TrustBench, [LogEntry]) {
@@ -84,6 +84,16 @@ import Testing
       entries.append(bench.revoke(1, through: bench.genesis.origin, by: 1))
       entries.append(try bench.add(3, by: 1))
       entries.append(bench.demote(0, term: 1, by: 0))
+    case .rootTwice:
+      // Two recoveries draw two lines through one admin's chain, which forks; the first ends the other's branch.
+      let start = try bench.add(1, by: 0)
+      entries.append(start)
+      let one = try bench.add(2, by: 0, after: start.point)
+      let other = try bench.add(3, by: 0, after: start.point)
+      entries += [one, other]
+      entries.append(bench.revoke(0, through: one.point))
+      entries.append(bench.revoke(0, through: other.point))
+      entries.append(try bench.add(4, admin: true))
     case .revokedBeforeAdded:
       entries.append(bench.revoke(1, by: 0))
       entries.append(try bench.add(1, admin: true, by: 0))
@@ -95,23 +105,28 @@ import Testing
     return (bench, entries)
   }
 
-  @Test("All 5,040 orders of arrival give one log", arguments: History.allCases)
+  /// Histories that are tried in all orders; of the others each seventh order is enough for the time it takes.
+  private static let exhaustive: Set<History> = [.thiefAfterRevocation, .mutualRevocation, .rootTwice]
+
+  @Test("Orders of arrival give one log: all 5,040, or 720 of them", arguments: History.allCases)
   func permutations(_ history: History) throws {
     let (bench, entries) = try Self.entries(history)
     #expect(entries.count == 7)
     let expected = bench.log(entries)
+    let step = Self.exhaustive.contains(history) ? 1 : 7
     var orders = 0
     var different = 0
     forEachPermutation(of: entries) { order in
+      orders += 1
+      guard orders % step == 0 else { return }
       var log = MembershipLog(genesis: bench.genesis)
-      // Half of the orders come one by one, half in two batches.
+      // By turns one by one, and in batches of three and four.
       if orders.isMultiple(of: 2) {
         for entry in order { _ = log.merge([entry]) }
       } else {
         _ = log.merge(Array(order[..<3]))
         _ = log.merge(Array(order[3...]))
       }
-      orders += 1
       if log != expected || log.view != expected.view || log.summary != expected.summary
         || log.entries != expected.entries
       {
