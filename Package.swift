@@ -135,6 +135,7 @@ let package = Package(
       dependencies: [
         "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels",
         "ActivationCache", "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism",
+        "MeshTransport", "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),

@@ -1,0 +1,51 @@
+package import HouseholdTrust
+package import MeshProtocol
+
+/// One device's door to the mesh: sessions and datagrams in, sessions and datagrams out.
+///
+/// `NetworkTransport` is the real one, `InProcessTransport` carries the same sessions through memory; one suite of
+/// tests holds both to this contract:
+/// - every `dial` ends in exactly one `opened` or `dialFailed`;
+/// - every `opened` is followed by exactly one `closed`, and nothing follows that;
+/// - frames of a session arrive in the order in which they were sent, or the session closes;
+/// - a slow reader of `events` slows its senders down; it never loses `opened`, `closed` or a frame.
+package protocol MeshEndpoint: AnyObject, Sendable {
+  /// What happened, for one reader; ends after `shutdown()`.
+  var events: AsyncStream<TransportEvent> { get }
+  /// The port on which sessions are accepted.
+  var localPort: UInt16 { get }
+  /// What has been counted since the start.
+  var counters: TransportCounters { get }
+  /// Does what is asked, in order; returns at once.
+  func perform(_ commands: [TransportCommand])
+  /// Bytes of frames that a session takes before `send` would be refused; 0 when it is not open.
+  func room(in session: SessionID) -> Int
+  /// Takes a newer state of the household; sessions with devices that it revokes are closed.
+  func update(trust: TrustSnapshot)
+  /// Says goodbye on all sessions, closes them, and ends `events`.
+  func shutdown() async
+}
+
+/// What a transport has counted since its start.
+package struct TransportCounters: Sendable, Equatable {
+  /// Things from outside that were dropped, by reason.
+  package var drops: [DropReason: UInt64] = [:]
+  /// Connections that were accepted, refused ones included.
+  package var accepted: UInt64 = 0
+  /// Sessions that were opened.
+  package var opened: UInt64 = 0
+  /// Bytes of records that were sent, their lengths and tags included.
+  package var sentBytes: UInt64 = 0
+  /// Bytes of records that were received, their lengths and tags included.
+  package var receivedBytes: UInt64 = 0
+  /// Datagrams that were sent.
+  package var sentDatagrams: UInt64 = 0
+  /// Datagrams that were received and opened.
+  package var receivedDatagrams: UInt64 = 0
+
+  /// Counters at zero.
+  package init() {}
+
+  /// How many things were dropped for one reason.
+  package subscript(reason: DropReason) -> UInt64 { drops[reason] ?? 0 }
+}

@@ -1,1 +1,0 @@
-// The target's first file gives way to its parts.

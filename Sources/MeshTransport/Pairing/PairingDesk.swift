@@ -1,0 +1,164 @@
+import CryptoPrimitives
+package import Determinism
+import Glibc
+package import HouseholdTrust
+package import MeshModel
+import NIOCore
+package import SecureChannel
+import Synchronization
+
+/// The clock of invitations: it goes on while the machine sleeps (CLOCK_BOOTTIME).
+package func sinceBootNow() -> MonotonicInstant {
+  var time = timespec()
+  clock_gettime(CLOCK_BOOTTIME, &time)
+  return MonotonicInstant(nanoseconds: Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
+}
+
+/// Where devices that want to join are received: the open invitations of this device, and who asks for admission.
+///
+/// One desk serves all pairing connections of a transport, so that many connections get no more guesses than one.
+package final class PairingDesk: Sendable {
+  /// Pairing connections at once.
+  package static let connections = 8
+
+  /// Devices that have proved to know an invitation and wait for a person's answer; for one reader.
+  package let requests: AsyncStream<PairingRequest>
+
+  private struct State {
+    var window = PairingWindow()
+    var trust: TrustSnapshot
+    var connections = 0
+  }
+
+  private let versions: WireVersions
+  private let continuation: AsyncStream<PairingRequest>.Continuation
+  private let state: Mutex<State>
+
+  /// A desk of an admin's device, without invitations.
+  package init(trust: TrustSnapshot, versions: WireVersions = .current) {
+    self.versions = versions
+    (requests, continuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(Self.connections))
+    state = Mutex(State(trust: trust))
+  }
+
+  /// Looks at the invitations, or changes them; instants are `sinceBootNow()`.
+  package func withWindow<Value: Sendable>(_ body: (inout PairingWindow) -> sending Value) -> Value {
+    state.withLock { body(&$0.window) }
+  }
+
+  /// Opens an invitation by code, in place of an earlier one.
+  package func open(_ code: consuming PairingCode, discriminator: UInt16) {
+    var code: PairingCode? = consume code
+    state.withLock { state in
+      guard let code = code.take() else { return }
+      state.window.open(code, discriminator: discriminator, at: sinceBootNow())
+    }
+  }
+
+  /// Opens an invitation by token; false when as many are open as may be.
+  package func open(_ token: consuming InviteToken, end: MonotonicInstant? = nil) -> Bool {
+    var token: InviteToken? = consume token
+    return state.withLock { state in
+      guard let token = token.take() else { return false }
+      return state.window.open(token, end: end, at: sinceBootNow())
+    }
+  }
+
+  /// From now on this state of the household greets who joins.
+  package func update(trust: TrustSnapshot) { state.withLock { $0.trust = trust } }
+
+  /// Takes no more requests.
+  package func close() { continuation.finish() }
+
+  /// The inviting side of a new connection; nil when nothing is open, or too many are at it.
+  func begin() -> PairingMachine? {
+    let trust: TrustSnapshot? = state.withLock { state in
+      guard state.connections < Self.connections, state.window.isOpen(at: sinceBootNow()) else { return nil }
+      state.connections += 1
+      return state.trust
+    }
+    return trust.map { PairingMachine(desk: self, trust: $0, versions: versions) }
+  }
+
+  func end() { state.withLock { $0.connections -= 1 } }
+
+  func ask(_ request: PairingRequest) { continuation.yield(request) }
+}
+
+/// A device that asks for admission.
+package final class PairingRequest: Sendable {
+  /// The keys and the name that it wants to be admitted with.
+  package let request: AdmissionRequest
+  /// What `Household.admit` needs beside it.
+  package let binding: [UInt8]
+  /// Where it is seen.
+  package let remote: NetworkAddress
+
+  private let answer: @Sendable (PairingAnswer) -> Void
+  private let outcome: EventLoopFuture<PairingFailure?>
+
+  init(
+    request: AdmissionRequest, binding: [UInt8], remote: NetworkAddress,
+    outcome: EventLoopFuture<PairingFailure?>, answer: @escaping @Sendable (PairingAnswer) -> Void
+  ) {
+    self.request = request
+    self.binding = binding
+    self.remote = remote
+    self.outcome = outcome
+    self.answer = answer
+  }
+
+  /// Sends the household with the new device in its log; nil when the device has stored it.
+  package func welcome(_ welcome: Welcome) async -> PairingFailure? {
+    answer(.welcome(welcome))
+    return await end()
+  }
+
+  /// Tells the device that the person said no.
+  package func decline() { answer(.decline) }
+
+  /// How the pairing ended; nil when the device has stored the household.
+  package func end() async -> PairingFailure? {
+    do { return try await outcome.get() } catch { return .brokenOff }
+  }
+}
+
+/// What a person has answered.
+enum PairingAnswer: Sendable {
+  case welcome(Welcome)
+  case decline
+}
+
+/// One pairing connection's `PairingInviter`, with the desk's window; used in one event loop.
+final class PairingMachine {
+  private let desk: PairingDesk
+  private var inviter: PairingInviter
+
+  init(desk: PairingDesk, trust: TrustSnapshot, versions: WireVersions) {
+    self.desk = desk
+    var entropy = SystemEntropy()
+    inviter = PairingInviter(trust, versions: versions, at: sinceBootNow(), entropy: &entropy)
+  }
+
+  deinit { desk.end() }
+
+  /// When to call `tick`.
+  var deadline: MonotonicInstant { inviter.deadline }
+
+  func receive(_ bytes: [UInt8]) -> [PairingEffect] {
+    desk.withWindow { inviter.receive(bytes, &$0, at: sinceBootNow()) }
+  }
+
+  func tick() -> [PairingEffect] { desk.withWindow { inviter.tick(&$0, at: sinceBootNow()) } }
+
+  func breakOff() -> [PairingEffect] { desk.withWindow { inviter.breakOff(&$0) } }
+
+  func perform(_ answer: PairingAnswer) -> [PairingEffect] {
+    switch answer {
+    case .welcome(let welcome): inviter.welcome(welcome)
+    case .decline: desk.withWindow { inviter.decline(&$0) }
+    }
+  }
+
+  func ask(_ request: PairingRequest) { desk.ask(request) }
+}

@@ -1,0 +1,48 @@
+import MeshModel
+import MeshProtocol
+
+/// An open session as every thread may see it: its facts, and the way to its connection.
+final class SessionHandle: Sendable {
+  let id: SessionID
+  let info: SessionInfo
+  let queue: SendQueue
+  let backlog: EventQueue.Backlog
+  /// Nil for all but control sessions.
+  let datagrams: DatagramKeys?
+  /// Has the connection look at the queue; from any thread.
+  let wake: @Sendable () -> Void
+
+  init(
+    id: SessionID, info: SessionInfo, marks: QueueMarks, datagrams: DatagramKeys?,
+    wake: @escaping @Sendable () -> Void, resume: @escaping @Sendable () -> Void
+  ) {
+    self.id = id
+    self.info = info
+    queue = SendQueue(marks: marks)
+    backlog = EventQueue.Backlog(marks: marks, resume: resume)
+    self.datagrams = datagrams
+    self.wake = wake
+  }
+
+  /// Queues the goodbye.
+  func close(_ reason: CloseReason) {
+    if queue.close(reason) { wake() }
+  }
+}
+
+extension SessionInfo {
+  /// Whether a frame of this kind may pass in either direction.
+  func permits(_ kind: FrameKind) -> Bool {
+    if kind == .goodbye { return true }
+    switch standing {
+    case .statusOnly: return false
+    case .updateOnly: return purpose == .control && (kind == .trustLog || kind == .networkKey)
+    case .full: break
+    }
+    switch purpose {
+    case .control: return kind != .bulk && kind != .pairing
+    case .bulk: return kind == .bulk || kind == .echoRequest || kind == .echoReply
+    case .pairing: return kind == .pairing
+    }
+  }
+}
