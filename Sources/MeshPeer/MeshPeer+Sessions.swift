@@ -144,10 +144,11 @@ extension MeshPeer {
   private func permits(_ kind: FrameKind, _ entry: SessionTable.Entry) -> Bool {
     switch kind {
     case .echoRequest, .echoReply, .goodbye: true
-    case .trustLog, .networkKey: entry.info.standing != .statusOnly
+    case .trustLog: entry.info.standing != .statusOnly
     case .gossip, .viewExchange:
       entry.info.standing == .full && household.view.isMember(entry.info.peer)
-    case .pairing, .bulk: false
+    // Sealed network keys are entries of the log.
+    case .networkKey, .pairing, .bulk: false
     }
   }
 
@@ -175,8 +176,9 @@ extension MeshPeer {
 
   // MARK: - Duplicates
 
-  /// Both sides dial. Of several control sessions the preferred one is kept as soon as it has carried a frame since
-  /// the others were opened; until then they stay, because it may be dead without anybody knowing.
+  /// Keeps the preferred of several control sessions as soon as it has carried a frame since the others were opened.
+  ///
+  /// Both sides dial; until then all stay, because the preferred one may be dead without anybody knowing.
   private mutating func settleDuplicates(of peer: DeviceID, at now: ClockReading) {
     let controls = table.controls(of: peer)
     guard controls.count > 1, let winner = table.preferred(of: peer, own: own) else { return }

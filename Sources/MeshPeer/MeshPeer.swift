@@ -10,7 +10,8 @@ package import PeerDiscovery
 /// It decides and does nothing itself. Its owner drives it so:
 ///
 ///     var effects = peer.handle(.start, at: now)
-///     loop: do the effects in their order; wait for an event or for nextDeadline; effects = peer.handle(event, at: now)
+///     loop: do the effects in their order; wait for an event or for nextDeadline;
+///           effects = peer.handle(event, at: now)
 ///
 /// A late tick is harmless and is noticed; a tick too many costs nothing. The owner performs `storeLog`
 /// durably and `updateTrust` before the effects that follow them.

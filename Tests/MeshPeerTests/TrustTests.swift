@@ -73,7 +73,7 @@ import Testing
   @Test func anUpdateOnlySessionCarriesTheLogAndNothingElse() throws {
     var bench = try PeerBench()
     bench.open(1, with: 1, isInitiator: true, standing: .updateOnly)
-    for kind in [FrameKind.gossip, .viewExchange, .bulk, .pairing] {
+    for kind in [FrameKind.gossip, .viewExchange, .networkKey, .bulk, .pairing] {
       #expect(bench.hear(1, MeshFrame(kind, body: [1])).reports.contains(.dropped(.notPermitted)))
     }
     let datagram = bench.handle(.transport(.datagram(from: bench.device(1), body: [1])))
