@@ -144,11 +144,7 @@ private func multiplyPacked(
       finish.scale = epilogue.scale
       finish.accumulate = epilogue.accumulate ? 1 : 0
       if epilogue.activation != .none {
-        finish.activate = hearth_activate_tile
-        finish.activation = epilogue.activation.kernelNumber
-      }
-      if epilogue.activation != .none {
-        finish.activate = hearth_activate_tile
+        finish.activate = set.kernels.pointee.activate_tile
         finish.activation = epilogue.activation.kernelNumber
       }
       set.kernels.pointee.multiply(c.rows, c.columns, depth, a, b, c.base, c.stride, &finish)
