@@ -32,7 +32,7 @@ void hearth_cpu_brand(char *name, size_t capacity);
 
 // Scratch memory of the calling thread for the packed products: 64-byte aligned, mapped at the first use and
 // unmapped when the thread ends.
-#define HEARTH_GEMM_SCRATCH_BYTES ((size_t)4 << 20)
+#define HEARTH_GEMM_SCRATCH_BYTES ((size_t)2 << 20)
 void *hearth_gemm_scratch(void);
 
 // `floats` floats of scratch of the calling thread, valid until its next call of this; NULL when there is no memory.

@@ -59,6 +59,8 @@ typedef struct {
     const hearth_adamw_step *step, float *parameters, const float *gradients, float *m, float *v, size_t count);
   // 1 when every |x| < limit; the sums are garbage otherwise.
   int32_t (*accumulate_fixed)(const float *x, size_t count, double scale, float limit, int64_t *sums);
+  // y = (float)x·scale
+  void (*fixed_to_float)(const int64_t *x, size_t count, float scale, float *y);
   // Independent chains of fused multiply-adds, for measuring the peak; returns the operations done.
   double (*multiply_add_chains)(size_t iterations, float *sink);
 } hearth_kernels;
