@@ -118,8 +118,10 @@ package struct BlockScratch: Sendable {
   let hiddenRows: Int
   /// [tokens × width] normalised rows.
   let normed: Int
-  /// [hiddenRows × hidden] activated rows.
+  /// [hiddenRows × hidden] activated rows, `hiddenStride` floats apart.
   let hidden: Int
+  /// Rows that are a multiple of 4 KiB apart would collide in the first cache when a product reads them.
+  let hiddenStride: Int
   /// [hiddenRows × hidden] before the activation, [hiddenRows × 2·hidden] gate and linear half when gated; a
   /// forward needs it for a gate only.
   let preActivation: Int?
@@ -140,7 +142,8 @@ package struct BlockScratch: Sendable {
     // The feed-forward's rows and those of the attentions are never alive together.
     let shared = layout.mark()
     let hiddenWidth = configuration.hidden * (configuration.gated ? 2 : 1)
-    hidden = layout.reserve(hiddenRows * configuration.hidden)
+    hiddenStride = configuration.hidden % 1024 == 0 ? configuration.hidden + 16 : configuration.hidden
+    hidden = layout.reserve(hiddenRows * hiddenStride)
     preActivation = configuration.gated || training ? layout.reserve(hiddenRows * hiddenWidth) : nil
     let hiddenGradient = training ? layout.reserve(hiddenRows * configuration.hidden) : 0
     let preActivationGradient =
@@ -212,6 +215,16 @@ struct GradientScratch: Sendable {
     return max(
       3 * inner * (width + 1), width * (inner + 1), hiddenWidth * (width + 1),
       width * (configuration.hidden + 1))
+  }
+}
+
+extension Workspace {
+  /// The activated hidden rows.
+  func hiddenMatrix(rows: Int) -> Matrix {
+    precondition(
+      rows <= scratch.hiddenRows, "\(rows) hidden rows in a buffer for \(scratch.hiddenRows)")
+    return Matrix(
+      arena.base + scratch.hidden, rows: rows, columns: configuration.hidden, stride: scratch.hiddenStride)
   }
 }
 

@@ -52,7 +52,7 @@ extension TransformerBlock {
     let rows = subLayerInput(input, norm, pass)
 
     let width = hiddenProjection.outputs
-    let hidden = pass.matrix(pass.workspace.scratch.hidden, configuration.hidden)
+    let hidden = pass.workspace.hiddenMatrix(rows: pass.workspace.rows)
     let hiddenGradient = pass.matrix(pass.temporary.hidden, configuration.hidden)
     let before = preActivation(rows, pass.workspace)
     let beforeGradient = pass.matrix(pass.temporary.preActivation, width)

@@ -152,7 +152,7 @@ package struct TransformerBlock: Sendable {
     var first = 0
     while first < x.rows {
       let count = min(workspace.scratch.hiddenRows, x.rows - first)
-      let hidden = workspace.matrix(workspace.scratch.hidden, rows: count, columns: configuration.hidden)
+      let hidden = workspace.hiddenMatrix(rows: count)
       forwardHidden(rows.rowRange(first, count: count), into: hidden, workspace)
       feedForward.down.forward(hidden, into: sum.rowRange(first, count: count), accumulate: true)
       first += count
