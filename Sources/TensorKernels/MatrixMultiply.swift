@@ -51,6 +51,18 @@ package func matrixMultiply(
   }
 }
 
+/// The same product by OpenBLAS whatever the shape: the yardstick of the other back end.
+package func matrixMultiplyByBLAS(
+  _ a: Matrix, _ ta: Transposition = .none, _ b: Matrix, _ tb: Transposition = .none, into c: Matrix
+) {
+  let (rows, depth) = ta == .none ? (a.rows, a.columns) : (a.columns, a.rows)
+  let (depthOfB, columns) = tb == .none ? (b.rows, b.columns) : (b.columns, b.rows)
+  precondition(
+    rows == c.rows && columns == c.columns && depth == depthOfB,
+    "product of \(rows) x \(depth) and \(depthOfB) x \(columns) into \(c.rows) x \(c.columns)")
+  multiplyWithBLAS(a, ta, b, tb, into: c, depth: depth, epilogue: Epilogue())
+}
+
 /// c[rows × out] = epilogue(decode(x)·weightᵀ) for `weight` [out × width]; decodes while it copies a block of x.
 package func decodeMultiply(
   _ x: EncodedRows, weight: Matrix, into c: Matrix, epilogue: Epilogue = Epilogue(),
