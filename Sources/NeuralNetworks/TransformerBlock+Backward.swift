@@ -52,9 +52,9 @@ extension TransformerBlock {
     let rows = subLayerInput(input, norm, pass)
 
     let width = hiddenProjection.outputs
-    let hidden = pass.matrix(pass.workspace.scratch.hidden, configuration.hidden)
+    let hidden = pass.workspace.hiddenMatrix(rows: pass.workspace.rows)
     let hiddenGradient = pass.matrix(pass.temporary.hidden, configuration.hidden)
-    let before = pass.matrix(saved.preActivation ?? 0, width)
+    let before = preActivation(rows, pass.workspace)
     let beforeGradient = pass.matrix(pass.temporary.preActivation, width)
     feedForward.down.inputGradient(gradient, into: hiddenGradient, accumulate: false)
     if configuration.gated {
@@ -95,7 +95,9 @@ extension TransformerBlock {
 
     let query = pass.matrix(saved.projected, inner)
     let queryGradient = pass.matrix(pass.temporary.projected, inner)
-    let projected = pass.workspace.encoderMatrix(saved.encoderProjected, encoder.rows.rows)
+    let projected = pass.workspace.encoderMatrix(
+      pass.workspace.scratch.encoderProjected, encoder.rows.rows)
+    encoderProjection.forward(encoder.rows, into: projected)
     let projectedGradient = pass.workspace.encoderMatrix(
       pass.temporary.encoderProjected, encoder.rows.rows)
     attentionBackward(
