@@ -31,6 +31,10 @@ enum SocketSettings {
         set(descriptor, CInt(IPPROTO_IP), IP_TOS, expeditedForwarding)
       }
     }
+  }
+
+  /// Gives a connection that has proved itself the memory to be fast.
+  static func widen(_ channel: any Channel) {
     guard let options = channel.syncOptions else { return }
     try? options.setOption(
       .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: receiveByteCount))
@@ -51,7 +55,8 @@ enum SocketSettings {
   }
 
   private static func withDescriptor(of channel: any Channel, _ body: (CInt) -> Void) {
-    _ = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self, body)
+    _ = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(
+      of: NIOBSDSocket.Handle.self, body)
   }
 
   private static func set<Value>(_ descriptor: CInt, _ level: CInt, _ option: CInt, _ value: Value) {
