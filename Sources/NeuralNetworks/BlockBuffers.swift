@@ -153,8 +153,8 @@ package struct BlockScratch: Sendable {
     let encoderFloats = configuration.crossAttention ? capacity.encoderTokens * 2 * configuration.inner : 0
     encoderProjected = layout.reserve(encoderFloats)
     absorbed =
-      configuration.crossAttention && !training
-      ? AbsorbedScratch(configuration, capacity: capacity, layout: &layout) : nil
+      configuration.crossAttention
+      ? AbsorbedScratch(configuration, capacity: capacity, training: training, layout: &layout) : nil
     let attention =
       training
       ? (
@@ -181,12 +181,20 @@ struct AbsorbedScratch: Sendable {
   let context: Int
   /// [rows·heads × longest encoder] attention.
   let scores: Int
+  /// [rows·heads × width] gradient of `context`, when training.
+  let contextGradient: Int?
+  /// [rows·heads × longest encoder] gradient of the scores, when training.
+  let slopes: Int?
 
-  init(_ configuration: BlockConfiguration, capacity: BlockCapacity, layout: inout ArenaLayout) {
+  init(
+    _ configuration: BlockConfiguration, capacity: BlockCapacity, training: Bool, layout: inout ArenaLayout
+  ) {
     let rows = min(capacity.tokens, BlockScratch.absorbedRows) * configuration.heads
     query = layout.reserve(rows * configuration.width)
     context = layout.reserve(rows * configuration.width)
     scores = layout.reserve(rows * capacity.longestEncoder)
+    contextGradient = training ? layout.reserve(rows * configuration.width) : nil
+    slopes = training ? layout.reserve(rows * capacity.longestEncoder) : nil
   }
 }
 

@@ -95,9 +95,34 @@ extension TransformerBlock {
 
     let query = pass.matrix(saved.projected, inner)
     let queryGradient = pass.matrix(pass.temporary.projected, inner)
+    if let absorbed = pass.workspace.scratch.absorbed,
+      AbsorbedCrossAttention.isCheaper(configuration, queries: sequences, keys: encoder.sequences)
+    {
+      AbsorbedCrossAttention(configuration: configuration, parameters: attention).backward(
+        query, gradient: contextGradient, queries: sequences, encoder: encoder,
+        queryGradient: queryGradient, encoderGradient: encoderGradient, absorbed, pass.workspace.arena,
+        parameter: pass.parameter, sink: pass.sink)
+    } else {
+      backwardProjected(
+        encoderProjection, query, context, contextGradient, queryGradient, sequences: sequences,
+        encoder: encoder, encoderGradient: encoderGradient, saved, pass)
+    }
+    queryProjection.parameterGradients(queryGradient, rows, scratch: pass.parameter, sink: pass.sink)
+    backwardInput(
+      queryGradient, through: queryProjection, gradient, input: input, attention.norm,
+      statistics: saved.statistics, pass)
+  }
+
+  /// Cross-attention over keys and values of every encoder row, which are projected again.
+  private func backwardProjected(
+    _ projection: LinearGroup, _ query: Matrix, _ context: Matrix, _ contextGradient: Matrix,
+    _ queryGradient: Matrix, sequences: PackedSequences, encoder: EncoderStates, encoderGradient: Matrix?,
+    _ saved: AttentionActivations, _ pass: BackwardPass
+  ) {
+    let inner = configuration.inner
     let projected = pass.workspace.encoderMatrix(
       pass.workspace.scratch.encoderProjected, encoder.rows.rows)
-    encoderProjection.forward(encoder.rows, into: projected)
+    projection.forward(encoder.rows, into: projected)
     let projectedGradient = pass.workspace.encoderMatrix(
       pass.temporary.encoderProjected, encoder.rows.rows)
     attentionBackward(
@@ -107,15 +132,10 @@ extension TransformerBlock {
       keys: encoder.sequences, bias: nil, dq: queryGradient,
       dk: projectedGradient.columnRange(0, count: inner),
       dv: projectedGradient.columnRange(inner, count: inner), biasGradient: nil)
-    queryProjection.parameterGradients(queryGradient, rows, scratch: pass.parameter, sink: pass.sink)
-    encoderProjection.parameterGradients(
-      projectedGradient, encoder.rows, scratch: pass.parameter, sink: pass.sink)
+    projection.parameterGradients(projectedGradient, encoder.rows, scratch: pass.parameter, sink: pass.sink)
     if let encoderGradient {
-      encoderProjection.inputGradient(projectedGradient, into: encoderGradient, accumulate: true)
+      projection.inputGradient(projectedGradient, into: encoderGradient, accumulate: true)
     }
-    backwardInput(
-      queryGradient, through: queryProjection, gradient, input: input, attention.norm,
-      statistics: saved.statistics, pass)
   }
 
   private func backwardSelfAttention(
