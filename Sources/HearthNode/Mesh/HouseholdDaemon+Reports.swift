@@ -7,10 +7,30 @@ import MeshProtocol
 
 extension HouseholdDaemon {
   /// What the household looks like from here.
-  var report: HouseholdReport { HouseholdReport(peer.status(at: DeviceClocks.now())) }
+  var report: HouseholdReport {
+    let now = DeviceClocks.now()
+    var report = HouseholdReport(peer.status(at: now))
+    for index in report.devices.indices {
+      if report.devices[index].isSelf {
+        report.devices[index].sinceSeconds = started.duration(to: now.monotonic).inSeconds
+      } else if turnedAway.contains(report.devices[index].device), report.devices[index].reason != nil {
+        // It proved itself and said so; this device's own log may never learn of it.
+        report.devices[index].reason = AbsenceReason.selfRevoked.rawValue
+        report.devices[index].nextStep = AbsenceReason.selfRevoked.nextStep
+      }
+    }
+    return report
+  }
 
   /// Logs a report of the mesh under its stable event name.
   func note(_ report: MeshReport) {
+    switch report {
+    case .disconnected(let id, .revoked) where !peer.household.log.isRevoked(id):
+      turnedAway.insert(id.description)
+      log.error("turned-away", metadata: ["peer": "\(name(of: id))"])
+    case .connected(let id, _): turnedAway.remove(id.description)
+    default: break
+    }
     let (event, level, metadata) = Self.event(of: report) { self.name(of: $0) }
     log.log(level: level, "\(event)", metadata: metadata)
   }

@@ -69,6 +69,9 @@ package actor HouseholdDaemon {
   var known: [DeviceID: KnownPeer]
   var interfaces: [LocalInterface] = []
   var heard = HeardBeacons()
+  let started: MonotonicInstant
+  /// Members that closed a session because they hold this device for revoked.
+  var turnedAway: Set<String> = []
   var watchers: [UInt64: Watcher] = [:]
   var nextWatcher: UInt64 = 0
   var invitations = Invitations()
@@ -148,6 +151,7 @@ package actor HouseholdDaemon {
     let now = DeviceClocks.now()
     traits = MachineFacts.traits(interfaces: [], isAvailable: options.isAvailable)
     traitsRead = now.monotonic
+    started = now.monotonic
     let discovery = DiscoveryPlan.Settings(
       port: doors.transport.localPort, staticPeers: options.staticPeers,
       filter: InterfaceFilter(listed: options.interfaces))

@@ -3,7 +3,7 @@ import CryptoPrimitives
 import Determinism
 import HouseholdTrust
 package import MeshModel
-import MeshTransport
+package import MeshTransport
 import PeerDiscovery
 import SecureChannel
 
@@ -26,7 +26,7 @@ package struct HouseholdJoin: Sendable {
       case .identity(let device): "this device is \(fingerprint(device.description)); the other one shows it too"
       case .searching: "looking for a device with an open invitation"
       case .trying(let address): "asking \(address); say yes there"
-      case .failed(let address, let reason): "\(address): \(reason)"
+      case .failed(let address, let reason): "\(address) did not do: \(reason)"
       }
     }
   }
@@ -92,7 +92,7 @@ package struct HouseholdJoin: Sendable {
     progress(.searching)
     let search = await InvitationSearch.start(
       own: keys.device, acceptsAny: isToken, time: searchTime, seed: entropy.integer())
-    var lastFailure: PairingDialFailure?
+    var lastFailure: JoinFailure?
     var wrongFor: Set<UInt16> = []
     for await offer in search.offers where isToken || !wrongFor.contains(offer.discriminator) {
       progress(.trying(offer.address))
@@ -120,10 +120,10 @@ package struct HouseholdJoin: Sendable {
   }
 
   /// A pairing takes as long as a person thinks, so it has a thread of its own.
-  private func attempt(_ offer: PairingOffer) async -> Result<Household, PairingDialFailure> {
+  private func attempt(_ offer: PairingOffer) async -> Result<Household, JoinFailure> {
     await withCheckedContinuation { continuation in
       OperatingSystemThread.detached(name: "hearth-join") {
-        do throws(PairingDialFailure) {
+        do throws(JoinFailure) {
           let household = try join(at: offer.address, discriminator: offer.discriminator)
           continuation.resume(returning: .success(household))
         } catch {
@@ -133,12 +133,16 @@ package struct HouseholdJoin: Sendable {
     }
   }
 
-  private func join(at address: NetworkAddress, discriminator: UInt16) throws(PairingDialFailure) -> Household {
+  private func join(at address: NetworkAddress, discriminator: UInt16) throws(JoinFailure) -> Household {
     var entropy = SystemEntropy()
     let joiner = PairingJoiner(
       by: secret(), keys: keys, name: name, discriminator: discriminator, at: sinceBootNow(),
       entropy: &entropy)
-    return try PairingDialler.join(at: address, joiner) { try office.keep($0) }
+    do throws(PairingDialFailure) {
+      return try PairingDialler.join(at: address, joiner) { try office.keep($0) }
+    } catch {
+      throw error == .pairing(.brokenOff) ? .turnedAway(address) : .pairing(error)
+    }
   }
 
   /// The secret anew for each attempt, since each uses its own up.
@@ -155,10 +159,10 @@ package struct HouseholdJoin: Sendable {
     return .code(code)
   }
 
-  /// Whether trying elsewhere is of no use, or would spend another guess.
-  private static func isFinal(_ failure: PairingDialFailure) -> Bool {
+  /// Whether trying elsewhere is of no use.
+  private static func isFinal(_ failure: JoinFailure) -> Bool {
     switch failure {
-    case .pairing(.refused(.declined)), .notStored: true
+    case .pairing(.pairing(.refused(.declined))), .pairing(.notStored): true
     default: false
     }
   }
@@ -167,8 +171,32 @@ package struct HouseholdJoin: Sendable {
   private static let otherInvitationTime: Duration = .seconds(3)
 }
 
-extension PairingDialFailure {
+/// Why this device could not join at an address.
+package enum JoinFailure: UserFacingFailure, Equatable {
+  /// The pairing failed.
+  case pairing(PairingDialFailure)
+  /// The device there closed the connection, as one does that has no open invitation.
+  case turnedAway(NetworkAddress)
+
+  /// Decides the exit code.
+  package var reason: ExitReason {
+    switch self {
+    case .pairing(let failure): failure.reason
+    case .turnedAway: .unreachable
+    }
+  }
+
+  /// What is wrong and what to do.
+  package var description: String {
+    switch self {
+    case .pairing(let failure): failure.description
+    case .turnedAway(let address):
+      "the device at \(address) closed the connection, as one does whose invitation was used or has run out; "
+        + "run 'hearth invite' there and use the new code"
+    }
+  }
+
   fileprivate var isWrongCode: Bool {
-    self == .pairing(.wrongCode) || self == .pairing(.refused(.wrongCode))
+    self == .pairing(.pairing(.wrongCode)) || self == .pairing(.pairing(.refused(.wrongCode)))
   }
 }
