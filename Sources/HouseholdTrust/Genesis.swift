@@ -33,7 +33,7 @@ package struct Genesis: Hashable, Sendable, WireCodable {
     self.household = household
     self.root = root
     self.signature = signature
-    digest = ContentDigest(of: Self.message(household, root) + signature.bytes)
+    digest = ContentDigest(of: [Self.formatVersion] + household.bytes + root.bytes + signature.bytes)
   }
 
   /// The place in every issuer's chain before its first entry.

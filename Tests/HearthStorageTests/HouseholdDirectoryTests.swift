@@ -311,4 +311,16 @@ private func permissions(_ path: String) throws -> Int {
     let read = try directory.household()
     #expect(read.isRevoked && !read.isMember && read.device == keys.device)
   }
+
+  @Test("A TEST-ONLY key is not taken for a real one")
+  func testOnlyKeys() throws {
+    var home = try StoredHome()
+    let seed = Array("TEST-ONLY example household 0...".utf8)
+    let keys = DeviceKeys(seed: SecretBytes(count: seed.count) { $0.copyBytes(from: seed) })
+    home.household = try Household(
+      creating: RecoveryPhrase(entropy: &home.entropy), keys: try #require(keys), name: "desk",
+      entropy: &home.entropy)
+    #expect(failure { _ = try home.create() } == .testOnlyKey(path: home.path + "/identity"))
+    #expect(!FileManager.default.fileExists(atPath: home.path + "/identity"))
+  }
 }

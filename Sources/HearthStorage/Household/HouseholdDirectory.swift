@@ -180,6 +180,7 @@ extension HouseholdDirectory {
       return (binding, try DeviceCertificate(from: &reader))
     }
     guard let seed = seed.take() else { throw damaged(.identity, "it holds no seed") }
+    if seed.isTestOnly { throw .testOnlyKey(path: filePath(.identity)) }
     return Identity(seed: seed, binding: binding, certificate: certificate)
   }
 
@@ -187,6 +188,7 @@ extension HouseholdDirectory {
     _ household: Household, _ binding: MachineBinding
   ) throws(HouseholdStorageFailure) {
     let seed = household.keys.seedCopy()
+    if seed.isTestOnly { throw .testOnlyKey(path: filePath(.identity)) }
     try write(.identity) { writer in
       seed.withUnsafeBytes { writer.raw($0) }
       binding.encode(to: &writer)

@@ -22,6 +22,8 @@ package enum HouseholdStorageFailure: Error, Equatable, CustomStringConvertible 
   case newerFormat(path: String, version: UInt32, known: UInt32)
   /// The boot counter is at its end.
   case bootCounterExhausted(path: String)
+  /// The key is one of the public ones that only tests use.
+  case testOnlyKey(path: String)
   /// The state was opened for reading only.
   case readingOnly(path: String)
 
@@ -53,6 +55,8 @@ package enum HouseholdStorageFailure: Error, Equatable, CustomStringConvertible 
       "'\(path)' has format \(version), this Hearth knows \(known); update Hearth"
     case .bootCounterExhausted(let path):
       "'\(path)' counts no further; run 'hearth leave' and join again under a new identity"
+    case .testOnlyKey(let path):
+      "'\(path)' would hold a TEST-ONLY key, which everybody knows; create or join with keys of its own"
     case .readingOnly(let path): "'\(path)' was opened for reading only; stop the daemon and try again"
     }
   }
