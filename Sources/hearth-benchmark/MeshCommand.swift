@@ -42,8 +42,9 @@ struct MeshStreamCommand: ParsableCommand {
     let openssl = opensslSpeed()
     let answer = try blocking { [self] in try await measure(openssl) }
     if json { return try write(answer) }
-    print("encrypted session   \(answer.encrypted.text) MB/s, CPU s/GB: "
-      + "\(answer.senderCPU.text) sending, \(answer.receiverCPU.text) receiving")
+    print(
+      "encrypted session   \(answer.encrypted.text) MB/s, CPU s/GB: "
+        + "\(answer.senderCPU.text) sending, \(answer.receiverCPU.text) receiving")
     print("bare TCP            \(answer.plain.text) MB/s")
     print("encrypted / bare    \(answer.ratio.text)")
     print("cipher, one core    \(answer.cipher.seal.text) MB/s sealing, \(answer.cipher.open.text) opening")
@@ -99,9 +100,15 @@ struct MeshHandshakeCommand: ParsableCommand {
   func run() throws {
     let answer = try blocking { [self] in try await measure() }
     if json { return try write(answer) }
-    print("latency             \(answer.latency.text) ms from the connection to the proof, p95 \(rounded(answer.latencyP95))")
-    print("CPU, whole process  \(rounded(answer.dialling)) ms dialling, \(rounded(answer.accepting)) ms accepting")
-    print("CPU, handshake only \(answer.pureDialling.text) ms dialling, \(answer.pureAccepting.text) ms accepting")
+    print(
+      "latency             \(answer.latency.text) ms from the connection to the proof, p95 \(rounded(answer.latencyP95))"
+    )
+    print(
+      "CPU, whole process  \(rounded(answer.dialling)) ms dialling, \(rounded(answer.accepting)) ms accepting"
+    )
+    print(
+      "CPU, handshake only \(answer.pureDialling.text) ms dialling, \(answer.pureAccepting.text) ms accepting"
+    )
   }
 
   private func measure() async throws -> HandshakeAnswer {
@@ -121,14 +128,16 @@ struct MeshHandshakeCommand: ParsableCommand {
     return HandshakeAnswer(
       sessions: sessions, latency: Sample(latencies),
       latencyP95: latencies[min(latencies.count - 1, latencies.count * 95 / 100)], dialling: own,
-      accepting: other, pureDialling: Sample(pure.map(\.dialling)), pureAccepting: Sample(pure.map(\.accepting)))
+      accepting: other, pureDialling: Sample(pure.map(\.dialling)),
+      pureAccepting: Sample(pure.map(\.accepting)))
   }
 }
 
 /// The other process: accepts sessions, counts what comes, and answers on standard output.
 struct MeshWorkerCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "worker", abstract: "The accepting side; started by the other commands.", shouldDisplay: false)
+    commandName: "worker", abstract: "The accepting side; started by the other commands.",
+    shouldDisplay: false)
 
   @Option(help: "TEST-ONLY seed of the household's keys.")
   var seed: UInt64
@@ -199,7 +208,8 @@ private final class BenchmarkPeer: Sendable {
     for await event in transport.events {
       switch event {
       case .opened(let session, let info):
-        seconds = Double(info.handshakeTime.components.attoseconds) / 1e18
+        seconds =
+          Double(info.handshakeTime.components.attoseconds) / 1e18
           + Double(info.handshakeTime.components.seconds)
         transport.perform([.close(session, .renewed)])
       case .closed: return seconds
@@ -324,7 +334,8 @@ private struct PlainListener: Sendable {
     var size = socklen_t(MemoryLayout<sockaddr_in>.size)
     let isBound = withUnsafeMutablePointer(to: &address) { pointer in
       pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        bind(descriptor, $0, size) == 0 && listen(descriptor, 4) == 0 && getsockname(descriptor, $0, &size) == 0
+        bind(descriptor, $0, size) == 0 && listen(descriptor, 4) == 0
+          && getsockname(descriptor, $0, &size) == 0
       }
     }
     self.descriptor = descriptor
@@ -552,6 +563,8 @@ private func blocking<Value: Sendable>(_ body: @escaping @Sendable () async thro
     done.signal()
   }
   done.wait()
-  guard let outcome = result.withLock({ $0 }) else { preconditionFailure("the work signalled without a result") }
+  guard let outcome = result.withLock({ $0 }) else {
+    preconditionFailure("the work signalled without a result")
+  }
   return try outcome.get()
 }

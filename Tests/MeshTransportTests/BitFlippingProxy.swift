@@ -18,7 +18,8 @@ final class BitFlippingProxy: Sendable {
     self.offset = offset
     self.fromDialler = fromDialler
     let descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
-    try #require(RawConnection.call(loopback, 0) { bind(descriptor, $0, $1) } == 0 && listen(descriptor, 1) == 0)
+    try #require(
+      RawConnection.call(loopback, 0) { bind(descriptor, $0, $1) } == 0 && listen(descriptor, 1) == 0)
     var address = sockaddr_in()
     var size = socklen_t(MemoryLayout<sockaddr_in>.size)
     let status = withUnsafeMutablePointer(to: &address) { pointer in
@@ -52,7 +53,9 @@ final class BitFlippingProxy: Sendable {
         let (source, sink) = isDialler ? (dialler, acceptor) : (acceptor, dialler)
         guard var bytes = source.receive(), !bytes.isEmpty else { return }
         let before = counts.withLock { counts in
-          defer { if isDialler { counts.fromDialler += bytes.count } else { counts.fromAcceptor += bytes.count } }
+          defer {
+            if isDialler { counts.fromDialler += bytes.count } else { counts.fromAcceptor += bytes.count }
+          }
           return isDialler ? counts.fromDialler : counts.fromAcceptor
         }
         if let offset, isDialler == fromDialler, (before..<(before + bytes.count)).contains(offset) {

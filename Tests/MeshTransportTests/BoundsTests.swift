@@ -46,7 +46,8 @@ struct AdmissionControlTests {
     // 15 sources hold 4 each, one holds 4 of the rest.
     for number in 0..<16 {
       for index in 0..<4 {
-        guard case .admitted(let ticket, nil) = control.admit(source: source(UInt32(number)), at: at(0)) else {
+        guard case .admitted(let ticket, nil) = control.admit(source: source(UInt32(number)), at: at(0))
+        else {
           Issue.record("refused with room")
           return
         }

@@ -49,7 +49,9 @@ struct HostileNetworkTests {
       let purpose = index % 2 == 0 ? SessionPurpose.control : .bulk
       connection.send(Preamble(purpose: purpose, versions: .current).encoded)
       // Half of them announce more than 4,096 bytes, which is refused before it comes.
-      let count = index % 4 < 2 ? Int.random(in: 1...4096, using: &random) : Int.random(in: 4097...65_535, using: &random)
+      let count =
+        index % 4 < 2
+        ? Int.random(in: 1...4096, using: &random) : Int.random(in: 4097...65_535, using: &random)
       connection.send([UInt8(count & 255), UInt8(count >> 8)])
       if count <= 4096 { connection.send((0..<count).map { _ in UInt8.random(in: 0...255, using: &random) }) }
       #expect(connection.isClosedByPeer())
@@ -114,7 +116,9 @@ struct HostileNetworkTests {
     for wave in 0..<50 {
       for index in 0..<200 {
         // 40 attackers; the honest device has an address of its own.
-        if let connection = RawConnection(to: network.localPort, from: UInt16(0x0300 + (wave * 200 + index) % 40)) {
+        if let connection = RawConnection(
+          to: network.localPort, from: UInt16(0x0300 + (wave * 200 + index) % 40))
+        {
           if index % 3 == 0 { connection.send(Array("hearth".utf8)) }
           held.append(connection)
           opened += 1
@@ -144,6 +148,9 @@ struct HostileNetworkTests {
     let quick: (inout TransportConfiguration) -> Void = {
       $0.limits.connectionBurst = 10_000
       $0.timing.handshake = .milliseconds(150)
+      // A changed length has the other side wait for more; that comes with the next sign of life.
+      $0.timing.keepAlive = .milliseconds(40)
+      $0.timing.silence = .milliseconds(400)
     }
     let a = try await mesh.start(0, quick)
     let b = try await mesh.start(1, quick)
@@ -182,7 +189,8 @@ struct HostileNetworkTests {
         b.perform(.send(there, MeshFrame(.echoReply, body: frame.body)))
         return frame == MeshFrame(.echoRequest, body: [1, 2, 3])
       case .closed: return false
-      case .dropped(.handshakeRefused), .dropped(.handshakeTimeout), .dropped(.malformedPreamble): return false
+      case .dropped(.handshakeRefused), .dropped(.handshakeTimeout), .dropped(.malformedPreamble):
+        return false
       default: return nil
       }
     }

@@ -70,7 +70,9 @@ struct PairingConnectionTests {
     network.receivePairing(at: desk)
     desk.open(try pairingCode("4821-9037"), discriminator: 1)
     for _ in 0..<3 {
-      await #expect(throws: PairingDialFailure.self) { _ = try await join(network.localPort, code: "11111111") }
+      await #expect(throws: PairingDialFailure.self) {
+        _ = try await join(network.localPort, code: "11111111")
+      }
     }
     #expect(!desk.withWindow { $0.isOpen(at: sinceBootNow()) })
     await #expect(throws: PairingDialFailure.self) { _ = try await join(network.localPort, code: "48219037") }
@@ -81,7 +83,9 @@ struct PairingConnectionTests {
   func closed() async throws {
     var mesh = try TestMesh(.network, devices: 1)
     let a = try await mesh.start(0)
-    await #expect(throws: PairingDialFailure.self) { _ = try await join(a.transport.localPort, code: "48219037") }
+    await #expect(throws: PairingDialFailure.self) {
+      _ = try await join(a.transport.localPort, code: "48219037")
+    }
     #expect(a.transport.counters[.handshakeRefused] == 1)
     let port = a.transport.localPort
     await shutdown(a)

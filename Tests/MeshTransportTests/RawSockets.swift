@@ -7,13 +7,15 @@ import SecureChannel
 import Testing
 import WireCoding
 
-/// A TCP connection as an attacker has it: bytes without rules. Every wait has a limit.
+/// A TCP connection as an attacker has it: bytes without rules.
+///
+/// Every wait has a limit.
 final class RawConnection {
   let descriptor: CInt
   /// How long a read waits before it counts as silence.
   static let patience: CInt = 20_000
 
-  /// Connects from 127.0.`source` to a port on loopback; nil when that is refused.
+  /// Connects from an address of 127/8 to a port on loopback; nil when that is refused.
   init?(to port: UInt16, from source: UInt16 = 1) {
     descriptor = socket(AF_INET, CInt(SOCK_STREAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
     guard descriptor >= 0 else { return nil }
@@ -63,7 +65,9 @@ final class RawConnection {
     return false
   }
 
-  static func call(_ host: UInt32, _ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> CInt) -> CInt {
+  static func call(_ host: UInt32, _ port: UInt16, _ body: (UnsafePointer<sockaddr>, socklen_t) -> CInt)
+    -> CInt
+  {
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
     address.sin_port = port.bigEndian

@@ -58,7 +58,9 @@ struct SessionRulesTests {
     for purpose in [SessionPurpose.control, .bulk] {
       let kind = purpose == .bulk ? FrameKind.bulk : .gossip
       let member = try RawMember(mesh.households[0], purpose, to: b.transport.localPort)
-      for count in 0..<50 { member.connection.send(member.framed(MeshFrame(kind, request: UInt32(count), body: []))) }
+      for count in 0..<50 {
+        member.connection.send(member.framed(MeshFrame(kind, request: UInt32(count), body: [])))
+      }
       let session = try await b.awaitOpened().session
       for count in 0..<50 { #expect(try await b.awaitFrame(session).request == UInt32(count)) }
     }
@@ -102,7 +104,8 @@ struct SessionRulesTests {
     #expect(try await b.awaitDatagram().body == [4])
     let counters = b.transport.counters
     #expect(counters.receivedDatagrams == 4)
-    #expect(counters[.brokenDatagram] + counters[.unknownDatagram] + counters[.replayedDatagram] == 3 + 29 + 1 + 2)
+    #expect(
+      counters[.brokenDatagram] + counters[.unknownDatagram] + counters[.replayedDatagram] == 3 + 29 + 1 + 2)
     // Kind and index are the first four bytes: no session is found by a changed one.
     #expect(counters[.unknownDatagram] == 4 + 2)
     await shutdown(b)

@@ -17,13 +17,17 @@ enum TransportKind: String, CaseIterable, CustomTestStringConvertible, Sendable 
 struct TestMesh {
   private(set) var households: [Household]
   private let kind: TransportKind
-  private let network = InProcessNetwork()
+  private let network: InProcessNetwork
   private var entropy: SeededEntropy
-  private var started = 0
+  private var started: Int
 
-  /// A household of `count` devices; the first is its admin. Another seed is another household.
-  init(_ kind: TransportKind, devices count: Int, seed: UInt64 = 1) throws {
+  /// A household of `count` devices; the first is its admin.
+  ///
+  /// Another seed is another household.
+  init(_ kind: TransportKind, devices count: Int, seed: UInt64 = 1, beside other: TestMesh? = nil) throws {
     self.kind = kind
+    network = other?.network ?? InProcessNetwork()
+    started = other == nil ? 0 : 500
     var entropy = SeededEntropy(seed: seed)
     let phrase = RecoveryPhrase(entropy: &entropy)
     var admin = try Household(
@@ -83,7 +87,7 @@ struct TestMesh {
   }
 }
 
-/// 127.0.0.1
+/// The address 127.0.0.1.
 let loopback: UInt32 = 0x7F00_0001
 
 /// An endpoint and the one reader of its events.

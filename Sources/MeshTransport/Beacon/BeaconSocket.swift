@@ -52,8 +52,9 @@ package enum BeaconFailure: Error, Equatable, Sendable, CustomStringConvertible 
   private static func text(_ code: Int32) -> String { String(cString: strerror(code)) }
 }
 
-/// Sends and receives beacons: IPv4 directed broadcast and IPv6 link-local multicast on each interface, and unicast
-/// answers. It carries bytes; what they mean is for others.
+/// Sends and receives beacons: IPv4 broadcast, IPv6 link-local multicast, and unicast answers.
+///
+/// It carries bytes; what they mean is for others.
 ///
 /// Several processes of one machine share the port: all get broadcasts and multicasts, one of them a unicast.
 package final class BeaconSocket: Sendable {

@@ -80,7 +80,9 @@ package final class InProcessNetwork: Sendable {
 
 /// An endpoint of an in-process network.
 package final class InProcessTransport: MeshEndpoint {
+  /// What happened, for one reader.
   package let events: AsyncStream<TransportEvent>
+  /// The port on which sessions are accepted.
   package let localPort: UInt16
   /// Where others reach it.
   package let address: NetworkAddress
@@ -105,17 +107,22 @@ package final class InProcessTransport: MeshEndpoint {
         trust: trust, boot: boot, versions: versions, listeningPort: address.port, entropy: entropy))
   }
 
+  /// What has been counted since the start.
   package var counters: TransportCounters { hub.counters }
 
+  /// Does what is asked, in order.
   package func perform(_ commands: [TransportCommand]) { hub.perform(commands, over: carrier) }
 
+  /// Bytes of frames that a session takes before it is full.
   package func room(in session: SessionID) -> Int { hub.room(in: session) }
 
+  /// Takes a newer state of the household.
   package func update(trust: TrustSnapshot) {
     carrier.update(trust: trust)
     hub.closeRevoked { trust.log.isRevoked($0) }
   }
 
+  /// Says goodbye on all sessions and ends `events`.
   package func shutdown() async {
     network.leave(address)
     await hub.closeAll(.shuttingDown)

@@ -41,7 +41,9 @@ package struct LocalControlClient: ~Copyable {
     }
   }
 
-  /// The next line of the answer, without its end; nil after the last. No `timeout` waits as long as it takes.
+  /// The next line of the answer, without its end; nil after the last.
+  ///
+  /// No `timeout` waits as long as it takes.
   package mutating func nextLine(timeout: Duration? = .seconds(30)) throws(LocalControlFailure) -> [UInt8]? {
     while true {
       if let end = buffer[searched...].firstIndex(of: UInt8(ascii: "\n")) {

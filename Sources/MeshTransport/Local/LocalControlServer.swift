@@ -230,7 +230,9 @@ private final class LocalClientHandler: ChannelInboundHandler {
 
   func channelActive(context: ChannelHandlerContext) {
     let channel = context.channel
-    let peer = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self) {
+    let peer = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(
+      of: NIOBSDSocket.Handle.self
+    ) {
       LocalSocket.credentials(of: $0)
     }
     guard let peer = peer ?? nil, LocalSocket.isTrusted(user: peer.user), clients.add(channel) else {

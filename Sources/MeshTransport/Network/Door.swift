@@ -1,5 +1,5 @@
-import Glibc
 import Determinism
+import Glibc
 import MeshModel
 import MeshProtocol
 import NIOCore
@@ -110,7 +110,9 @@ final class DoorHandler: ChannelInboundHandler, RemovableChannelHandler {
 
   func channelActive(context: ChannelHandlerContext) {
     let channel = context.channel
-    deadline = context.eventLoop.assumeIsolated().scheduleTask(deadline: startedAt + timing.handshake.timeAmount) {
+    deadline = context.eventLoop.assumeIsolated().scheduleTask(
+      deadline: startedAt + timing.handshake.timeAmount
+    ) {
       [weak self] in
       guard let self, !self.hasEntered else { return }
       self.door.drop(.handshakeTimeout)

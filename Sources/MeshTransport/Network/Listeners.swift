@@ -13,7 +13,9 @@ struct Listeners: Sendable {
   let servers: [any Channel]
   let datagrams: [any Channel]
 
-  /// Binds all, or nothing. Addresses that the machine does not have are left out.
+  /// Binds all, or nothing.
+  ///
+  /// Addresses that the machine does not have are left out.
   static func bind(
     _ configuration: TransportConfiguration, on group: MultiThreadedEventLoopGroup,
     accept: @escaping @Sendable (any Channel) throws -> Void,
@@ -57,7 +59,9 @@ struct Listeners: Sendable {
     _ accept: @escaping @Sendable (any Channel) throws -> Void
   ) async throws -> any Channel {
     var bootstrap = ServerBootstrap(group: group)
-      .serverChannelOption(.backlog, value: 128)
+      // A flood fills a short queue, and the kernel then drops the requests of those who are welcome.
+      .serverChannelOption(.backlog, value: 512)
+      .serverChannelOption(.maxMessagesPerRead, value: 64)
       .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
       .childChannelOption(.autoRead, value: false)
       // A stranger gets little memory.
@@ -74,7 +78,8 @@ struct Listeners: Sendable {
   ) async throws -> any Channel {
     var bootstrap = DatagramBootstrap(group: group)
       .channelOption(
-        .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: TransportLimits.datagramByteCount + 1)
+        .recvAllocator,
+        value: FixedSizeRecvByteBufferAllocator(capacity: TransportLimits.datagramByteCount + 1)
       )
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {

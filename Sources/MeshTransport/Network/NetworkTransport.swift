@@ -16,7 +16,9 @@ package final class NetworkTransport: MeshEndpoint {
   /// Dials at once; more fail.
   package static let dialsInFlight = 64
 
+  /// What happened, for one reader.
   package let events: AsyncStream<TransportEvent>
+  /// The port on which sessions are accepted.
   package let localPort: UInt16
 
   private let configuration: TransportConfiguration
@@ -71,6 +73,7 @@ package final class NetworkTransport: MeshEndpoint {
     }
   }
 
+  /// What has been counted since the start.
   package var counters: TransportCounters { hub.counters }
 
   /// The addresses that are listened at; fewer than asked for when the machine lacks one.
@@ -81,10 +84,13 @@ package final class NetworkTransport: MeshEndpoint {
   /// Accepted connections that have not proved themselves yet.
   package var unauthenticatedConnections: Int { door.waitingCount }
 
+  /// Does what is asked, in order.
   package func perform(_ commands: [TransportCommand]) { hub.perform(commands, over: sockets) }
 
+  /// Bytes of frames that a session takes before it is full.
   package func room(in session: SessionID) -> Int { hub.room(in: session) }
 
+  /// Takes a newer state of the household.
   package func update(trust: TrustSnapshot) {
     sockets.update(trust: trust)
     hub.closeRevoked { trust.log.isRevoked($0) }
@@ -93,6 +99,7 @@ package final class NetworkTransport: MeshEndpoint {
   /// From now on devices that want to join come to this desk; with nil they are turned away, as at first.
   package func receivePairing(at desk: PairingDesk?) { sockets.receivePairing(at: desk) }
 
+  /// Says goodbye on all sessions and ends `events`.
   package func shutdown() async {
     guard !hasShutDown.exchange(true, ordering: .relaxed) else { return }
     for server in listeners.servers { try? await server.close() }

@@ -35,7 +35,9 @@ extension SocketAddress {
       })
   }
 
-  /// The network address of an IP socket address; nil for a Unix socket. A mapped IPv4 address counts as IPv4.
+  /// The network address of an IP socket address; nil for a Unix socket.
+  ///
+  /// A mapped IPv4 address counts as IPv4.
   var networkAddress: NetworkAddress? {
     switch self {
     case .v4(let wrapped):

@@ -239,6 +239,7 @@ final class SocketCarrier: Carrier {
     guard let channel = state.withLock({ $0.listeners?.datagramChannel(for: address) }) else { return }
     var buffer = channel.allocator.buffer(capacity: datagram.count)
     buffer.writeBytes(datagram)
-    channel.writeAndFlush(AddressedEnvelope(remoteAddress: SocketAddress(address), data: buffer), promise: nil)
+    channel.writeAndFlush(
+      AddressedEnvelope(remoteAddress: SocketAddress(address), data: buffer), promise: nil)
   }
 }

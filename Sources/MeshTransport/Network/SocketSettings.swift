@@ -51,7 +51,8 @@ enum SocketSettings {
   }
 
   private static func withDescriptor(of channel: any Channel, _ body: (CInt) -> Void) {
-    _ = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(of: NIOBSDSocket.Handle.self, body)
+    _ = try? channel.pipeline.syncOperations.withUnsafeTransportIfAvailable(
+      of: NIOBSDSocket.Handle.self, body)
   }
 
   private static func set<Value>(_ descriptor: CInt, _ level: CInt, _ option: CInt, _ value: Value) {

@@ -118,7 +118,9 @@ package final class EventQueue: Sendable {
     }
     guard fits else { return false }
     deliver(
-      Entry(event: event, backlog: nil, bytes: 0, afterRead: { [self] in state.withLock { $0.waitingDatagrams -= 1 } }))
+      Entry(
+        event: event, backlog: nil, bytes: 0,
+        afterRead: { [self] in state.withLock { $0.waitingDatagrams -= 1 } }))
     return true
   }
 

@@ -61,7 +61,9 @@ final class SendQueue: Sendable {
     }
   }
 
-  /// Ends the queue after what is in it; true for the first reason, which counts. The connection must be woken even
+  /// Ends the queue after what is in it; true for the first reason, which counts.
+  ///
+  /// The connection must be woken even
   /// when it waits for room, so that it does not wait for ever.
   func close(_ reason: CloseReason) -> Bool {
     state.withLock { state in

@@ -168,7 +168,9 @@ final class SessionCore {
       write(MeshFrame(.goodbye, body: [CloseReason.overLimit.rawValue]), peer.keys)
       link.flush()
       link.closeGently()
-      if let dial { hub.events.put(.dialFailed(dial.address, dial.purpose, .unreachable(code: Self.tooMany))) }
+      if let dial {
+        hub.events.put(.dialFailed(dial.address, dial.purpose, .unreachable(code: Self.tooMany)))
+      }
       return
     }
     phase = .open(handle, peer.keys)

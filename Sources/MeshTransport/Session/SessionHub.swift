@@ -199,7 +199,8 @@ final class SessionHub: Sendable {
 
   /// Takes a datagram from the network.
   func receive(datagram: [UInt8], from source: NetworkAddress) {
-    guard let index = DatagramHeader(of: datagram)?.receiverIndex, let handle = table.withLock({ $0.byIndex[index] }),
+    guard let index = DatagramHeader(of: datagram)?.receiverIndex,
+      let handle = table.withLock({ $0.byIndex[index] }),
       let keys = handle.datagrams
     else { return drop(.unknownDatagram) }
     switch keys.open(datagram, from: source) {
