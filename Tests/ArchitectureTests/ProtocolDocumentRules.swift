@@ -124,6 +124,35 @@ func unnamedCodes(document: SourceFile, in source: ParsedSource, enumeration: St
   return violations
 }
 
+/// Tests that a line of the document names behind a link to their file, and that are not in it.
+///
+/// A test's sentence stands in double quotes, a test's function in backticks.
+func missingTests(in document: SourceFile, text: (String) -> String?) -> [Violation] {
+  var violations: [Violation] = []
+  for (index, line) in document.text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
+    let links = line.split(separator: "](../Tests/").dropFirst()
+    guard !links.isEmpty else { continue }
+    let paths = links.map { "Tests/" + ($0.split(separator: ")").first ?? "") }
+    let tests = paths.compactMap(text).joined(separator: "\n")
+    // Between quotes lies every second part; a function's name begins with a small letter and has a capital one.
+    let sentences = everySecond(line.split(separator: "\"", omittingEmptySubsequences: false)).map {
+      "\"\($0)\""
+    }
+    let functions = everySecond(line.split(separator: "`", omittingEmptySubsequences: false)).filter {
+      $0.first?.isLowercase == true && $0.contains(where: \.isUppercase) && $0.allSatisfy(\.isLetter)
+    }.map { "func \($0)(" }
+    for named in sentences + functions where !tests.contains(named) {
+      violations.append(
+        Violation(path: document.path, line: index + 1, message: "no linked file has the test \(named)"))
+    }
+  }
+  return violations
+}
+
+private func everySecond(_ parts: [Substring]) -> [Substring] {
+  parts.enumerated().filter { $0.offset % 2 == 1 }.map(\.element)
+}
+
 /// A limit as people write it: `1,200 B`, `64 KiB / 1 MiB`, `0 s, 300 ms`.
 func quantity(ofText text: String) -> Quantity? {
   let units: [String: (factor: Double, isTime: Bool)] = [

@@ -112,6 +112,26 @@ struct ProtocolDocumentTests {
     #expect(evaluator.value(of: "Int(crypto_box_MACBYTES)", in: "Limits") == nil)
   }
 
+  @Test("names only tests that exist, in the threat model")
+  func threatModel() throws {
+    let document = try Checkout.file("docs/THREAT-MODEL.md")
+    let violations = missingTests(in: document) { try? Checkout.file($0).text }
+    #expect(violations.isEmpty, "\(report(violations))")
+    #expect(document.text.contains("](../Tests/"))
+  }
+
+  @Test("misses tests that are not in the linked file")
+  func missingEvidence() {
+    let document = SourceFile(
+      "docs/T.md",
+      "| [A](../Tests/A/A.swift) \"one holds\", `twoHolds` |\n| [A](../Tests/A/A.swift) \"one holds\", `threeHolds` |\n| [A](../Tests/A/A.swift) \"three\" |\nno \"link\""
+    )
+    let found = missingTests(in: document) {
+      $0 == "Tests/A/A.swift" ? "@Test(\"one holds\")\nfunc threeHolds()" : nil
+    }
+    #expect(found.map(\.line) == [1, 3])
+  }
+
   @Test("misses a code that has no row")
   func missingCode() {
     let source = ParsedSource(
