@@ -2,7 +2,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -84,7 +83,8 @@ class Program:
                 left = deadline - time.monotonic()
                 if self._ended or left <= 0:
                     last = (self.errors or [line for _, line in self.lines[-3:]] or ["nothing"])[-3:]
-                    raise LabFailure(f"{self.label}: no {what} within {seconds} s; last: {' | '.join(last)[:600]}")
+                    why = f"ended without {what}" if self._ended else f"no {what} within {seconds} s"
+                    raise LabFailure(f"{self.label}: {why}; last: {' | '.join(last)[:600]}")
                 self._changed.wait(left)
 
     def finish(self, seconds):
@@ -131,7 +131,7 @@ def parsed(line):
 class Lab:
     """A lab of hosts, by namespaces or on loopback; `close` removes all of it."""
 
-    def __init__(self, count, hearth, loopback, name="mesh-benchmark"):
+    def __init__(self, count, hearth, loopback, name="benchmark"):
         self.count, self.hearth, self.loopback, self.name = count, hearth, loopback, name
         self.state = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/tmp", f"hearth-lab-{name}")
         self._programs = []
@@ -269,7 +269,3 @@ class Household:
 def quiet_share():
     """The load that the machine has beside this benchmark, in processors."""
     return os.getloadavg()[0]
-
-
-def host_name():
-    return socket.gethostname()
