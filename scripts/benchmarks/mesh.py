@@ -90,6 +90,7 @@ class Run:
         household.up(2)
         for host in (1, 2):
             household.daemons[host].wait_for(event("connected"), 30, "first session")
+            self.lab.wait_until_peers_are_known(host, household.home)
         household.close()
         if self.lab.loopback:
             self.figures["start, listed peer"] = self.starts(household, [], forgets=True)

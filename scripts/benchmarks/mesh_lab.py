@@ -169,11 +169,21 @@ class Lab:
     def home(self, host, home):
         return os.path.join(self.state, str(host), "hearth", home)
 
+    def peers_file(self, host, home):
+        """What a device remembers of others' addresses."""
+        return os.path.join(self.home(host, home), "household", "peers")
+
     def forget_peers(self, host, home):
-        """Removes what a device remembers of others' addresses."""
-        path = os.path.join(self.home(host, home), "household", "peers")
-        if os.path.exists(path):
-            os.remove(path)
+        if os.path.exists(self.peers_file(host, home)):
+            os.remove(self.peers_file(host, home))
+
+    def wait_until_peers_are_known(self, host, home, seconds=20):
+        """A device writes an address down once its session has answered."""
+        deadline = time.monotonic() + seconds
+        while not os.path.exists(self.peers_file(host, home)):
+            if time.monotonic() > deadline:
+                raise LabFailure(f"host {host} has not written down its peers within {seconds} s")
+            time.sleep(0.05)
 
     def address(self, host):
         """Where a host's daemon listens, as --address takes it."""
