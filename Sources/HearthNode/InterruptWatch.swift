@@ -61,3 +61,6 @@ private func writeByte(_ signal: Int32) {
   _ = write(interruptPipe.load(ordering: .relaxed), &byte, 1)
   errno = saved
 }
+
+/// Keeps SIGHUP from ending the process, also for what it starts: a daemon has no terminal to lose.
+package func ignoreHangUp() { signal(SIGHUP, SIG_IGN) }

@@ -8,6 +8,8 @@ package enum ExitReason: Int32, Sendable, CaseIterable {
   case badData = 65
   /// A file or directory that is not there or cannot be read.
   case missingInput = 66
+  /// A daemon or device that does not answer.
+  case unreachable = 68
   /// A model, adapter or cache that do not belong together.
   case mismatch = 69
   /// A defect of Hearth itself.
@@ -18,6 +20,8 @@ package enum ExitReason: Int32, Sendable, CaseIterable {
   case inputOutput = 74
   /// Not enough memory (or another resource) for the plan.
   case insufficientResources = 75
+  /// This device or user may not do it, or a person said no.
+  case notPermitted = 77
   /// The person stopped the run.
   case interrupted = 130
 }

@@ -45,7 +45,9 @@ struct MeshStreamCommand: ParsableCommand {
     print(
       "encrypted session   \(answer.encrypted.text) MB/s, CPU s/GB: "
         + "\(answer.senderCPU.text) sending, \(answer.receiverCPU.text) receiving")
-    print("bare TCP            \(answer.plain.text) MB/s")
+    print(
+      "bare TCP            \(answer.plain.text) MB/s, CPU s/GB: "
+        + "\(answer.plainSenderCPU.text) sending, \(answer.plainReceiverCPU.text) receiving")
     print("encrypted / bare    \(answer.ratio.text)")
     print("cipher, one core    \(answer.cipher.seal.text) MB/s sealing, \(answer.cipher.open.text) opening")
     print("openssl speed       \(answer.openssl.map(\.text) ?? "not here") MB/s, chacha20-poly1305, sealing")
@@ -57,6 +59,7 @@ struct MeshStreamCommand: ParsableCommand {
     var encrypted: [Double] = []
     var plain: [Double] = []
     var cpu: [Double] = []
+    var plainCPU: [Double] = []
     let session = try await peer.dial(worker.port, .bulk)
     let count = max(1, (mebibytes << 20) / MeshFrame.bodyByteCount)
     let bytes = Double(count * MeshFrame.bodyByteCount)
@@ -67,17 +70,20 @@ struct MeshStreamCommand: ParsableCommand {
       let before = processCPUSeconds()
       encrypted.append(bytes / 1e6 / (try await peer.stream(frames: count, over: session)))
       cpu.append((processCPUSeconds() - before) / (bytes / 1e9))
+      let between = processCPUSeconds()
       plain.append(bytes / 1e6 / (try worker.plainStream(pieces: count)))
+      plainCPU.append((processCPUSeconds() - between) / (bytes / 1e9))
     }
-    let plainCPU = try worker.plainCPUSeconds()
-    let childCPU = try worker.cpuSeconds() - childBefore - plainCPU
+    let plainChild = try worker.plainCPUSeconds()
+    let childCPU = try worker.cpuSeconds() - childBefore - plainChild
     await peer.transport.shutdown()
     worker.stop()
     return StreamAnswer(
       mebibytes: mebibytes, recordBytes: RecordLimits.recordByteCount, rounds: rounds,
       encrypted: Sample(encrypted), plain: Sample(plain),
       ratio: Sample(zip(encrypted, plain).map { $0 / $1 }), senderCPU: Sample(cpu),
-      receiverCPU: Sample([childCPU / Double(rounds) / (bytes / 1e9)]), cipher: measureCipher(),
+      receiverCPU: Sample([childCPU / Double(rounds) / (bytes / 1e9)]), plainSenderCPU: Sample(plainCPU),
+      plainReceiverCPU: Sample([plainChild / Double(rounds) / (bytes / 1e9)]), cipher: measureCipher(),
       openssl: openssl)
   }
 }
@@ -515,6 +521,8 @@ struct StreamAnswer: Encodable {
   /// CPU seconds a GB.
   let senderCPU: Sample
   let receiverCPU: Sample
+  let plainSenderCPU: Sample
+  let plainReceiverCPU: Sample
   /// MB/s.
   let cipher: CipherAnswer
   let openssl: Sample?

@@ -17,6 +17,12 @@ struct Hearth: ParsableCommand {
         hearth evaluate --adapter adapter --data test.tsv
         echo "what a film" | hearth predict --adapter adapter
 
+      Several devices:
+        hearth household create && hearth up     on the first
+        hearth invite                            shows a code there
+        hearth join CODE && hearth up            on the next
+        hearth peers                             who is here, and why somebody is not
+
       'hearth COMMAND --help' explains a command and gives an example.
 
       Exit codes:
@@ -24,16 +30,20 @@ struct Hearth: ParsableCommand {
         64   the command line is wrong
         65   rows, weights or other content that cannot be used
         66   an input that is not there or cannot be read
-        69   a model, adapter or cache that do not belong together
+        68   a daemon or device that does not answer
+        69   a model, adapter, cache or household that do not belong together
         70   a defect of Hearth
         73   the output cannot be created
         74   reading or writing failed midway, for instance because the disk is full
         75   not enough memory (or another resource) for the plan
+        77   this device or user may not do it, or a person said no
         130  stopped by Ctrl-C or a signal
       """,
     version: hearthVersion,
     subcommands: [
-      TrainCommand.self, EvaluateCommand.self, PredictCommand.self, InspectCommand.self, DoctorCommand.self,
+      TrainCommand.self, EvaluateCommand.self, PredictCommand.self, InspectCommand.self, HouseholdCommand.self,
+      UpCommand.self, PeersCommand.self, InviteCommand.self, JoinCommand.self, RevokeCommand.self,
+      LeaveCommand.self, DoctorCommand.self, SimulateCommand.self,
     ])
 
   static func main() {

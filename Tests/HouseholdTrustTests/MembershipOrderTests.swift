@@ -14,6 +14,15 @@ import Testing
   static func entries(_ history: History) throws -> (TrustBench, [LogEntry]) {
     let bench = TrustBench(seed: 40, devices: 5)
     var entries = [try bench.add(0, admin: true)]
+    try addHonest(history, bench, &entries)
+    try addHostile(history, bench, &entries)
+    return (bench, entries)
+  }
+
+  /// Histories without a stolen key.
+  private static func addHonest(
+    _ history: History, _ bench: TrustBench, _ entries: inout [LogEntry]
+  ) throws {
     switch history {
     case .ordinaryLife:
       entries.append(try bench.add(1, by: 0))
@@ -22,6 +31,54 @@ import Testing
       entries.append(bench.promote(1, term: 1, by: 0))
       entries.append(bench.revoke(2, by: 1))
       entries.append(bench.networkKey(2, for: bench.log(entries).members, by: 1))
+    case .demotionAndReturn:
+      entries.append(try bench.add(1, admin: true, by: 0))
+      entries.append(try bench.add(2, by: 1))
+      entries.append(bench.demote(1, term: 1, by: 0))
+      entries.append(try bench.add(3, by: 1))
+      entries.append(bench.promote(1, term: 2, by: 0))
+      entries.append(try bench.add(4, by: 1))
+    case .rootRepair:
+      entries.append(try bench.add(1, admin: true, by: 0))
+      let good = bench.head(0)
+      entries.append(bench.revoke(1, by: 0))
+      entries.append(try bench.add(2, admin: true, by: 0))
+      entries.append(bench.revoke(0, through: good))
+      entries.append(try bench.add(3, by: 1))
+      entries.append(bench.networkKey(2, for: [], by: 1))
+    case .leaving:
+      entries.append(try bench.add(1, admin: true, by: 0))
+      entries.append(try bench.add(2, by: 1))
+      entries.append(bench.revoke(2, by: 2))
+      entries.append(bench.revoke(1, through: bench.genesis.origin, by: 1))
+      entries.append(try bench.add(3, by: 1))
+      entries.append(bench.demote(0, term: 1, by: 0))
+    case .rootTwice:
+      // Two recoveries draw two lines through one admin's chain, which forks; the first ends the other's branch.
+      let start = try bench.add(1, by: 0)
+      entries.append(start)
+      let one = try bench.add(2, by: 0, after: start.point)
+      let other = try bench.add(3, by: 0, after: start.point)
+      entries += [one, other]
+      entries.append(bench.revoke(0, through: one.point))
+      entries.append(bench.revoke(0, through: other.point))
+      entries.append(try bench.add(4, admin: true))
+    case .revokedBeforeAdded:
+      entries.append(bench.revoke(1, by: 0))
+      entries.append(try bench.add(1, admin: true, by: 0))
+      entries.append(try bench.add(2, by: 1))
+      entries.append(try bench.add(1, admin: true))
+      entries.append(bench.revoke(3))
+      entries.append(try bench.add(3, by: 0))
+    default: break
+    }
+  }
+
+  /// Histories in which somebody has the key of an admin, or a copy of its disk.
+  private static func addHostile(
+    _ history: History, _ bench: TrustBench, _ entries: inout [LogEntry]
+  ) throws {
+    switch history {
     case .thiefAfterRevocation:
       entries.append(try bench.add(1, admin: true, by: 0))
       entries.append(try bench.add(2, by: 1))
@@ -54,21 +111,6 @@ import Testing
       entries.append(try bench.add(3, admin: true, by: 0))
       entries.append(bench.revoke(1, through: bench.genesis.origin, by: 3))
       entries.append(try bench.add(4, by: 3))
-    case .demotionAndReturn:
-      entries.append(try bench.add(1, admin: true, by: 0))
-      entries.append(try bench.add(2, by: 1))
-      entries.append(bench.demote(1, term: 1, by: 0))
-      entries.append(try bench.add(3, by: 1))
-      entries.append(bench.promote(1, term: 2, by: 0))
-      entries.append(try bench.add(4, by: 1))
-    case .rootRepair:
-      entries.append(try bench.add(1, admin: true, by: 0))
-      let good = bench.head(0)
-      entries.append(bench.revoke(1, by: 0))
-      entries.append(try bench.add(2, admin: true, by: 0))
-      entries.append(bench.revoke(0, through: good))
-      entries.append(try bench.add(3, by: 1))
-      entries.append(bench.networkKey(2, for: [], by: 1))
     case .copiedDisk:
       entries.append(try bench.add(1, admin: true, by: 0))
       let start = bench.head(1)
@@ -77,32 +119,8 @@ import Testing
       entries.append(bench.revoke(1, through: entries[2].point, by: 0))
       entries.append(try bench.add(4, by: 1))
       entries.append(bench.revoke(0, by: 1))
-    case .leaving:
-      entries.append(try bench.add(1, admin: true, by: 0))
-      entries.append(try bench.add(2, by: 1))
-      entries.append(bench.revoke(2, by: 2))
-      entries.append(bench.revoke(1, through: bench.genesis.origin, by: 1))
-      entries.append(try bench.add(3, by: 1))
-      entries.append(bench.demote(0, term: 1, by: 0))
-    case .rootTwice:
-      // Two recoveries draw two lines through one admin's chain, which forks; the first ends the other's branch.
-      let start = try bench.add(1, by: 0)
-      entries.append(start)
-      let one = try bench.add(2, by: 0, after: start.point)
-      let other = try bench.add(3, by: 0, after: start.point)
-      entries += [one, other]
-      entries.append(bench.revoke(0, through: one.point))
-      entries.append(bench.revoke(0, through: other.point))
-      entries.append(try bench.add(4, admin: true))
-    case .revokedBeforeAdded:
-      entries.append(bench.revoke(1, by: 0))
-      entries.append(try bench.add(1, admin: true, by: 0))
-      entries.append(try bench.add(2, by: 1))
-      entries.append(try bench.add(1, admin: true))
-      entries.append(bench.revoke(3))
-      entries.append(try bench.add(3, by: 0))
+    default: break
     }
-    return (bench, entries)
   }
 
   /// Histories that are tried in all orders; of the others each seventh order is enough for the time it takes.

@@ -71,6 +71,20 @@ import Testing
     #expect(try broken("quiet", nil) { $0.expectedBlocked = [2] } == [.blockedPathIsShown])
   }
 
+  @Test func aDeviceThatIsAbsentForAnotherReasonThanItsVersionsIsSeen() throws {
+    // Its datagrams and connections are cut, so nobody learns that its versions are the reason.
+    let rules = try broken("versions", nil) { plan in
+      let last = plan.deviceCount - 1
+      for device in 0..<last {
+        plan.steps += [
+          ScenarioStep(0, .cut(from: device, to: last)), ScenarioStep(0, .cut(from: last, to: device)),
+        ]
+      }
+      plan.steps.sort { $0.time < $1.time }
+    }
+    #expect(rules == [.absenceHasReason])
+  }
+
   @Test func aFailureNamesTheCommandThatRepeatsIt() throws {
     let scenario = try #require(Scenario.named("quiet"))
     var plan = scenario.plan(seed: 77)

@@ -1,3 +1,5 @@
+import Foundation
+import Glibc
 import MeshModel
 import MeshTransport
 import Testing
@@ -50,5 +52,39 @@ struct BeaconSocketTests {
     var received = a.received.makeAsyncIterator()
     #expect(await received.next()?.bytes == [7])
     await a.shutdown()
+  }
+
+  /// The loopback interface has no link-local address, so this needs another one, in a network namespace:
+  /// `ip netns exec NAME env HEARTH_BEACON_INTERFACE=veth0 swift test --filter BeaconSocketTests`.
+  @Test(
+    "reach all processes of the port by IPv6 multicast, with the interface in the source",
+    .enabled(if: ProcessInfo.processInfo.environment["HEARTH_BEACON_INTERFACE"] != nil))
+  func multicast() async throws {
+    let name = try #require(ProcessInfo.processInfo.environment["HEARTH_BEACON_INTERFACE"])
+    let index = if_nametoindex(name)
+    try #require(index != 0, "there is no interface \(name)")
+    let here = BeaconInterface(name: name, index: index, broadcast: nil, hasIPv6: true)
+    let a = try await BeaconSocket(port: 0)
+    let b = try await BeaconSocket(port: a.port)
+    #expect(a.hasIPv6)
+    #expect(a.update(interfaces: [here]).isEmpty && b.update(interfaces: [here]).isEmpty)
+    #expect(await a.send([1, 2]).isEmpty)
+    var received = b.received.makeAsyncIterator()
+    let beacon = try #require(await received.next())
+    #expect(beacon.bytes == [1, 2] && beacon.source.isLinkLocal)
+    guard case .v6(_, _, let scope) = beacon.source.host else {
+      Issue.record("not IPv6: \(beacon.source)")
+      return
+    }
+    #expect(scope == index)
+    // The source is good for an answer as it is.
+    await b.send([3], to: beacon.source)
+    // Off and on again: nothing comes while the group is left.
+    b.update(interfaces: [])
+    #expect(b.update(interfaces: [here]).isEmpty)
+    await a.send([4])
+    while let next = await received.next() { if next.bytes == [4] { break } }
+    await a.shutdown()
+    await b.shutdown()
   }
 }

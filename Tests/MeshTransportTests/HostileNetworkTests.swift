@@ -84,6 +84,13 @@ struct HostileNetworkTests {
     #expect(monotonicSeconds() - start >= 0.2)
     for _ in 0..<3 { try await b.awaitDrop(.handshakeTimeout) }
     #expect(b.transport.counters[.handshakeTimeout] == 3)
+    #expect(b.transport.counters[.malformedPreamble] == 0, "each is counted once")
+    // One that leaves in the middle of its preamble is counted too.
+    do {
+      let leaving = try #require(RawConnection(to: b.transport.localPort))
+      leaving.send(Array(preamble.prefix(23)))
+    }
+    try await b.awaitDrop(.malformedPreamble)
     try await verifyAlive(&mesh, b)
     await shutdown(b)
   }

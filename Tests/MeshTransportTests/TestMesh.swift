@@ -56,6 +56,14 @@ struct TestMesh {
     try households[0].rotateNetworkKey(entropy: &entropy)
   }
 
+  /// Has a second admin and the first one change the network key, neither knowing of the other.
+  mutating func splitNetworkKey(with index: Int) throws {
+    let promotion = try households[0].promote(device(index))
+    _ = households[index].merge(promotion)
+    try households[index].rotateNetworkKey(entropy: &entropy)
+    try households[0].rotateNetworkKey(entropy: &entropy)
+  }
+
   /// Has a device learn all that the admin knows.
   mutating func inform(_ index: Int) {
     _ = households[index].merge(households[0].log.entries)

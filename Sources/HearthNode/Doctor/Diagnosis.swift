@@ -146,6 +146,8 @@ package struct Diagnosis: Sendable, Codable, Equatable {
   package var state: Directory
   /// The directory for temporary files.
   package var temporary: Directory
+  /// The household and its network; nil when not looked at.
+  package var mesh: MeshExamination?
 
   /// A diagnosis; `findings` follow from the measurements.
   package init(

@@ -26,7 +26,7 @@ extension Diagnosis {
       ("memory", "\(ByteCount(memory.available)) available of \(ByteCount(memory.total))\(limit)"),
       ("state directory", directoryText(state)),
       ("temporary files", directoryText(temporary)),
-    ]
+    ] + (mesh?.measurements ?? [])
   }
 
   private var blasText: String {

@@ -157,6 +157,19 @@ package final class HouseholdDirectory: Sendable {
     try write(.invites) { book.encode(to: &$0) }
   }
 
+  /// Removes the state of a device, also one that cannot be opened: a copy of another machine's, or damaged.
+  package static func erase(stateDirectory: String) throws(HouseholdStorageFailure) {
+    let path = "\(stateDirectory)/\(name)"
+    try StateExamination.check(directory: stateDirectory)
+    try StateExamination.check(directory: path)
+    guard StateExamination.exists("\(path)/\(HouseholdFile.identity.name)") else {
+      throw .noHousehold(path: path)
+    }
+    let directory = HouseholdDirectory(path: path, files: nil, lock: try HouseholdLock(directory: path))
+    try directory.removeLeftovers()
+    try directory.erase()
+  }
+
   /// Removes the state, the keys first: this device belongs to no household any more.
   package func erase() throws(HouseholdStorageFailure) {
     for file in [HouseholdFile.identity, .invites, .boot, .peers, .log] { try remove(file) }

@@ -266,7 +266,14 @@ extension Simulation {
         let state = peer.presence(of: devices[other].id)
         let isIn = state == .alive || state == .suspect
         let absence = peer.absence(of: devices[other].id)
-        if present.contains(other), network.canConnect(device, other) {
+        if present.contains(other), plan.versions(of: device).common(with: plan.versions(of: other)) == nil {
+          let isOlder = plan.versions(of: other).newest < plan.versions(of: device).oldest
+          if isIn || absence != (isOlder ? .tooOld : .tooNew) {
+            found.append(
+              (.absenceHasReason, "device \(device) says \(absence?.rawValue ?? "in") of \(other)'s versions")
+            )
+          }
+        } else if present.contains(other), network.canConnect(device, other) {
           if !isIn {
             found.append((.viewsAgree, "device \(device) sees device \(other) as \(state.rawValue)"))
           }
@@ -292,7 +299,8 @@ extension Simulation {
 
   /// Where everybody reaches everybody, everybody follows one leader, who is in.
   private func leaderDisagreements(_ present: [Int]) -> [(SimulationRule, String)] {
-    guard present.allSatisfy({ one in present.allSatisfy { $0 == one || network.canConnect(one, $0) } }),
+    guard plan.oddVersions.isEmpty,
+      present.allSatisfy({ one in present.allSatisfy { $0 == one || network.canConnect(one, $0) } }),
       let first = present.first, let leader = devices[first].peer?.membership.suggestedLeader
     else { return [] }
     return present.compactMap { device in

@@ -237,6 +237,7 @@ extension Scenario {
     seed, devices, dice in
     var plan = started("versions", seed, devices, seconds: 60, &dice)
     plan.oddVersions[devices - 1] = WireVersions(oldest: 7, newest: 8)
+    plan.steps.append(ScenarioStep(10, .settled))
     return plan
   }
 

@@ -17,12 +17,9 @@ extension Scenario {
       plan.steps.append(ScenarioStep(dice.seconds(0...10), .start(device)))
     }
     let end = 80.0
-    // One admin makes all keys: halves with two unknown keys find each other only by known addresses, which the
-    // scenario "two-keys" shows, and faults here can take those away too.
-    let keyMaker = dice.uniform(below: 2)
     for kind in SwarmFault.allCases where dice.uniform(below: 2) == 0 {
       for _ in 0...dice.uniform(below: 3) {
-        plan.steps += kind.steps(count, until: end - 2, keyMaker: keyMaker, &dice)
+        plan.steps += kind.steps(count, until: end - 2, &dice)
       }
     }
     plan.steps += [ScenarioStep(end, .mend)]
@@ -41,8 +38,7 @@ extension Scenario {
 private enum SwarmFault: CaseIterable {
   case absence, partition, oneWay, clog, loss, udp, inbound, multicast, revocation, key, move
 
-  func steps(_ count: Int, until end: Double, keyMaker: Int, _ dice: inout SeededGenerator) -> [ScenarioStep]
-  {
+  func steps(_ count: Int, until end: Double, _ dice: inout SeededGenerator) -> [ScenarioStep] {
     let from = dice.seconds(5...(end - 10))
     let to = min(from + dice.seconds(0.2...40), end)
     let device = dice.uniform(below: count)
@@ -73,10 +69,11 @@ private enum SwarmFault: CaseIterable {
       return [ScenarioStep(from, .multicastBlocked(true)), ScenarioStep(to, .multicastBlocked(false))]
     case .revocation:
       guard count > 3 else { return [] }
-      return [ScenarioStep(from, .revoke(2 + dice.uniform(below: count - 2), by: keyMaker))]
-    case .key: return [ScenarioStep(from, .renewKey(by: keyMaker))]
+      return [ScenarioStep(from, .revoke(2 + dice.uniform(below: count - 2), by: dice.uniform(below: 2)))]
+    case .key: return [ScenarioStep(from, .renewKey(by: dice.uniform(below: 2)))]
     case .move:
-      let host = UInt32(0x0A00_0064 + dice.uniform(below: 100))
+      // Each device has addresses of its own: two with one address could not meet.
+      let host = UInt32(0x0A00_0064 + 4 * device + dice.uniform(below: 4))
       return [ScenarioStep(from, .move(device, .v4(host)))]
     }
   }

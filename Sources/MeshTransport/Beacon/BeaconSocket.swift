@@ -64,9 +64,9 @@ package final class BeaconSocket: Sendable {
   package static let waitingBeacons = 256
   /// Interfaces at once.
   package static let interfaceLimit = 64
-  /// `ff12:0:6865:6172::7468`: a transient link-local group that spells "hearth".
+  /// `ff12::4845:4152:5448`: a transient link-local group that spells "HEARTH"; the one of discovery's plan.
   package static let multicastGroup = NetworkAddress.Host.v6(
-    high: 0xFF12_0000_6865_6172, low: 0x7468, scope: 0)
+    high: 0xFF12_0000_0000_0000, low: 0x4845_4152_5448, scope: 0)
 
   /// Beacons as they come, this device's own among them; for one reader.
   package let received: AsyncStream<ReceivedBeacon>
@@ -157,9 +157,16 @@ package final class BeaconSocket: Sendable {
     return failures
   }
 
-  /// Sends to one address, as an answer.
-  package func send(_ bytes: [UInt8], to address: NetworkAddress) async {
-    _ = await write(bytes, to: address)
+  /// Sends to one address; a group needs the interface to send on, other addresses bring it or need none.
+  ///
+  /// Returns 0 or the system's error.
+  @discardableResult
+  package func send(_ bytes: [UInt8], to address: NetworkAddress, interface: UInt32 = 0) async -> Int32 {
+    guard case .v6(let high, let low, let scope) = address.host, scope == 0, interface != 0 else {
+      return await write(bytes, to: address)
+    }
+    return await write(
+      bytes, SocketAddress(v6High: high, low: low, scope: interface, port: address.port))
   }
 
   /// Gives the port back and ends `received`.

@@ -119,7 +119,7 @@ package final class InProcessTransport: MeshEndpoint {
   /// Takes a newer state of the household.
   package func update(trust: TrustSnapshot) {
     carrier.update(trust: trust)
-    hub.closeRevoked { trust.log.isRevoked($0) }
+    hub.closeRevoked { [log = trust.log] in log.isRevoked($0) }
   }
 
   /// Says goodbye on all sessions and ends `events`.
@@ -153,6 +153,12 @@ private final class InProcessCarrier: Carrier {
   func update(trust: TrustSnapshot) { own.withLock { $0.trust = trust } }
 
   func dial(_ request: DialRequest) {
+    connect(
+      hub.withSecondTry(
+        request, ring: { [self] in own.withLock { $0.trust.ring } }, dial: { [self] in connect($0) }))
+  }
+
+  private func connect(_ request: DialRequest) {
     network.run { [self] in
       guard let other = network.endpoint(at: request.address) else {
         return hub.events.put(.dialFailed(request.address, request.purpose, .refused))

@@ -179,7 +179,8 @@ package final class LocalControlRequest: Sendable {
     self.clients = clients
   }
 
-  deinit { channel.close(promise: nil) }
+  // After a shutdown there is no loop any more that could close anything.
+  deinit { if channel.isActive { channel.close(promise: nil) } }
 
   /// Sends one line of the answer and waits until the client has room for more.
   package func answer(_ line: [UInt8]) async throws(LocalControlFailure) {
@@ -205,12 +206,12 @@ package final class LocalControlRequest: Sendable {
 
   /// Ends the answer.
   package func finish() async {
-    try? await channel.close()
+    if channel.isActive { try? await channel.close() }
   }
 
   /// Returns when the client has gone, or the answer has ended.
   package func closed() async {
-    try? await channel.closeFuture.get()
+    if channel.isActive { try? await channel.closeFuture.get() }
   }
 }
 

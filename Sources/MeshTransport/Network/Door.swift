@@ -67,6 +67,9 @@ final class Door: Sendable {
     return isOpen
   }
 
+  /// Whether the connection still has its place.
+  func holds(_ ticket: AdmissionControl.Ticket) -> Bool { state.withLock { $0.channels[ticket] != nil } }
+
   /// The connection needs no place any more.
   func release(_ ticket: AdmissionControl.Ticket) {
     state.withLock { state in
@@ -91,19 +94,22 @@ final class DoorHandler: ChannelInboundHandler, RemovableChannelHandler {
   typealias InboundIn = ByteBuffer
 
   private let door: Door
+  private let ticket: AdmissionControl.Ticket
   private let timing: TransportTiming
   private let startedAt = NIODeadline.now()
   private let enter: (any Channel, SessionPurpose, ByteBuffer, NIODeadline) -> Void
   private var received: ByteBuffer?
   private var deadline: Scheduled<Void>?
   private var hasEntered = false
+  private var hasTimedOut = false
 
   /// `enter` takes the channel on, with all that was read of it.
   init(
-    door: Door, timing: TransportTiming,
+    door: Door, ticket: AdmissionControl.Ticket, timing: TransportTiming,
     enter: @escaping (any Channel, SessionPurpose, ByteBuffer, NIODeadline) -> Void
   ) {
     self.door = door
+    self.ticket = ticket
     self.timing = timing
     self.enter = enter
   }
@@ -115,6 +121,7 @@ final class DoorHandler: ChannelInboundHandler, RemovableChannelHandler {
     ) {
       [weak self] in
       guard let self, !self.hasEntered else { return }
+      self.hasTimedOut = true
       self.door.drop(.handshakeTimeout)
       SocketSettings.resetOnClose(channel)
       channel.close(promise: nil)
@@ -149,7 +156,8 @@ final class DoorHandler: ChannelInboundHandler, RemovableChannelHandler {
 
   func channelInactive(context: ChannelHandlerContext) {
     deadline?.cancel()
-    if !hasEntered { door.drop(.malformedPreamble) }
+    // Who was timed out or gave way to another is counted as that.
+    if !hasEntered, !hasTimedOut, door.holds(ticket) { door.drop(.malformedPreamble) }
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {

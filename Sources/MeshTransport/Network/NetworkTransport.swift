@@ -93,7 +93,7 @@ package final class NetworkTransport: MeshEndpoint {
   /// Takes a newer state of the household.
   package func update(trust: TrustSnapshot) {
     sockets.update(trust: trust)
-    hub.closeRevoked { trust.log.isRevoked($0) }
+    hub.closeRevoked { [log = trust.log] in log.isRevoked($0) }
   }
 
   /// From now on devices that want to join come to this desk; with nil they are turned away, as at first.

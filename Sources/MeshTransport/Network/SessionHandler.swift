@@ -140,6 +140,7 @@ final class SessionHandler: ChannelInboundHandler, SessionLink {
     for timer in timers { timer.cancel() }
     timers = []
     authenticated()
+    SocketSettings.widen(channel)
     startKeepAlive()
   }
 

@@ -48,6 +48,12 @@ final class SocketCarrier: Carrier {
   // MARK: Dialling
 
   func dial(_ request: DialRequest) {
+    connect(
+      hub.withSecondTry(
+        request, ring: { [self] in state.withLock { $0.trust.ring } }, dial: { [self] in connect($0) }))
+  }
+
+  private func connect(_ request: DialRequest) {
     let isAllowed = state.withLock { state in
       guard !state.isClosed, state.dials < NetworkTransport.dialsInFlight else { return false }
       state.dials += 1
@@ -57,6 +63,7 @@ final class SocketCarrier: Carrier {
     ClientBootstrap(group: loop(for: request.purpose))
       .connectTimeout(configuration.timing.connect.timeAmount)
       .channelOption(.autoRead, value: false)
+      .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 4096))
       .connect(to: SocketAddress(request.address))
       .whenComplete { [self] result in
         state.withLock { $0.dials -= 1 }
@@ -113,7 +120,7 @@ final class SocketCarrier: Carrier {
       SocketSettings.resetOnClose(channel)
       throw NotAdmitted()
     }
-    let handler = DoorHandler(door: door, timing: configuration.timing) {
+    let handler = DoorHandler(door: door, ticket: ticket, timing: configuration.timing) {
       [self] channel, purpose, early, startedAt in
       enter(channel, purpose, early, startedAt, ticket)
     }
@@ -135,6 +142,7 @@ final class SocketCarrier: Carrier {
     }
     ClientBootstrap(group: bulkLoop)
       .channelOption(.autoRead, value: false)
+      .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 4096))
       .channelInitializer { [self] moved in
         moved.eventLoop.makeCompletedFuture {
           guard door.move(ticket, to: moved), track(moved) else { throw NotAdmitted() }

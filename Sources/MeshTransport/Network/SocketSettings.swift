@@ -31,6 +31,10 @@ enum SocketSettings {
         set(descriptor, CInt(IPPROTO_IP), IP_TOS, expeditedForwarding)
       }
     }
+  }
+
+  /// Gives a connection that has proved itself the memory to be fast.
+  static func widen(_ channel: any Channel) {
     guard let options = channel.syncOptions else { return }
     try? options.setOption(
       .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: receiveByteCount))

@@ -91,6 +91,8 @@ package final class PairingRequest: Sendable {
   package let request: AdmissionRequest
   /// What `Household.admit` needs beside it.
   package let binding: [UInt8]
+  /// The id of the invite token that it has; nil when it has typed a code.
+  package let token: [UInt8]?
   /// Where it is seen.
   package let remote: NetworkAddress
 
@@ -98,11 +100,12 @@ package final class PairingRequest: Sendable {
   private let outcome: EventLoopFuture<PairingFailure?>
 
   init(
-    request: AdmissionRequest, binding: [UInt8], remote: NetworkAddress,
+    request: AdmissionRequest, binding: [UInt8], token: [UInt8]?, remote: NetworkAddress,
     outcome: EventLoopFuture<PairingFailure?>, answer: @escaping @Sendable (PairingAnswer) -> Void
   ) {
     self.request = request
     self.binding = binding
+    self.token = token
     self.remote = remote
     self.outcome = outcome
     self.answer = answer
@@ -144,6 +147,9 @@ final class PairingMachine {
 
   /// When to call `tick`.
   var deadline: MonotonicInstant { inviter.deadline }
+
+  /// The id of the token that the other side has proved to have.
+  var provenToken: [UInt8]? { inviter.provenToken }
 
   func receive(_ bytes: [UInt8]) -> [PairingEffect] {
     desk.withWindow { inviter.receive(bytes, &$0, at: sinceBootNow()) }

@@ -69,7 +69,8 @@ final class PairingHandler: ChannelInboundHandler {
   private func ask(_ request: AdmissionRequest, _ binding: [UInt8]) {
     machine.ask(
       PairingRequest(
-        request: request, binding: binding, remote: remote, outcome: outcome.futureResult,
+        request: request, binding: binding, token: machine.provenToken, remote: remote,
+        outcome: outcome.futureResult,
         answer: { [channel] answer in
           channel.eventLoop.execute {
             let handler = try? channel.pipeline.syncOperations.handler(type: PairingHandler.self)

@@ -146,7 +146,9 @@ final class SessionCore {
   private func failHandshake(_ failure: DialFailure, _ reason: DropReason?) {
     guard case .handshaking = phase else { return }
     phase = .ended
-    if let dial {
+    if let again = dial?.again, failure == .handshakeClosed {
+      again()
+    } else if let dial {
       hub.events.put(.dialFailed(dial.address, dial.purpose, failure))
     } else if let reason {
       hub.drop(reason)
@@ -162,23 +164,28 @@ final class SessionCore {
       remote: link.remote, listening: NetworkAddress(link.remote.host, port: peer.listeningPort),
       handshakeTime: .nanoseconds((NIODeadline.now() - startedAt).nanoseconds))
     link.wasAuthenticated()
-    guard let handle = hub.open(info, peer, wake: link.wake, resume: link.resume) else {
-      // The other side has opened the session, so it is told; here it never was one.
-      phase = .ended
-      write(MeshFrame(.goodbye, body: [CloseReason.overLimit.rawValue]), peer.keys)
-      link.flush()
-      link.closeGently()
-      if let dial {
-        hub.events.put(.dialFailed(dial.address, dial.purpose, .unreachable(code: Self.tooMany)))
-      }
-      return
+    switch hub.open(info, peer, wake: link.wake, resume: link.resume) {
+    case .refused(let reason): return refuse(peer, reason)
+    case .entered(let handle):
+      phase = .open(handle, peer.keys)
+      if let dial { hub.dialSucceeded(dial) }
     }
-    phase = .open(handle, peer.keys)
     if !peer.leftover.isEmpty {
       var rest = peer.leftover
       rest.withUnsafeMutableBytes { readRecords($0) }
     }
     pump()
+  }
+
+  /// The other side has opened the session, so it is told; here it never was one.
+  private func refuse(_ peer: ProvedPeer, _ reason: CloseReason) {
+    phase = .ended
+    write(MeshFrame(.goodbye, body: [reason.rawValue]), peer.keys)
+    link.flush()
+    link.closeGently()
+    guard let dial else { return }
+    let failure: DialFailure = reason == .revoked ? .revoked(peer.device) : .unreachable(code: Self.tooMany)
+    hub.events.put(.dialFailed(dial.address, dial.purpose, failure))
   }
 
   // MARK: Frames

@@ -32,11 +32,14 @@ final class SessionHub: Sendable {
     var nextSession: UInt64 = 1
     var nextIndex: UInt32
     var isClosed = false
+    /// The household's latest word; a handshake may have begun under an older one.
+    var isRevoked: @Sendable (DeviceID) -> Bool = { _ in false }
     /// Who waits for the last session to close.
     var emptied: [CheckedContinuation<Void, Never>] = []
   }
 
   private let table: Mutex<Table>
+  private let olderKeys = Mutex(OlderKeys())
   private let counts = Mutex(TransportCounters())
   private let sentBytes = Atomic<UInt64>(0)
   private let receivedBytes = Atomic<UInt64>(0)
@@ -94,18 +97,44 @@ final class SessionHub: Sendable {
     carrier.send(datagram: datagram, to: address)
   }
 
+  /// The request with a second try under an older key, should the other side close on the current one.
+  func withSecondTry(
+    _ request: DialRequest, ring: @escaping @Sendable () -> NetworkKeyRing,
+    dial: @escaping @Sendable (DialRequest) -> Void
+  ) -> DialRequest {
+    guard ring().keys.count > 1 else { return request }
+    var first = request
+    first.again = { [self] in
+      var second = request
+      second.offering = olderKeys.withLock { $0.next(for: request.address, of: ring()) }
+      dial(second)
+    }
+    return first
+  }
+
+  /// The address has given a session under the key that was offered.
+  func dialSucceeded(_ request: DialRequest) { olderKeys.withLock { $0.forget(request.address) } }
+
   // MARK: Sessions
 
-  /// Enters a session that has proved itself and reports it; nil when there are too many.
+  /// What became of a session that has proved itself.
+  enum Entry {
+    case entered(SessionHandle)
+    /// There are too many, or the device has been revoked meanwhile.
+    case refused(CloseReason)
+  }
+
+  /// Enters a session that has proved itself and reports it.
   func open(
     _ info: SessionInfo, _ peer: ProvedPeer, wake: @escaping @Sendable () -> Void,
     resume: @escaping @Sendable () -> Void
-  ) -> SessionHandle? {
+  ) -> Entry {
     let marks = info.purpose == .bulk ? limits.bulkQueue : limits.controlQueue
-    let handle: SessionHandle? = table.withLock { table in
+    let entry: Entry = table.withLock { table in
+      if table.isRevoked(info.peer) { return .refused(.revoked) }
       let ofDevice = table.placesOfDevice[info.peer, default: 0]
       guard !table.isClosed, table.places < limits.sessions, ofDevice < limits.sessionsPerDevice else {
-        return nil
+        return .refused(.overLimit)
       }
       table.places += 1
       table.placesOfDevice[info.peer] = ofDevice + 1
@@ -117,14 +146,14 @@ final class SessionHub: Sendable {
       if let datagrams = peer.datagrams { table.byIndex[datagrams.index] = handle }
       // Under the lock, so that no frame and no `closed` comes before it.
       events.put(.opened(handle.id, info))
-      return handle
+      return .entered(handle)
     }
-    if handle == nil {
-      drop(.queueFull)
-    } else {
-      counts.withLock { $0.opened += 1 }
+    switch entry {
+    case .entered: counts.withLock { $0.opened += 1 }
+    case .refused(.revoked): drop(.handshakeRefused)
+    case .refused: drop(.queueFull)
     }
-    return handle
+    return entry
   }
 
   /// Takes a session out and reports it; its place is free when the owner has read that.
@@ -149,8 +178,11 @@ final class SessionHub: Sendable {
   }
 
   /// Closes the sessions of devices for which `isRevoked` holds, without sending them what waits.
-  func closeRevoked(_ isRevoked: (DeviceID) -> Bool) {
-    let handles = table.withLock { $0.sessions.values.sorted { $0.id < $1.id } }
+  func closeRevoked(_ isRevoked: @escaping @Sendable (DeviceID) -> Bool) {
+    let handles = table.withLock { table in
+      table.isRevoked = isRevoked
+      return table.sessions.values.sorted { $0.id < $1.id }
+    }
     for handle in handles where isRevoked(handle.info.peer) {
       handle.queue.discard()
       handle.close(.revoked)

@@ -1,3 +1,4 @@
+import HouseholdTrust
 import MeshModel
 import MeshProtocol
 import NIOCore
@@ -38,4 +39,8 @@ struct DialRequest: Sendable {
   let address: NetworkAddress
   let purpose: SessionPurpose
   let expecting: DeviceID?
+  /// An older network key, for when the other side may not know the current one.
+  var offering: NetworkKey?
+  /// Dials once more with an older key; nil when that has been done, or there is none.
+  var again: (@Sendable () -> Void)?
 }

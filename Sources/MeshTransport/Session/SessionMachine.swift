@@ -50,7 +50,8 @@ final class SessionMachine: HandshakeMachine {
     var entropy = entropy
     if let dial {
       return SessionHandshake(
-        dialling: dial.purpose, expecting: dial.expecting, as: identity, entropy: &entropy)
+        dialling: dial.purpose, expecting: dial.expecting, offering: dial.offering, as: identity,
+        entropy: &entropy)
     }
     return SessionHandshake(accepting: identity, entropy: &entropy)
   }

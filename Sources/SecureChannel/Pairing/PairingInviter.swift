@@ -64,6 +64,9 @@ package struct PairingInviter: ~Copyable, Sendable {
   /// When to call `tick`.
   package private(set) var deadline: MonotonicInstant
 
+  /// The id of the token that the joiner has proved to have; nil when it has proved a code, or nothing yet.
+  package var provenToken: [UInt8]? { if case .token(let id) = claim { id } else { nil } }
+
   /// The inviting side of a new connection.
   package init(
     _ trust: TrustSnapshot, versions: WireVersions = .current, at now: MonotonicInstant,
