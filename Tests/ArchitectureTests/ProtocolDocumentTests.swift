@@ -4,7 +4,7 @@ import Testing
 struct ProtocolDocumentTests {
   private static let targets: Set = [
     "WireCoding", "MeshModel", "MeshProtocol", "SecureChannel", "CryptoPrimitives", "GossipMembership",
-    "PeerDiscovery", "AvahiDiscovery", "MeshPeer", "MeshTransport", "HouseholdTrust",
+    "PeerDiscovery", "AvahiDiscovery", "MeshPeer", "MeshTransport", "HouseholdTrust", "HearthNode",
   ]
 
   private static func isListed(_ type: String) -> Bool {

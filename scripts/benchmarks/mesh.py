@@ -35,7 +35,7 @@ class Counts:
         self.handshakes = 100 if quick else 500
         self.seeds = 10 if quick else 100
         self.swarm_seeds = 20 if quick else 500
-        self.loss_hours = 0 if quick else 2
+        self.loss_hours = 1 if quick else 20
 
 
 class Run:
@@ -222,8 +222,7 @@ class Run:
             runs[f"crash, {size} devices"] = self.simulate("crash", self.counts.seeds, size)
         for scenario in ("sleep", "partition", "quiet"):
             runs[scenario] = self.simulate(scenario, self.counts.seeds)
-        if self.counts.loss_hours:
-            runs["loss-hour"] = self.simulate("loss-hour", self.counts.loss_hours)
+        runs["loss-hour"] = self.simulate("loss-hour", self.counts.loss_hours)
         runs["swarm"] = self.simulate("swarm", self.counts.swarm_seeds)
         self.report["simulator"] = runs
 
