@@ -28,6 +28,7 @@ class Counts:
         self.sizes = [3] if quick else [3, 5, 8]
         self.crashes = 2 if quick else 12
         self.sleeps = 1 if quick else 6
+        self.long_sleep_seconds = 20 if quick else 45
         self.settle_seconds = 15 if quick else 30
         self.idle_seconds = 20 if quick else 60
         self.mebibytes = 128 if quick else 1024
@@ -164,19 +165,23 @@ class Run:
     def sleep(self):
         """From waking a host to both others having it in again; it never took them for gone."""
         household = self.running_household("sleep", 3)
-        seconds = []
-        for _ in range(self.counts.sleeps):
-            before = time.time()
-            self.lab.household("sleep", "3")
-            for host in (1, 2):
-                household.wait_for_state(host, 3, ["unreachable"], before, 60)
-            moment = time.time()
-            self.lab.household("wake", "3")
-            backs = [household.wait_for_state(host, 3, ["alive"], moment, 60) for host in (1, 2)]
-            seconds.append(max(backs) - moment)
-            household.wait_until_all_are_in((1, 2, 3), time.time())
-        self.figures["back after sleep"] = seconds
+        # Sessions outlive a short sleep; after a long one everything begins anew.
+        for name, longer in (("short", 0), ("long", self.counts.long_sleep_seconds)):
+            self.figures[f"back after sleep, {name}"] = [
+                self.time_of_wake(household, longer) for _ in range(self.counts.sleeps)]
         household.close()
+
+    def time_of_wake(self, household, longer):
+        before = time.time()
+        self.lab.household("sleep", "3")
+        for host in (1, 2):
+            household.wait_for_state(host, 3, ["unreachable"], before, 60)
+        time.sleep(longer)
+        moment = time.time()
+        self.lab.household("wake", "3")
+        back = max(household.wait_for_state(host, 3, ["alive"], moment, 60) for host in (1, 2))
+        household.wait_until_all_are_in((1, 2, 3), time.time())
+        return back - moment
 
     def running_household(self, home, size):
         household = Household(self.lab, home, size)

@@ -74,7 +74,7 @@ def household_table(run):
         elif part == "crash":
             table.add(f"`kill -9` to unreachable, {way}", values, seconds, *CRASH_TARGETS)
         elif part == "back after sleep":
-            table.add("wake to in again on both others", values, seconds, WAKE_TARGET)
+            table.add(f"wake after a {way} sleep to in again on both others", values, seconds, WAKE_TARGET)
         elif part == "idle traffic":
             table.add("idle, sent by a device, all that its interface counts", values, bytes_a_second, IDLE_TARGET)
     return table.text() if table.rows else None
