@@ -252,6 +252,8 @@ struct EndpointConformanceTests {
     #expect(other.offeredVersions == WireVersions(oldest: 3, newest: 4))
     a.perform(.send(here, MeshFrame(.trustLog, body: [1])))
     try await a.awaitDrop(.notPermitted)
+    a.perform(.send(here, MeshFrame(.echoRequest, request: 7, body: [])))
+    #expect(try await b.awaitFrame(there).kind == .echoRequest)
     a.perform(.close(here, .renewed))
     #expect(try await b.awaitClosed(there) == .renewed)
     await shutdown(a, b)
