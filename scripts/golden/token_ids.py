@@ -2,6 +2,7 @@
 
 WordPiece: transformers' BertTokenizer over tiny-bert/vocab.txt. Unigram: libsentencepiece itself, between
 special tokens, over tiny-t5/spiece.model and, when its path is given, over T5's own vocabulary.
+Byte-level BPE: transformers' BartTokenizer over tiny-bart.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import re
 from pathlib import Path
 
 import sentencepiece
-from transformers import BertTokenizer
+from transformers import BartTokenizer, BertTokenizer
 
 TEXTS = [
     "",
@@ -139,6 +140,24 @@ def unigram(model: Path) -> list:
     return found
 
 
+def byte_level(directory: Path) -> list:
+    tokenizer = BartTokenizer(
+        vocab=str(directory / "vocab.json"), merges=str(directory / "merges.txt")).backend_tokenizer
+    found = []
+    for text, pair, length in cases():
+        if pair is not None and length < 6:
+            continue  # four special tokens and one of each text
+        tokenizer.no_truncation()
+        whole = tokenizer.encode(text, pair)
+        tokenizer.enable_truncation(length, strategy="longest_first")
+        encoded = tokenizer.encode(text, pair)
+        found.append({
+            "text": text, "pair": pair, "maxLength": length, "ids": encoded.ids,
+            "truncated": len(whole.ids) - len(encoded.ids), "decoded": tokenizer.decode(whole.ids),
+        })
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="the Tests/Fixtures directory")
@@ -146,6 +165,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tiny_bert, tiny_t5 = arguments.output / "tiny-bert", arguments.output / "tiny-t5"
     write_json(tiny_bert / "token-ids.json", word_piece(tiny_bert))
+    write_json(arguments.output / "tiny-bart" / "token-ids.json", byte_level(arguments.output / "tiny-bart"))
     write_json(tiny_t5 / "token-ids.json", unigram(tiny_t5 / "spiece.model"))
     if arguments.t5:
         directory = arguments.output / "t5-vocabulary"

@@ -109,6 +109,7 @@ package enum ModelDirectory {
       } catch {
         throw .tokenizer(error)
       }
+    case .bart(let bart): (tokenizer, file) = try loadBART(files, bart)
     }
     guard tokenizer.vocabularySize <= configuration.vocabulary else {
       throw .tokenizer(
@@ -129,6 +130,37 @@ package enum ModelDirectory {
       return try WordPieceTokenizer(vocabulary: vocabulary, normalization: settings.normalization)
     } catch {
       throw .tokenizer(error)
+    }
+  }
+
+  /// Characters where the configuration lists them, else byte-level BPE in Hugging Face's or fairseq's files.
+  private static func loadBART(
+    _ files: some ModelFiles, _ configuration: BARTConfiguration
+  ) throws(ModelFailure) -> (any Tokenizer, file: String) {
+    do {
+      let file = files.name + "/" + configurationFile
+      if let tokenizer = try CharacterTokenizer(configuration, file: file) {
+        return (tokenizer, configurationFile)
+      }
+      if let dictionary = try files.region(named: "dict.txt"),
+        let encoder = try files.region(named: "encoder.json"),
+        let merges = try files.region(named: "vocab.bpe")
+      {
+        return (
+          try ByteLevelTokenizer(encoder: encoder, merges: merges, dictionary: dictionary), "encoder.json"
+        )
+      }
+      let vocabulary = try require("vocab.json", what: "the vocabulary", in: files)
+      let merges = try require("merges.txt", what: "the merges of byte-pair encoding", in: files)
+      return (try ByteLevelTokenizer(vocabulary: vocabulary, merges: merges), "vocab.json")
+    } catch let failure as TokenizerFailure {
+      throw .tokenizer(failure)
+    } catch let failure as CheckpointFailure {
+      throw .checkpoint(failure)
+    } catch let failure as ModelFailure {
+      throw failure
+    } catch {
+      preconditionFailure("\(error) is none of the failures of a tokenizer's files")
     }
   }
 
