@@ -21,7 +21,8 @@ struct GenerationTests {
     for text in 0..<sources.count {
       let ids = Array(fixture.batch.encoderIDs[sources.offsets[text]..<sources.offsets[text + 1]])
       let row = expected[(text * columns + 1)..<((text + 1) * columns)].prefix { $0 >= 0 }
-      let wanted = row.last == backbone.endID ? Array(row.dropLast()) : Array(row)
+      let isEnded = row.last == backbone.endID
+      let wanted = WrittenIDs(ids: isEnded ? Array(row.dropLast()) : Array(row), isCut: !isEnded)
       #expect(generator.generate(ids) == wanted, "text \(text)")
     }
   }

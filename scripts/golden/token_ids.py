@@ -3,6 +3,7 @@
 WordPiece: transformers' BertTokenizer over tiny-bert/vocab.txt. Unigram: libsentencepiece itself, between
 special tokens, over tiny-t5/spiece.model and, when its path is given, over T5's own vocabulary.
 Byte-level BPE: transformers' BartTokenizer over tiny-bart.
+target-ids.json holds what T5's and BART's decoders read for those ids as labels.
 """
 
 import argparse
@@ -11,7 +12,8 @@ import re
 from pathlib import Path
 
 import sentencepiece
-from transformers import BartTokenizer, BertTokenizer
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartTokenizer, BertTokenizer
 
 TEXTS = [
     "",
@@ -121,6 +123,7 @@ def word_piece(directory: Path) -> list:
             found.append({
                 "settings": name, "text": text, "pair": pair, "maxLength": length, "ids": encoded.ids,
                 "types": encoded.type_ids, "truncated": len(whole.ids) - len(encoded.ids),
+                "decoded": backend.decode(whole.ids),
             })
     return found
 
@@ -136,7 +139,9 @@ def unigram(model: Path) -> list:
         for part in pattern.split(text):
             if part:
                 ids += [special[part]] if part in special else processor.encode(part)
-        found.append({"text": text, "ids": ids + [1]})
+        # As transformers does: special tokens are dropped first, what is left is decoded as one text.
+        decoded = processor.decode([i for i in ids if i < processor.piece_size() and i > 2])
+        found.append({"text": text, "ids": ids + [1], "decoded": decoded})
     return found
 
 
@@ -158,6 +163,16 @@ def byte_level(directory: Path) -> list:
     return found
 
 
+def targets(directory: Path, labels: list[list[int]]) -> list:
+    """Decoder inputs that transformers' models make of label ids."""
+    configuration = AutoConfig.from_pretrained(directory)
+    model = AutoModelForSeq2SeqLM.from_config(configuration)
+    return [
+        {"labels": ids, "decoder": model.prepare_decoder_input_ids_from_labels(torch.tensor([ids]))[0].tolist()}
+        for ids in labels
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="the Tests/Fixtures directory")
@@ -167,6 +182,11 @@ def main() -> None:
     write_json(tiny_bert / "token-ids.json", word_piece(tiny_bert))
     write_json(arguments.output / "tiny-bart" / "token-ids.json", byte_level(arguments.output / "tiny-bart"))
     write_json(tiny_t5 / "token-ids.json", unigram(tiny_t5 / "spiece.model"))
+    for directory in (tiny_t5, arguments.output / "tiny-bart"):
+        found = [c for c in json.loads((directory / "token-ids.json").read_text()) if c.get("pair") is None]
+        cases = {c["text"]: c["ids"] for c in found if c.get("truncated", 0) == 0}
+        made = targets(directory, list(cases.values()))
+        write_json(directory / "target-ids.json", [{"text": t, **m} for t, m in zip(cases, made)])
     if arguments.t5:
         directory = arguments.output / "t5-vocabulary"
         directory.mkdir(exist_ok=True)

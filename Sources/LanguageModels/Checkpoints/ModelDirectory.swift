@@ -133,34 +133,43 @@ package enum ModelDirectory {
     }
   }
 
-  /// Characters where the configuration lists them, else byte-level BPE in Hugging Face's or fairseq's files.
+  /// Characters where the configuration lists them, else byte-level BPE in fairseq's or Hugging Face's files, else
+  /// the WordPiece vocabulary of a converted BERT.
   private static func loadBART(
     _ files: some ModelFiles, _ configuration: BARTConfiguration
   ) throws(ModelFailure) -> (any Tokenizer, file: String) {
+    let configurationPath = files.name + "/" + configurationFile
+    let characters = try tokenizer { () throws(TokenizerFailure) in
+      try CharacterTokenizer(configuration, file: configurationPath)
+    }
+    if let characters { return (characters, configurationFile) }
+    if let dictionary = try optional("dict.txt", in: files),
+      let encoder = try optional("encoder.json", in: files),
+      let merges = try optional("vocab.bpe", in: files)
+    {
+      let made = try tokenizer { () throws(TokenizerFailure) in
+        try ByteLevelTokenizer(encoder: encoder, merges: merges, dictionary: dictionary)
+      }
+      return (made, "encoder.json")
+    }
+    if try optional("vocab.json", in: files) == nil, let vocabulary = try optional("vocab.txt", in: files) {
+      return (try loadWordPiece(files, vocabulary: vocabulary), "vocab.txt")
+    }
+    let vocabulary = try require("vocab.json", what: "the vocabulary", in: files)
+    let merges = try require("merges.txt", what: "the merges of byte-pair encoding", in: files)
+    let made = try tokenizer { () throws(TokenizerFailure) in
+      try ByteLevelTokenizer(vocabulary: vocabulary, merges: merges)
+    }
+    return (made, "vocab.json")
+  }
+
+  private static func tokenizer<Value>(
+    _ make: () throws(TokenizerFailure) -> Value
+  ) throws(ModelFailure) -> Value {
     do {
-      let file = files.name + "/" + configurationFile
-      if let tokenizer = try CharacterTokenizer(configuration, file: file) {
-        return (tokenizer, configurationFile)
-      }
-      if let dictionary = try files.region(named: "dict.txt"),
-        let encoder = try files.region(named: "encoder.json"),
-        let merges = try files.region(named: "vocab.bpe")
-      {
-        return (
-          try ByteLevelTokenizer(encoder: encoder, merges: merges, dictionary: dictionary), "encoder.json"
-        )
-      }
-      let vocabulary = try require("vocab.json", what: "the vocabulary", in: files)
-      let merges = try require("merges.txt", what: "the merges of byte-pair encoding", in: files)
-      return (try ByteLevelTokenizer(vocabulary: vocabulary, merges: merges), "vocab.json")
-    } catch let failure as TokenizerFailure {
-      throw .tokenizer(failure)
-    } catch let failure as CheckpointFailure {
-      throw .checkpoint(failure)
-    } catch let failure as ModelFailure {
-      throw failure
+      return try make()
     } catch {
-      preconditionFailure("\(error) is none of the failures of a tokenizer's files")
+      throw .tokenizer(error)
     }
   }
 

@@ -1,8 +1,9 @@
 /// Beam search over log-probabilities, as transformers' `generate` does it: pure, one text.
 ///
 /// Each step looks at the 2·beams best continuations. Those that end the text and are among the best `beams` are
-/// finished, with their log-probability divided by length^penalty; the best others go on. With one beam it is
-/// greedy search.
+/// finished, with their log-probability divided by length^penalty; the best others go on. It is over when no
+/// unfinished text is better, at its present length, than `beams` finished ones (`early_stopping=False` there). With
+/// one beam it is greedy search.
 struct BeamSearch {
   /// A text that goes on.
   struct Hypothesis: Equatable {
@@ -35,9 +36,10 @@ struct BeamSearch {
   }
 
   /// The best text, without what ends it.
-  var best: [Int32] {
+  var best: WrittenIDs {
     let tokens = (finished.first ?? running[0]).tokens
-    return tokens.last == endID ? Array(tokens.dropLast()) : tokens
+    let isEnded = tokens.last == endID
+    return WrittenIDs(ids: isEnded ? Array(tokens.dropLast()) : tokens, isCut: !isEnded)
   }
 
   /// Takes the log-probabilities of the next token of each running hypothesis; nil when the search is over.
@@ -60,7 +62,6 @@ struct BeamSearch {
     }
     guard let bestRunning = going.first else { return nil }
     running = going
-    // Scores only fall, so when every beam has a finished text that beats the best running one, nothing changes.
     let isSettled =
       finished.count == beams
       && normalized(bestRunning.score, length: length) <= finished[beams - 1].score

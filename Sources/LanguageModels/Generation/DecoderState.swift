@@ -41,6 +41,11 @@ final class DecoderState {
     }
   }
 
+  /// Floats of the arena that a decoder of this capacity plans.
+  static func floatCount(_ backbone: any EncoderDecoderBackbone, capacity: Capacity) -> Int {
+    Places(backbone.architecture.stacks[1], capacity, vocabulary: backbone.architecture.vocabulary).floatCount
+  }
+
   /// Starts over with the encoder's final states of another text, [tokens × width].
   func begin(_ states: Matrix) {
     precondition(

@@ -23,8 +23,24 @@ package struct GenerationSettings: Sendable, Equatable {
   }
 }
 
+/// What a model wrote.
+package struct WrittenIDs: Sendable, Equatable {
+  /// The ids, without the start and the end.
+  package var ids: [Int32]
+  /// True when the text did not end within the most tokens.
+  package var isCut: Bool
+
+  /// Ids that a model wrote.
+  package init(ids: [Int32], isCut: Bool) {
+    self.ids = ids
+    self.isCut = isCut
+  }
+}
+
 /// Writes texts with an encoder-decoder backbone, one at a time, on the calling thread.
-package final class TextGenerator {
+///
+/// - Safety: one thread uses a generator at a time; the backbone that several share is only read.
+package final class TextGenerator: @unchecked Sendable {
   private let backbone: any EncoderDecoderBackbone
   private let settings: GenerationSettings
   private let maximumSource: Int
@@ -42,24 +58,32 @@ package final class TextGenerator {
     }
     self.backbone = backbone
     self.startID = startID
-    var settings = settings
-    if let positions = backbone.architecture.maximumLength {
-      settings.maximumTokens = min(settings.maximumTokens, positions)
-    }
+    let settings = settings.limited(by: backbone)
     self.settings = settings
     self.maximumSource = maximumSource
-    workspace = Arena(
-      floatCount: backbone.workspaceFloats(
-        capacity: BackboneCapacity(encoderTokens: maximumSource, longestEncoder: maximumSource)))
+    workspace = Arena(floatCount: Self.encoderFloats(backbone, maximumSource: maximumSource))
     states = Arena(floatCount: maximumSource * backbone.architecture.width)
-    decoder = DecoderState(
-      backbone,
-      capacity: DecoderState.Capacity(
-        hypotheses: settings.beams, targetTokens: settings.maximumTokens, sourceTokens: maximumSource))
+    decoder = DecoderState(backbone, capacity: settings.capacity(maximumSource: maximumSource))
   }
 
-  /// The ids that the model writes for an input text, without the start and the end.
-  package func generate(_ encoderIDs: [Int32], types: [Int32] = []) -> [Int32] {
+  /// Bytes of the buffers that a generator with these settings plans.
+  package static func byteCount(
+    _ backbone: any EncoderDecoderBackbone, settings: GenerationSettings, maximumSource: Int
+  ) -> Int {
+    let decoder = DecoderState.floatCount(
+      backbone, capacity: settings.limited(by: backbone).capacity(maximumSource: maximumSource))
+    let states = maximumSource * backbone.architecture.width
+    return (encoderFloats(backbone, maximumSource: maximumSource) + states + decoder)
+      * MemoryLayout<Float>.stride
+  }
+
+  private static func encoderFloats(_ backbone: any EncoderDecoderBackbone, maximumSource: Int) -> Int {
+    backbone.workspaceFloats(
+      capacity: BackboneCapacity(encoderTokens: maximumSource, longestEncoder: maximumSource))
+  }
+
+  /// What the model writes for an input text.
+  package func generate(_ encoderIDs: [Int32], types: [Int32] = []) -> WrittenIDs {
     precondition(
       !encoderIDs.isEmpty && encoderIDs.count <= maximumSource,
       "\(encoderIDs.count) tokens, planned \(maximumSource)")
@@ -79,7 +103,7 @@ package final class TextGenerator {
     return search()
   }
 
-  private func search() -> [Int32] {
+  private func search() -> WrittenIDs {
     var search = BeamSearch(
       beams: settings.beams, lengthPenalty: settings.lengthPenalty, maximumTokens: settings.maximumTokens,
       endID: backbone.endID)
@@ -96,5 +120,19 @@ package final class TextGenerator {
     let scores = logits.rowRange(row, count: 1)
     let total = logSumExp(scores)
     return UnsafeBufferPointer(start: scores.base, count: scores.columns).map { $0 - total }
+  }
+}
+
+extension GenerationSettings {
+  /// The same settings with no more tokens than a backbone has positions for.
+  fileprivate func limited(by backbone: any EncoderDecoderBackbone) -> GenerationSettings {
+    guard let positions = backbone.architecture.maximumLength else { return self }
+    var settings = self
+    settings.maximumTokens = min(maximumTokens, positions)
+    return settings
+  }
+
+  fileprivate func capacity(maximumSource: Int) -> DecoderState.Capacity {
+    DecoderState.Capacity(hypotheses: beams, targetTokens: maximumTokens, sourceTokens: maximumSource)
   }
 }

@@ -74,7 +74,9 @@ package struct ByteLevelTokenizer: Tokenizer {
     specialIDs = Set(written.map(\.id))
     var idByBytes: [[UInt8]: Int32] = [:]
     var bytesByID: [Int32: [UInt8]] = [:]
-    for (token, id) in ids where !specialIDs.contains(id) {
+    // Sorted, so that of two tokens with one id the same one counts each time.
+    for (token, id) in ids.sorted(by: { ($0.value, $0.key) < ($1.value, $1.key) })
+    where !specialIDs.contains(id) {
       guard let bytes = ByteCharacters.bytes(of: token) else {
         throw .malformed(file: file, reason: "token \(id) has a character that stands for no byte")
       }

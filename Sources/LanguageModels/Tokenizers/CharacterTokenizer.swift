@@ -5,7 +5,8 @@ package import CryptoPrimitives
 /// The id of a character is its place in the list; a text becomes `start text end`. Input and output may be
 /// written in different lists.
 package struct CharacterTokenizer: Tokenizer {
-  private let idByCharacter: [Unicode.Scalar: Int32]
+  private let inputIDs: [Unicode.Scalar: Int32]
+  private let outputIDs: [Unicode.Scalar: Int32]
   private let outputs: [Unicode.Scalar]
   private let startID: Int32
   private let endID: Int32
@@ -37,11 +38,8 @@ package struct CharacterTokenizer: Tokenizer {
             + "\(Self.maximumCharacters) are needed")
       }
     }
-    var ids: [Unicode.Scalar: Int32] = [:]
-    for (id, character) in inputs.enumerated().dropFirst(Self.firstCharacterID) where ids[character] == nil {
-      ids[character] = Int32(id)
-    }
-    idByCharacter = ids
+    inputIDs = Self.ids(of: inputs)
+    outputIDs = Self.ids(of: outputs)
     startID = configuration.startID
     endID = configuration.endID
     vocabularySize = max(inputs.count, outputs.count)
@@ -54,6 +52,15 @@ package struct CharacterTokenizer: Tokenizer {
     digest = hasher.finalize()
   }
 
+  /// The place of each character; of a repeated one the first.
+  private static func ids(of characters: [Unicode.Scalar]) -> [Unicode.Scalar: Int32] {
+    var ids: [Unicode.Scalar: Int32] = [:]
+    for (id, character) in characters.enumerated().dropFirst(firstCharacterID) where ids[character] == nil {
+      ids[character] = Int32(id)
+    }
+    return ids
+  }
+
   /// One character of each text, and the ids around them.
   package func minimumLength(withPair: Bool) -> Int { withPair ? 5 : 3 }
 
@@ -61,13 +68,24 @@ package struct CharacterTokenizer: Tokenizer {
   package func encode(_ text: String, pair: String?, maxLength: Int) throws(TokenizerFailure) -> EncodedText {
     let minimum = minimumLength(withPair: pair != nil)
     guard maxLength >= minimum else { throw .maximumLength(found: maxLength, minimum: minimum) }
-    var first = tokens(of: text)
-    var second = pair.map(tokens) ?? []
+    var first = tokens(of: text, inputIDs)
+    var second = pair.map { tokens(of: $0, inputIDs) } ?? []
     let truncated = truncateLongestFirst(&first, &second, room: maxLength - (pair == nil ? 2 : 3))
     var ids = [startID] + first + [endID]
     if pair != nil { ids += second + [endID] }
     return EncodedText(
       ids: ids, types: [Int32](repeating: 0, count: ids.count), truncatedTokens: truncated)
+  }
+
+  /// Encodes a text in the output's list of characters.
+  package func encodeOutput(_ text: String, maxLength: Int) throws(TokenizerFailure) -> EncodedText {
+    let minimum = minimumLength(withPair: false)
+    guard maxLength >= minimum else { throw .maximumLength(found: maxLength, minimum: minimum) }
+    let all = tokens(of: text, outputIDs)
+    let kept = all.prefix(maxLength - 2)
+    let ids = [startID] + kept + [endID]
+    return EncodedText(
+      ids: ids, types: [Int32](repeating: 0, count: ids.count), truncatedTokens: all.count - kept.count)
   }
 
   /// The output text of ids; special ids are left out.
@@ -79,7 +97,7 @@ package struct CharacterTokenizer: Tokenizer {
     return String(text)
   }
 
-  private func tokens(of text: String) -> [Int32] {
-    text.unicodeScalars.map { idByCharacter[$0] ?? Self.unknownID }
+  private func tokens(of text: String, _ ids: [Unicode.Scalar: Int32]) -> [Int32] {
+    text.unicodeScalars.map { ids[$0] ?? Self.unknownID }
   }
 }
