@@ -34,6 +34,7 @@ struct Hearth: ParsableCommand {
     version: hearthVersion,
     subcommands: [
       TrainCommand.self, EvaluateCommand.self, PredictCommand.self, InspectCommand.self, DoctorCommand.self,
+      GenerateCommand.self, ConvertCommand.self, VerifyCommand.self,
     ])
 
   static func main() {

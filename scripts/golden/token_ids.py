@@ -3,6 +3,7 @@
 WordPiece: transformers' BertTokenizer over tiny-bert/vocab.txt. Unigram: libsentencepiece itself, between
 special tokens, over tiny-t5/spiece.model and, when its path is given, over T5's own vocabulary.
 Byte-level BPE: transformers' BartTokenizer over tiny-bart.
+written.json holds what the models of these directories write for some of the texts.
 target-ids.json holds what T5's and BART's decoders read for those ids as labels.
 """
 
@@ -173,6 +174,24 @@ def targets(directory: Path, labels: list[list[int]]) -> list:
     ]
 
 
+@torch.no_grad()
+def written(directory: Path, texts: list[str], decode) -> list:
+    """What transformers' model writes for texts whose ids are known, within 16 tokens."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+    whole = [c for c in json.loads((directory / "token-ids.json").read_text()) if not c.get("truncated")]
+    cases = {c["text"]: c["ids"] for c in whole if c.get("pair") is None}
+    found = []
+    for beams, penalty in [(1, 1.0), (4, 1.0), (3, 2.0), (5, -0.5)]:
+        for text in texts:
+            ids = torch.tensor([cases[text]])
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, min_new_tokens=0, num_beams=beams,
+                do_sample=False, length_penalty=penalty, early_stopping=False, no_repeat_ngram_size=0,
+                forced_bos_token_id=None, forced_eos_token_id=None)[0, 1:].tolist()
+            found.append({"text": text, "beams": beams, "lengthPenalty": penalty, "output": decode(output)})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="the Tests/Fixtures directory")
@@ -187,6 +206,14 @@ def main() -> None:
         cases = {c["text"]: c["ids"] for c in found if c.get("truncated", 0) == 0}
         made = targets(directory, list(cases.values()))
         write_json(directory / "target-ids.json", [{"text": t, **m} for t, m in zip(cases, made)])
+    lines = [text for text in TEXTS if text.isprintable() and 0 < len(text) < 60]
+    bart = arguments.output / "tiny-bart"
+    bpe = BartTokenizer(vocab=str(bart / "vocab.json"), merges=str(bart / "merges.txt")).backend_tokenizer
+    write_json(bart / "written.json", written(bart, lines, bpe.decode))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tiny_t5 / "spiece.model"))
+    pieces = processor.piece_size()
+    write_json(tiny_t5 / "written.json", written(
+        tiny_t5, lines, lambda ids: processor.decode([i for i in ids if 2 < i < pieces])))
     if arguments.t5:
         directory = arguments.output / "t5-vocabulary"
         directory.mkdir(exist_ok=True)

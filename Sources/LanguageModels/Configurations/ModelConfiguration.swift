@@ -43,6 +43,15 @@ package enum ModelConfiguration: Sendable, Equatable {
     return name.hasPrefix("Bert") ? "bert" : name.hasPrefix("Bart") ? "bart" : "t5"
   }
 
+  /// The family as people write it: "BERT", "T5" or "BART".
+  package var familyName: String {
+    switch self {
+    case .bert: "BERT"
+    case .t5: "T5"
+    case .bart: "BART"
+    }
+  }
+
   /// Rows of the word embedding: every token id is below it.
   package var vocabulary: Int {
     switch self {
