@@ -19,8 +19,9 @@ package struct BERTToBART: Sendable {
   private let checkpoint: Checkpoint
 
   /// Where the values of a tensor come from.
+  ///
+  /// - Safety: the pointers are only read, and valid while the checkpoint beside them lives.
   private enum Source: @unchecked Sendable {
-    // Safety: the pointers are read-only and valid while the checkpoint beside them lives.
     case copy(UnsafePointer<Float>)
     case positions(UnsafePointer<Float>, segment: UnsafePointer<Float>, width: Int)
   }
