@@ -59,6 +59,24 @@ struct ByteLevelTokenizerTests {
     #expect(tokenizer.decode(encoded.ids) == word)
   }
 
+  @Test("of a model without an embedding for <mask>, the highest id, takes it for text")
+  func withoutMask() throws {
+    // As bart-large-cnn: 50,264 embeddings under a vocabulary of 50,265 tokens.
+    let vocabulary = Array(
+      #"{"<s>":0,"<pad>":1,"</s>":2,"<unk>":3,"<":4,"m":5,"a":6,"s":7,"k":8,">":9,"<mask>":10}"#.utf8)
+    func load(embeddings: Int) throws -> ByteLevelTokenizer {
+      try ByteLevelTokenizer(
+        vocabulary: MemoryRegion(name: "vocab.json", bytes: vocabulary),
+        merges: MemoryRegion(name: "merges.txt", bytes: []), embeddings: embeddings)
+    }
+    let (with, without) = (try load(embeddings: 11), try load(embeddings: 10))
+    #expect(with.vocabularySize == 11 && without.vocabularySize == 10)
+    #expect(try with.encode("a<mask>", pair: nil, maxLength: 16).ids == [0, 6, 10, 2])
+    #expect(try without.encode("a<mask>", pair: nil, maxLength: 16).ids == [0, 6, 4, 5, 6, 7, 8, 9, 2])
+    #expect(with.digest != without.digest)
+    #expect(try load(embeddings: 9).vocabularySize == 10, "a token of the text is never left out")
+  }
+
   @Test("names the file and the line of a merge that is none")
   func malformedMerges() throws {
     let merges = MemoryRegion(name: "merges.txt", bytes: Array("#version: 0.2\nt h\nthree words here\n".utf8))

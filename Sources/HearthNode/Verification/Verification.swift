@@ -150,8 +150,7 @@ package enum VerificationFailure: UserFacingFailure, Equatable {
 package func verifyModel(_ directory: String) throws -> Verification {
   let configuration = try ModelDirectory.loadConfiguration(ModelFolder(directory))
   guard let published = PublishedOutputs.of(configuration) else {
-    let model = try OpenedModel(directory: directory)
-    throw VerificationFailure.nothingKnown(path: directory, model: model.name)
+    throw VerificationFailure.nothingKnown(path: directory, model: configuration.shapeText)
   }
   let model = try OpenedModel(directory: directory)
   guard let backbone = model.backbone as? any EncoderDecoderBackbone else {
@@ -165,4 +164,17 @@ package func verifyModel(_ directory: String) throws -> Verification {
   return Verification(
     modelDirectory: directory, recorded: RecordedOutputs(of: backbone, ids: published.ids),
     tokenized: tokenized, published: published)
+}
+
+extension ModelConfiguration {
+  /// "T5 v1.1, 12 + 12 layers, width 768".
+  fileprivate var shapeText: String {
+    switch self {
+    case .bert(let bert): "BERT, \(bert.layers) layers, width \(bert.width)"
+    case .t5(let t5):
+      "T5 \(t5.isGated ? "v1.1" : "v1.0"), \(t5.encoderLayers) + \(t5.decoderLayers) layers, width \(t5.width)"
+    case .bart(let bart):
+      "BART, \(bart.encoder.layers) + \(bart.decoder.layers) layers, width \(bart.width)"
+    }
+  }
 }

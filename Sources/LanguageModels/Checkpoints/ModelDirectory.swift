@@ -148,7 +148,8 @@ package enum ModelDirectory {
       let merges = try optional("vocab.bpe", in: files)
     {
       let made = try tokenizer { () throws(TokenizerFailure) in
-        try ByteLevelTokenizer(encoder: encoder, merges: merges, dictionary: dictionary)
+        try ByteLevelTokenizer(
+          encoder: encoder, merges: merges, dictionary: dictionary, embeddings: configuration.vocabulary)
       }
       return (made, "encoder.json")
     }
@@ -158,7 +159,7 @@ package enum ModelDirectory {
     let vocabulary = try require("vocab.json", what: "the vocabulary", in: files)
     let merges = try require("merges.txt", what: "the merges of byte-pair encoding", in: files)
     let made = try tokenizer { () throws(TokenizerFailure) in
-      try ByteLevelTokenizer(vocabulary: vocabulary, merges: merges)
+      try ByteLevelTokenizer(vocabulary: vocabulary, merges: merges, embeddings: configuration.vocabulary)
     }
     return (made, "vocab.json")
   }

@@ -4,7 +4,9 @@ import FoundationEssentials
 /// The byte-level BPE tokenizer of GPT-2 with BART's numbering of ids (Lewis et al., ACL 2020).
 ///
 /// A text becomes `<s> text </s>`, a pair `<s> first </s></s> second </s>`. Special tokens that stand in the text
-/// become their ids, as in the reference implementation; `<mask>` also takes the space before it.
+/// become their ids, as in the reference implementation; `<mask>` also takes the space before it. Models that were
+/// fine-tuned to summarise (bart-large-cnn, bart-large-xsum) share the vocabulary but have no embedding for `<mask>`,
+/// its highest id: to them it is text like any other.
 package struct ByteLevelTokenizer: Tokenizer {
   private let merges: BytePairMerges
   /// The id of each symbol of `merges`; the unknown id where the vocabulary lacks it.
@@ -23,17 +25,19 @@ package struct ByteLevelTokenizer: Tokenizer {
   /// The largest file of a vocabulary or of merges.
   package static let maximumBytes = 64 << 20
 
-  /// Reads Hugging Face's pair of files: `vocab.json` (token to id) and `merges.txt`.
-  package init(vocabulary: any ByteRegion, merges: any ByteRegion) throws(TokenizerFailure) {
+  /// Reads Hugging Face's pair of files: `vocab.json` (token to id) and `merges.txt`; the model has `embeddings` rows.
+  package init(
+    vocabulary: any ByteRegion, merges: any ByteRegion, embeddings: Int = .max
+  ) throws(TokenizerFailure) {
     try self.init(
       ids: try Self.vocabulary(vocabulary), file: vocabulary.name, merges: try Self.merges(merges),
-      digest: Self.digest(of: [vocabulary, merges]))
+      files: [vocabulary, merges], embeddings: embeddings)
   }
 
   /// Reads fairseq's three files: `encoder.json` (token to GPT-2 id), `vocab.bpe` (merges) and `dict.txt`, whose
   /// n-th line names the GPT-2 id with BART's id 4 + n.
   package init(
-    encoder: any ByteRegion, merges: any ByteRegion, dictionary: any ByteRegion
+    encoder: any ByteRegion, merges: any ByteRegion, dictionary: any ByteRegion, embeddings: Int = .max
   ) throws(TokenizerFailure) {
     let tokens = try Self.vocabulary(encoder)
     var idByGPT: [Int32: Int32] = [:]
@@ -49,18 +53,22 @@ package struct ByteLevelTokenizer: Tokenizer {
     ]
     for (token, gpt) in tokens { if let id = idByGPT[gpt] { ids[token] = id } }
     try self.init(
-      ids: ids, file: encoder.name, merges: try Self.merges(merges),
-      digest: Self.digest(of: [encoder, merges, dictionary]))
+      ids: ids, file: encoder.name, merges: try Self.merges(merges), files: [encoder, merges, dictionary],
+      embeddings: embeddings)
   }
 
   /// BART's `<mask>` follows 50,260 lines of `dict.txt`; further lines only pad fairseq's matrix.
   private static let fairseqMaskID: Int32 = 50_264
 
   private init(
-    ids: [String: Int32], file: String, merges: BytePairMerges, digest: ContentDigest
+    ids: [String: Int32], file: String, merges: BytePairMerges, files: [any ByteRegion], embeddings: Int
   ) throws(TokenizerFailure) {
+    var ids = ids
+    let lacksMask = ids["<mask>"].map { Int($0) >= embeddings } ?? false
+    if lacksMask { ids["<mask>"] = nil }
+    let idByToken = ids
     func id(_ token: String) throws(TokenizerFailure) -> Int32 {
-      guard let id = ids[token] else { throw .missingToken(file: file, token: token) }
+      guard let id = idByToken[token] else { throw .missingToken(file: file, token: token) }
       return id
     }
     startID = try id("<s>")
@@ -87,7 +95,7 @@ package struct ByteLevelTokenizer: Tokenizer {
     self.bytesByID = bytesByID
     self.merges = merges
     vocabularySize = Int(ids.values.max() ?? 0) + 1
-    self.digest = digest
+    digest = Self.digest(of: files, lacksMask: lacksMask)
   }
 
   // MARK: Encoding
@@ -181,9 +189,9 @@ package struct ByteLevelTokenizer: Tokenizer {
     }
   }
 
-  private static func digest(of regions: [any ByteRegion]) -> ContentDigest {
+  private static func digest(of regions: [any ByteRegion], lacksMask: Bool) -> ContentDigest {
     var hasher = ContentHasher()
-    hasher.update("hearth byte-level bpe 1")
+    hasher.update(lacksMask ? "hearth byte-level bpe 1 without mask" : "hearth byte-level bpe 1")
     for region in regions {
       region.withBytes { bytes in
         hasher.update(bytes.count)
