@@ -160,12 +160,13 @@ import Testing
     }
   }
 
-  @Test func scoresOfPairsAreRegressed() throws {
+  @Test(arguments: [bert, bart])
+  func scoresOfPairsAreRegressed(model: String) throws {
     try HearthProcess.withScratch { hearth in
       let lines = (0..<60).map { "a boat,the boat number \($0),\(Double($0 % 6))" }
       let data = try hearth.file("pairs.csv", "sentence1,sentence2,score\n" + lines.joined(separator: "\n"))
       let result = try hearth.run([
-        "train", "--model", Self.bert, "--data", data, "--task", "regress", "--epochs", "2", "--output",
+        "train", "--model", model, "--data", data, "--task", "regress", "--epochs", "2", "--output",
         "out",
         "--json",
       ])
