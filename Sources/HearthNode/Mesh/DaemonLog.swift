@@ -14,8 +14,11 @@ package enum DaemonLogStyle: Sendable {
 
 /// Writes a daemon's log: stable event names, and facts as keys and values.
 package struct DaemonLogHandler: LogHandler {
+  /// Facts of every line.
   package var metadata: Logger.Metadata = [:]
+  /// Facts that are asked for at each line.
   package var metadataProvider: Logger.MetadataProvider?
+  /// Lines below it are not written.
   package var logLevel: Logger.Level
   private let style: DaemonLogStyle
   private let stream: OutputStream
@@ -27,11 +30,13 @@ package struct DaemonLogHandler: LogHandler {
     stream = if case .json = style { .standard } else { .diagnostics }
   }
 
+  /// One fact of every line.
   package subscript(metadataKey key: String) -> Logger.Metadata.Value? {
     get { metadata[key] }
     set { metadata[key] = newValue }
   }
 
+  /// Writes one line.
   package func log(event: LogEvent) {
     var facts = metadata.merging(metadataProvider?.get() ?? [:]) { $1 }
     facts.merge(event.metadata ?? [:]) { $1 }
