@@ -85,8 +85,8 @@ struct HouseLayers: Sendable {
       "hearth-benchmark": Target(
         dependencies: [
           "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
-          "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism", "MeshTransport", "SecureChannel",
-          "HouseholdTrust", "MeshProtocol", "MeshModel",
+          "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism", "MeshTransport",
+          "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel",
         ],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
     ],
