@@ -6,7 +6,8 @@ import HearthNode
 struct DoctorCommand: ReportingCommand {
   static let configuration = CommandConfiguration(
     commandName: "doctor",
-    abstract: "Measure this machine and its network and say what keeps Hearth from being fast, or from working.",
+    abstract:
+      "Measure this machine and its network and say what keeps Hearth from being fast, or from working.",
     discussion: """
       Measures what Hearth depends on: the CPU and the kernels chosen for it, the OpenBLAS core in use and \
       its speed against the CPU's own peak, usable cores and memory under container limits, free space and \

@@ -32,7 +32,8 @@ struct HouseholdCreateCommand: ReportingCommand {
 
   @OptionGroup var reporting: ReportingOptions
 
-  @Option(help: ArgumentHelp("This device's name in the household. (default: the host name)", valueName: "name"))
+  @Option(
+    help: ArgumentHelp("This device's name in the household. (default: the host name)", valueName: "name"))
   var name: String?
 
   func run() throws {

@@ -20,15 +20,19 @@ struct JoinCommand: ReportingCommand {
 
   @OptionGroup var reporting: ReportingOptions
 
-  @Argument(help: ArgumentHelp("The code of eight digits, or the token; '-' reads it from standard input.", valueName: "code"))
+  @Argument(
+    help: ArgumentHelp(
+      "The code of eight digits, or the token; '-' reads it from standard input.", valueName: "code"))
   var code: String
 
-  @Option(help: ArgumentHelp("This device's name in the household. (default: the host name)", valueName: "name"))
+  @Option(
+    help: ArgumentHelp("This device's name in the household. (default: the host name)", valueName: "name"))
   var name: String?
 
   @Option(
     help: ArgumentHelp(
-      "Where the inviting device is, HOST or HOST:PORT, when it is not found by itself.", valueName: "address"))
+      "Where the inviting device is, HOST or HOST:PORT, when it is not found by itself.", valueName: "address"
+    ))
   var address: String?
 
   @Option(help: ArgumentHelp("Seconds to look for the inviting device, 1 to 600.", valueName: "s"))

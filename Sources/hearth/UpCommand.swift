@@ -48,7 +48,8 @@ struct UpCommand: ReportingCommand {
   @Flag(inversion: .prefixedNo, help: "Whether the household may compute on this device.")
   var share = true
 
-  @Option(help: ArgumentHelp("Least level that is logged: debug, info, warning or error.", valueName: "level"))
+  @Option(
+    help: ArgumentHelp("Least level that is logged: debug, info, warning or error.", valueName: "level"))
   var logLevel = "info"
 
   func validate() throws { try check("--log-level", logLevel, among: DaemonSettings.levels) }

@@ -10,7 +10,8 @@ extension Diagnosis {
 
   /// What is not as it should be, what blocks work first.
   package var findings: [Finding] {
-    let all = processorFindings + linearAlgebraFindings + memoryFindings + diskFindings + (mesh?.findings ?? [])
+    let all =
+      processorFindings + linearAlgebraFindings + memoryFindings + diskFindings + (mesh?.findings ?? [])
     return all.filter { $0.severity == .blocking } + all.filter { $0.severity == .advice }
   }
 

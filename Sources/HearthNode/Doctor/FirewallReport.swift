@@ -19,7 +19,9 @@ package struct FirewallReport: Codable, Sendable, Equatable {
     if isRoot, let rules = output(of: "nft", ["list", "ruleset"]) { report.take(nftables: rules) }
     if isRoot {
       for program in ["iptables", "ip6tables"] {
-        if let rules = output(of: program, ["-S", "INPUT"]) { report.take(iptables: rules, program: program) }
+        if let rules = output(of: program, ["-S", "INPUT"]) {
+          report.take(iptables: rules, program: program)
+        }
       }
     }
     if contents("/etc/ufw/ufw.conf").contains("ENABLED=yes") {
@@ -59,7 +61,9 @@ package struct FirewallReport: Codable, Sendable, Equatable {
   mutating func take(iptables rules: String, program: String) {
     let lines = rules.split(separator: "\n")
     let drops = lines.contains("-P INPUT DROP")
-    let refusals = lines.count { $0.hasPrefix("-A INPUT") && ($0.contains("-j DROP") || $0.contains("-j REJECT")) }
+    let refusals = lines.count {
+      $0.hasPrefix("-A INPUT") && ($0.contains("-j DROP") || $0.contains("-j REJECT"))
+    }
     guard drops || refusals > 0 else { return }
     let rest = drops ? ", all else is dropped" : ""
     seen.append("\(program) refuses by \(refusals) \(refusals == 1 ? "rule" : "rules")\(rest)")
@@ -73,7 +77,9 @@ package struct FirewallReport: Codable, Sendable, Equatable {
 
   /// What a program of the system prints; nil when it is not there, fails or takes too long.
   private static func output(of program: String, _ arguments: [String]) -> String? {
-    let path = ["/usr/sbin", "/sbin", "/usr/bin"].map { "\($0)/\(program)" }.first { (path: String) in access(path, X_OK) == 0 }
+    let path = ["/usr/sbin", "/sbin", "/usr/bin"].map { "\($0)/\(program)" }.first { (path: String) in
+      access(path, X_OK) == 0
+    }
     guard let path else { return nil }
     let process = Process()
     process.executableURL = URL(filePath: path)

@@ -36,7 +36,8 @@ package struct MeshExamination: Codable, Sendable, Equatable {
         }
       }
     }
-    for index in examination.network.interfaces.indices where examination.network.interfaces[index].skipped == nil {
+    for index in examination.network.interfaces.indices
+    where examination.network.interfaces[index].skipped == nil {
       let name = examination.network.interfaces[index].name
       examination.network.interfaces[index].multicastLoops = MulticastProbe.returns(on: name)
     }
@@ -90,7 +91,10 @@ extension MeshExamination {
   /// What is not as it should be; empty for a device without a household, which may be alone on purpose.
   package var findings: [Finding] {
     if let stateFailure {
-      return [Finding(.advice, "the household's state cannot be used: \(stateFailure)", remedy: "see the text before")]
+      return [
+        Finding(
+          .advice, "the household's state cannot be used: \(stateFailure)", remedy: "see the text before")
+      ]
     }
     guard hasHousehold else { return [] }
     return daemonFindings + networkFindings + avahiFindings + firewallFindings + deviceFindings
@@ -114,7 +118,8 @@ extension MeshExamination {
       findings.append(
         Finding(
           .advice, "no network interface is used\(reasons.isEmpty ? "" : " (\(reasons))")",
-          remedy: network.interfaces.compactMap(\.nextStep).last ?? "connect this device to the home network"))
+          remedy: network.interfaces.compactMap(\.nextStep).last ?? "connect this device to the home network")
+      )
     }
     for interface in used where interface.multicastLoops == false {
       findings.append(

@@ -27,7 +27,8 @@ enum MulticastProbe {
     request.ipv6mr_interface = index
     guard
       setsockopt(
-        descriptor, CInt(IPPROTO_IPV6), IPV6_JOIN_GROUP, &request, socklen_t(MemoryLayout<ipv6_mreq>.size)) == 0
+        descriptor, CInt(IPPROTO_IPV6), IPV6_JOIN_GROUP, &request, socklen_t(MemoryLayout<ipv6_mreq>.size))
+        == 0
     else { return nil }
     // A port of its own, so that no daemon takes it for a beacon.
     var own = sockaddr_in6()

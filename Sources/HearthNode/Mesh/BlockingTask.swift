@@ -2,7 +2,9 @@ import Glibc
 import Synchronization
 
 /// Runs asynchronous work and waits for it on the calling thread: for commands, whose `run` is synchronous.
-package func waitForTask<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws -> Value {
+package func waitForTask<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws
+  -> Value
+{
   let box = TaskBox<Value>()
   Task {
     do { box.finish(.success(try await body())) } catch { box.finish(.failure(error)) }

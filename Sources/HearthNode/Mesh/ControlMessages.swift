@@ -91,7 +91,8 @@ extension ControlEvent {
       return code.hasPrefix("hearth1")
         ? code : "code \(code), good for \(minutes) minutes; on the other device: hearth join \(code)"
     case .asked:
-      return "'\(name ?? "")' at \(address ?? "") wants to join; its fingerprint is \(fingerprint(device ?? ""))"
+      return
+        "'\(name ?? "")' at \(address ?? "") wants to join; its fingerprint is \(fingerprint(device ?? ""))"
     case .admitted: return "'\(name ?? "")' is in the household"
     default: return message ?? event.rawValue
     }

@@ -68,7 +68,9 @@ package struct DaemonLogHandler: LogHandler {
 
   /// A value without blanks as it is, any other in quotes and on one line: names come from other devices.
   private static func quoted(_ value: String) -> String {
-    let plain = value.unicodeScalars.allSatisfy { $0.value > 32 && $0.value != 127 && $0 != "\"" && $0 != "=" }
+    let plain = value.unicodeScalars.allSatisfy {
+      $0.value > 32 && $0.value != 127 && $0 != "\"" && $0 != "="
+    }
     if plain, !value.isEmpty { return value }
     let escaped = value.unicodeScalars.map { scalar -> String in
       switch scalar {

@@ -19,7 +19,9 @@ package struct HouseholdClient: ~Copyable {
     }
   }
 
-  /// The next event; nil after the last. A failure that the daemon tells is thrown.
+  /// The next event; nil after the last.
+  ///
+  /// A failure that the daemon tells is thrown.
   package mutating func next(timeout: Duration? = .seconds(30)) throws -> ControlEvent? {
     guard let line = try client.nextLine(timeout: timeout) else { return nil }
     let event = try ControlCoding.decode(ControlEvent.self, line)

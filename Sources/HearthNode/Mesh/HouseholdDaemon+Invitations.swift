@@ -187,12 +187,14 @@ extension HouseholdDaemon {
   private func giveUp(_ device: DeviceID, _ pairing: PairingRequest, _ failure: PairingFailure) async {
     guard invitations.waiting[device] === pairing else { return }
     invitations.waiting[device] = nil
-    closeInvitation("'\(pairing.request.name)' did not wait for the answer (\(failure)); run 'hearth invite' again")
+    closeInvitation(
+      "'\(pairing.request.name)' did not wait for the answer (\(failure)); run 'hearth invite' again")
   }
 
   /// The person's answer.
   func decide(_ request: LocalControlRequest, _ message: ControlRequest) async throws {
-    guard let device = message.device, let key = invitations.waiting.keys.first(where: { $0.description == device }),
+    guard let device = message.device,
+      let key = invitations.waiting.keys.first(where: { $0.description == device }),
       let pairing = invitations.waiting.removeValue(forKey: key), let command = invitations.command
     else {
       throw HouseholdFailure.refused("no device waits for an answer; it may have given up, let it join again")

@@ -408,7 +408,8 @@ struct HeardBeacons: Sendable {
       senders[index].last = now
       return
     }
-    if senders.count == Self.limit, let oldest = senders.indices.min(by: { senders[$0].last < senders[$1].last })
+    if senders.count == Self.limit,
+      let oldest = senders.indices.min(by: { senders[$0].last < senders[$1].last })
     {
       senders.remove(at: oldest)
     }

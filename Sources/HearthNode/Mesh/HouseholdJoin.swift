@@ -23,7 +23,8 @@ package struct HouseholdJoin: Sendable {
     /// A line for a person.
     package var text: String? {
       switch self {
-      case .identity(let device): "this device is \(fingerprint(device.description)); the other one shows it too"
+      case .identity(let device):
+        "this device is \(fingerprint(device.description)); the other one shows it too"
       case .searching: "looking for a device with an open invitation"
       case .trying(let address): "asking \(address); say yes there"
       case .failed(let address, let reason): "\(address) did not do: \(reason)"

@@ -25,7 +25,8 @@ package struct HouseholdOffice: Sendable {
     var entropy = SystemEntropy()
     let phrase = RecoveryPhrase(entropy: &entropy)
     let household = try Household(
-      creating: phrase, keys: DeviceKeys(entropy: &entropy), name: try Self.deviceName(name), entropy: &entropy)
+      creating: phrase, keys: DeviceKeys(entropy: &entropy), name: try Self.deviceName(name),
+      entropy: &entropy)
     _ = try HouseholdDirectory.create(
       stateDirectory: place.stateDirectory, household: household, machineID: MachineFacts.machineID(),
       entropy: &entropy)
@@ -83,7 +84,8 @@ package struct HouseholdOffice: Sendable {
     return given
   }
 
-  private func open(_ access: HouseholdDirectory.Access) throws(HouseholdStorageFailure) -> HouseholdDirectory {
+  private func open(_ access: HouseholdDirectory.Access) throws(HouseholdStorageFailure) -> HouseholdDirectory
+  {
     try HouseholdDirectory.open(
       stateDirectory: place.stateDirectory, machineID: MachineFacts.machineID(), access: access)
   }

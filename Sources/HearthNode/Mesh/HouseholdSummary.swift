@@ -43,7 +43,9 @@ package struct HouseholdSummary: Codable, Sendable, Equatable {
       ["devices:", "\(devices)"],
       ["keys:", stateDirectory],
     ])
-    if !isMember { lines.append("This device was removed from the household; run 'hearth leave', then join again.") }
+    if !isMember {
+      lines.append("This device was removed from the household; run 'hearth leave', then join again.")
+    }
     if isContested {
       lines.append("Admins removed each other; 'hearth household recover' with the recovery phrase decides.")
     }
@@ -157,7 +159,8 @@ package struct HouseholdChange: Sendable {
     do {
       var client = try HouseholdClient(request, place: office.place)
       let event = try client.answer()
-      return ChangeSummary(change: request.command.rawValue, device: event.device, name: event.name, isTold: true)
+      return ChangeSummary(
+        change: request.command.rawValue, device: event.device, name: event.name, isTold: true)
     } catch is LocalControlUnavailable {
       return try office.change { household, entropy in
         let target = try household.apply(request, entropy: &entropy).target

@@ -65,7 +65,9 @@ actor InvitationSearch {
     handle(.seeksPairing(true))
     handle(.interfaces(interfaces))
     if let beacon {
-      Task { for await received in beacon.received { handle(.beacon(received.bytes, from: received.source)) } }
+      Task {
+        for await received in beacon.received { handle(.beacon(received.bytes, from: received.source)) }
+      }
     }
     if let avahi {
       Task {

@@ -77,7 +77,8 @@ extension MeshDiagnosis.Interface {
         let text = "\(NetworkAddress(address.host, port: 0))".dropLast(2)
         return text.hasPrefix("[") ? String(text.dropFirst().dropLast()) : String(text)
       },
-      isWireless: interface.isWireless, skipped: skip?.rawValue, nextStep: skip?.nextStep, multicastLoops: nil)
+      isWireless: interface.isWireless, skipped: skip?.rawValue, nextStep: skip?.nextStep, multicastLoops: nil
+    )
   }
 }
 
