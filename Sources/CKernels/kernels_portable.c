@@ -6,5 +6,7 @@
 #define MR 6
 #endif
 #define HALF 0
+#define NARROW 4
+#define PANEL_VECTORS 2
 #define KERNELS hearth_kernels_portable
 #include "kernels.inc"

@@ -3,6 +3,7 @@
 // CRC-32C is here because Swift has no intrinsic for the instruction.
 #define _GNU_SOURCE
 #include "ckernels_platform.h"
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,6 +106,27 @@ void *hearth_gemm_scratch(void) {
   return base;
 }
 
+static _Thread_local float *thread_base;
+static _Thread_local ptrdiff_t thread_floats;
+static pthread_key_t thread_key;
+static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
+static void make_thread_key(void) {
+  if (pthread_key_create(&thread_key, free) != 0) abort();
+}
+
+float *hearth_thread_scratch(ptrdiff_t floats) {
+  if (floats <= thread_floats) return thread_base;
+  pthread_once(&thread_once, make_thread_key);
+  const size_t bytes = ((size_t)floats * sizeof(float) + 4095) / 4096 * 4096;
+  float *base = aligned_alloc(4096, bytes);
+  if (!base) return NULL;
+  free(thread_base);
+  thread_base = base;
+  thread_floats = (ptrdiff_t)(bytes / sizeof(float));
+  pthread_setspecific(thread_key, base);  // freed when the thread ends
+  return base;
+}
+
 uint64_t hearth_flush_subnormals(void) {
 #if defined(__x86_64__)
   const uint64_t control = _mm_getcsr();
@@ -184,3 +206,10 @@ uint32_t hearth_crc32c(const void *bytes, size_t count, uint32_t seed) {
   if (!has_crc_instruction()) return hearth_crc32c_table(bytes, count, seed);
   return ~crc_instruction(bytes, count, ~seed);
 }
+
+// ---- the C library
+
+double hearth_libm_exp(double x) { return exp(x); }
+double hearth_libm_log(double x) { return log(x); }
+double hearth_libm_erf(double x) { return erf(x); }
+double hearth_libm_tanh(double x) { return tanh(x); }

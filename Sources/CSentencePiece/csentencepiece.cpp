@@ -71,3 +71,16 @@ int64_t hearth_sentencepiece_encode(
     return -1;
   }
 }
+
+int64_t hearth_sentencepiece_decode(
+    const hearth_sentencepiece *model, const int32_t *ids, size_t count, char *text, size_t capacity) {
+  try {
+    const std::vector<int> pieces(ids, ids + count);
+    std::string decoded;
+    if (!model->processor.Decode(pieces, &decoded).ok()) return -1;
+    std::memcpy(text, decoded.data(), std::min(decoded.size(), capacity));
+    return static_cast<int64_t>(decoded.size());
+  } catch (...) {
+    return -1;
+  }
+}

@@ -63,15 +63,36 @@ package struct AdamWOptimizer: Sendable {
     gradients: UnsafePointer<Float>, gradientScale: Float, learningRate: Float
   ) {
     step += 1
-    for part in tree.decayRanges {
-      let start = part.range.lowerBound
+    update(
+      0..<tree.vectorCount, gradients: gradients, gradientScale: gradientScale, learningRate: learningRate)
+  }
+
+  /// Updates the part `range` of the tree's vector as of the current `step`.
+  ///
+  /// An update is element by element, so parts give the same bits as the whole, in any order and on any thread;
+  /// the caller has advanced `step` and names every element once.
+  ///
+  /// - Parameters:
+  ///   - range: indices of the flat vector.
+  ///   - gradients: the gradients of `range` alone.
+  ///   - gradientScale: multiplies each gradient first.
+  ///   - learningRate: of this step.
+  package func update(
+    _ range: Range<Int>, gradients: UnsafePointer<Float>, gradientScale: Float, learningRate: Float
+  ) {
+    precondition(
+      range.lowerBound >= 0 && range.upperBound <= tree.vectorCount,
+      "an update of \(range) in a vector of \(tree.vectorCount)")
+    for part in tree.decayRanges where part.range.overlaps(range) {
+      let here = part.range.clamped(to: range)
+      let start = here.lowerBound
       adamW(
         AdamWStep(
           learningRate: learningRate, beta1: configuration.beta1, beta2: configuration.beta2,
           epsilon: configuration.epsilon, weightDecay: part.decays ? configuration.weightDecay : 0,
           step: step, gradientScale: gradientScale),
-        parameters: tree.vector + start, gradients: gradients + start, m: moments.base + start,
-        v: moments.base + tree.vectorCount + start, count: part.range.count)
+        parameters: tree.vector + start, gradients: gradients + (start - range.lowerBound),
+        m: moments.base + start, v: moments.base + tree.vectorCount + start, count: here.count)
     }
   }
 }
@@ -92,7 +113,14 @@ package struct GradientClipping: Sendable, Equatable {
   package func scale(
     gradients: UnsafePointer<Float>, count: Int, gradientScale: Float = 1
   ) -> (norm: Double, scale: Float) {
-    let norm = sumOfSquares(gradients, count: count).squareRoot() * Double(gradientScale.magnitude)
+    scale(sumOfSquares: sumOfSquares(gradients, count: count), gradientScale: gradientScale)
+  }
+
+  /// The same from the sum of the gradients' squares.
+  package func scale(
+    sumOfSquares: Double, gradientScale: Float = 1
+  ) -> (norm: Double, scale: Float) {
+    let norm = sumOfSquares.squareRoot() * Double(gradientScale.magnitude)
     guard norm > Double(maximumNorm) else { return (norm, gradientScale) }
     return (norm, Float(Double(gradientScale) * Double(maximumNorm) / norm))
   }

@@ -24,6 +24,8 @@ package struct BlockCapacity: Sendable, Equatable {
 ///
 /// Training needs one set a layer, since the backward reads it; a forward without backward uses one set for
 /// all layers. That is the only difference between the two: `TransformerBlock.forward` is the same code.
+/// What one product makes again, the hidden layer and cross-attention's keys and values, the backward computes
+/// again: that is most of what a set would hold (docs/decisions/0004-recomputed-activations.md).
 package struct BlockActivations: Sendable {
   /// True when the set keeps what a backward needs.
   package let isTraining: Bool
@@ -44,8 +46,7 @@ package struct BlockActivations: Sendable {
       configuration, tokens: tokens, projections: 3, training: training, layout: &layout)
     if configuration.crossAttention {
       crossAttention = AttentionActivations(
-        configuration, tokens: tokens, projections: 1, encoderTokens: capacity.encoderTokens,
-        training: training, layout: &layout)
+        configuration, tokens: tokens, projections: 1, training: training, layout: &layout)
     } else {
       crossAttention = nil
     }
@@ -60,8 +61,6 @@ package struct BlockActivations: Sendable {
 struct AttentionActivations: Sendable {
   /// [tokens × 3·inner] query, key, value; in cross-attention [tokens × inner] query.
   let projected: Int
-  /// [encoder tokens × 2·inner] key, value of cross-attention.
-  let encoderProjected: Int
   /// [tokens × inner] output of the heads.
   let context: Int
   /// [tokens × heads].
@@ -74,12 +73,11 @@ struct AttentionActivations: Sendable {
   let residual: Int?
 
   init(
-    _ configuration: BlockConfiguration, tokens: Int, projections: Int, encoderTokens: Int = 0,
-    training: Bool, layout: inout ArenaLayout
+    _ configuration: BlockConfiguration, tokens: Int, projections: Int, training: Bool,
+    layout: inout ArenaLayout
   ) {
     let inner = configuration.inner
     projected = layout.reserve(tokens * projections * inner)
-    encoderProjected = layout.reserve(encoderTokens * 2 * inner)
     context = layout.reserve(tokens * inner)
     logSumExp = training ? layout.reserve(tokens * configuration.heads) : nil
     statistics = training ? layout.reserve(tokens * configuration.norm.statisticsPerRow) : nil
@@ -91,8 +89,6 @@ struct AttentionActivations: Sendable {
 
 /// Saved rows of a feed-forward sub-layer; all exist only when training.
 struct FeedForwardActivations: Sendable {
-  /// [tokens × hidden] before the activation; [tokens × 2·hidden] gate and linear half when gated.
-  let preActivation: Int?
   /// [tokens × statisticsPerRow] of the norm.
   let statistics: Int?
   /// [tokens × width] residual sum before the norm, with norms after.
@@ -101,8 +97,6 @@ struct FeedForwardActivations: Sendable {
   init(
     _ configuration: BlockConfiguration, tokens: Int, training: Bool, layout: inout ArenaLayout
   ) {
-    let halves = configuration.gated ? 2 : 1
-    preActivation = training ? layout.reserve(tokens * halves * configuration.hidden) : nil
     statistics = training ? layout.reserve(tokens * configuration.norm.statisticsPerRow) : nil
     let keepsResidual = training && configuration.placement == .post
     residual = keepsResidual ? layout.reserve(tokens * configuration.width) : nil
@@ -124,10 +118,15 @@ package struct BlockScratch: Sendable {
   let hiddenRows: Int
   /// [tokens × width] normalised rows.
   let normed: Int
-  /// [hiddenRows × hidden] activated rows.
+  /// [hiddenRows × hidden] activated rows, `hiddenStride` floats apart.
   let hidden: Int
-  /// [hiddenRows × 2·hidden] gate and linear half, in a gated forward without backward.
-  let gated: Int?
+  /// Rows that are a multiple of 4 KiB apart would collide in the first cache when a product reads them.
+  let hiddenStride: Int
+  /// [hiddenRows × hidden] before the activation, [hiddenRows × 2·hidden] gate and linear half when gated; a
+  /// forward needs it for a gate only.
+  let preActivation: Int?
+  /// [encoder tokens × 2·inner] key, value of cross-attention.
+  let encoderProjected: Int
   let absorbed: AbsorbedScratch?
   let gradient: GradientScratch?
 
@@ -139,12 +138,38 @@ package struct BlockScratch: Sendable {
     self.capacity = capacity
     hiddenRows = training ? capacity.tokens : min(capacity.tokens, Self.feedForwardRows)
     normed = layout.reserve(capacity.tokens * configuration.width)
-    hidden = layout.reserve(hiddenRows * configuration.hidden)
-    gated = configuration.gated && !training ? layout.reserve(hiddenRows * 2 * configuration.hidden) : nil
+    let normedGradient = training ? layout.reserve(capacity.tokens * configuration.width) : 0
+    // The feed-forward's rows and those of the attentions are never alive together.
+    let shared = layout.mark()
+    let hiddenWidth = configuration.hidden * (configuration.gated ? 2 : 1)
+    hiddenStride = configuration.hidden % 1024 == 0 ? configuration.hidden + 16 : configuration.hidden
+    hidden = layout.reserve(hiddenRows * hiddenStride)
+    preActivation = configuration.gated || training ? layout.reserve(hiddenRows * hiddenWidth) : nil
+    let hiddenGradient = training ? layout.reserve(hiddenRows * configuration.hidden) : 0
+    let preActivationGradient =
+      training && configuration.gated ? layout.reserve(hiddenRows * hiddenWidth) : hiddenGradient
+    let end = layout.mark()
+    layout.rewind(to: shared)
+    let encoderFloats = configuration.crossAttention ? capacity.encoderTokens * 2 * configuration.inner : 0
+    encoderProjected = layout.reserve(encoderFloats)
     absorbed =
-      configuration.crossAttention && !training
-      ? AbsorbedScratch(configuration, capacity: capacity, layout: &layout) : nil
-    gradient = training ? GradientScratch(configuration, capacity: capacity, layout: &layout) : nil
+      configuration.crossAttention
+      ? AbsorbedScratch(configuration, capacity: capacity, training: training, layout: &layout) : nil
+    let attention =
+      training
+      ? (
+        context: layout.reserve(capacity.tokens * configuration.inner),
+        projected: layout.reserve(capacity.tokens * 3 * configuration.inner),
+        encoderProjected: layout.reserve(encoderFloats)
+      ) : nil
+    if layout.mark() < end { _ = layout.reserve(end - layout.mark()) }
+    gradient = attention.map { attention in
+      GradientScratch(
+        normed: normedGradient, hidden: hiddenGradient, preActivation: preActivationGradient,
+        context: attention.context, projected: attention.projected,
+        encoderProjected: attention.encoderProjected,
+        parameter: layout.reserve(GradientScratch.parameterFloats(configuration)))
+    }
   }
 }
 
@@ -156,12 +181,20 @@ struct AbsorbedScratch: Sendable {
   let context: Int
   /// [rows·heads × longest encoder] attention.
   let scores: Int
+  /// [rows·heads × width] gradient of `context`, when training.
+  let contextGradient: Int?
+  /// [rows·heads × longest encoder] gradient of the scores, when training.
+  let slopes: Int?
 
-  init(_ configuration: BlockConfiguration, capacity: BlockCapacity, layout: inout ArenaLayout) {
+  init(
+    _ configuration: BlockConfiguration, capacity: BlockCapacity, training: Bool, layout: inout ArenaLayout
+  ) {
     let rows = min(capacity.tokens, BlockScratch.absorbedRows) * configuration.heads
     query = layout.reserve(rows * configuration.width)
     context = layout.reserve(rows * configuration.width)
     scores = layout.reserve(rows * capacity.longestEncoder)
+    contextGradient = training ? layout.reserve(rows * configuration.width) : nil
+    slopes = training ? layout.reserve(rows * capacity.longestEncoder) : nil
   }
 }
 
@@ -171,7 +204,8 @@ struct GradientScratch: Sendable {
   let normed: Int
   /// [tokens × hidden] gradient of the activated rows.
   let hidden: Int
-  /// [tokens × hidden], or [tokens × 2·hidden] when gated: gradient before the activation.
+  /// [tokens × hidden], the same memory as `hidden`, or [tokens × 2·hidden] when gated: gradient before the
+  /// activation.
   let preActivation: Int
   /// [tokens × inner] gradient of the heads' output.
   let context: Int
@@ -182,19 +216,23 @@ struct GradientScratch: Sendable {
   /// A finished gradient on its way to the sink.
   let parameter: Int
 
-  init(_ configuration: BlockConfiguration, capacity: BlockCapacity, layout: inout ArenaLayout) {
-    let (tokens, inner, width) = (capacity.tokens, configuration.inner, configuration.width)
+  /// Floats of the largest finished gradient of a block.
+  static func parameterFloats(_ configuration: BlockConfiguration) -> Int {
+    let (inner, width) = (configuration.inner, configuration.width)
     let hiddenWidth = configuration.hidden * (configuration.gated ? 2 : 1)
-    normed = layout.reserve(tokens * width)
-    hidden = layout.reserve(tokens * configuration.hidden)
-    preActivation = layout.reserve(tokens * hiddenWidth)
-    context = layout.reserve(tokens * inner)
-    projected = layout.reserve(tokens * 3 * inner)
-    encoderProjected = layout.reserve(capacity.encoderTokens * 2 * inner)
-    parameter = layout.reserve(
-      max(
-        3 * inner * (width + 1), width * (inner + 1), hiddenWidth * (width + 1),
-        width * (configuration.hidden + 1)))
+    return max(
+      3 * inner * (width + 1), width * (inner + 1), hiddenWidth * (width + 1),
+      width * (configuration.hidden + 1))
+  }
+}
+
+extension Workspace {
+  /// The activated hidden rows.
+  func hiddenMatrix(rows: Int) -> Matrix {
+    precondition(
+      rows <= scratch.hiddenRows, "\(rows) hidden rows in a buffer for \(scratch.hiddenRows)")
+    return Matrix(
+      arena.base + scratch.hidden, rows: rows, columns: configuration.hidden, stride: scratch.hiddenStride)
   }
 }
 

@@ -1,3 +1,4 @@
+import Synchronization
 import TensorKernels
 
 /// A sum of gradients that no order can change: 64-bit fixed point.
@@ -7,16 +8,30 @@ import TensorKernels
 /// "Integer sums"). The default exponent 44 keeps a value of 2^-20 exact to float32 and, with up to 8
 /// micro-batches a step, takes values up to 2^15. A value beyond that sets `overflowed`; the caller then
 /// discards the sums and redoes the step with a smaller exponent.
-package final class GradientAccumulator: GradientSink {
+///
+/// All threads of a step add to one accumulator: 8 bytes a parameter, whatever the number of threads.
+///
+/// - Safety: a parameter's sums are written under the lock that its offset names; `reset`, `merge`, `zero`, `read`
+///   and `withSums` run while nobody adds.
+package final class GradientAccumulator: GradientSink, @unchecked Sendable {
   /// The exponent to start with.
   package static let defaultExponent: Int32 = 44
 
   /// Binary digits after the point.
   package private(set) var exponent: Int32
   /// True when a value did not fit or was not finite; the sums are then meaningless until `reset`.
-  package private(set) var overflowed = false
+  package var overflowed: Bool { overflow.load(ordering: .relaxed) }
+  private let overflow = Atomic<Bool>(false)
   private let sums: UnsafeMutableBufferPointer<Int64>
   private let limitBits: Int32
+  /// One lock for all would make threads that run the same layers wait for each other.
+  private let locks: [Lock]
+
+  private final class Lock: Sendable {
+    let mutex = Mutex(())
+  }
+
+  private static let lockCount = 64
 
   /// Zeroed sums for a flat vector of `count` floats.
   ///
@@ -32,6 +47,7 @@ package final class GradientAccumulator: GradientSink {
     limitBits = 62 - contributionBits
     sums = .allocate(capacity: count)
     sums.initialize(repeating: 0)
+    locks = (0..<Self.lockCount).map { _ in Lock() }
   }
 
   deinit {
@@ -41,11 +57,11 @@ package final class GradientAccumulator: GradientSink {
   /// Zeroes the sums and the overflow flag, and changes the exponent when one is given.
   package func reset(exponent: Int32? = nil) {
     if let exponent { self.exponent = exponent }
-    overflowed = false
+    overflow.store(false, ordering: .relaxed)
     sums.update(repeating: 0)
   }
 
-  /// Adds one micro-batch's gradient of a trainable parameter.
+  /// Adds one micro-batch's gradient of a trainable parameter; any thread may call it at any time.
   package func add(_ gradient: UnsafePointer<Float>, of parameter: Parameter) {
     guard let offset = parameter.gradientOffset, let base = sums.baseAddress else {
       preconditionFailure("a gradient of the frozen parameter \(parameter.name)")
@@ -53,9 +69,12 @@ package final class GradientAccumulator: GradientSink {
     precondition(
       offset + parameter.count <= sums.count,
       "\(parameter.name) ends at \(offset + parameter.count) of \(sums.count) sums")
-    let fits = accumulateFixedPoint(
-      gradient, count: parameter.count, exponent: exponent, limitBits: limitBits, into: base + offset)
-    if !fits { overflowed = true }
+    // Leaves start at multiples of a cache line, so neighbours get different locks.
+    let fits = locks[offset / 16 % Self.lockCount].mutex.withLock { _ in
+      accumulateFixedPoint(
+        gradient, count: parameter.count, exponent: exponent, limitBits: limitBits, into: base + offset)
+    }
+    if !fits { overflow.store(true, ordering: .relaxed) }
   }
 
   /// Adds the sums of another accumulator of the same size and exponent; exact.
@@ -63,7 +82,7 @@ package final class GradientAccumulator: GradientSink {
     precondition(
       other.sums.count == sums.count && other.exponent == exponent,
       "merging \(other.sums.count) sums at 2^-\(other.exponent) into \(sums.count) at 2^-\(exponent)")
-    if other.overflowed { overflowed = true }
+    if other.overflowed { overflow.store(true, ordering: .relaxed) }
     guard let source = other.sums.baseAddress, let target = sums.baseAddress else { return }
     addFixedPoint(source, count: sums.count, into: target)
   }
@@ -73,10 +92,27 @@ package final class GradientAccumulator: GradientSink {
     body(sums)
   }
 
+  /// Number of sums: one for each float of the flat vector.
+  package var count: Int { sums.count }
+
   /// Rounds the sums to floats; must not be called after an overflow.
   package func read(into gradients: UnsafeMutablePointer<Float>) {
+    read(0..<sums.count, into: gradients)
+  }
+
+  /// Rounds the sums of `range` to floats; must not be called after an overflow.
+  package func read(_ range: Range<Int>, into gradients: UnsafeMutablePointer<Float>) {
     precondition(!overflowed, "sums that overflowed at exponent \(exponent) hold no gradient")
+    precondition(
+      range.lowerBound >= 0 && range.upperBound <= sums.count, "sums \(range) of \(sums.count)")
     guard let base = sums.baseAddress else { return }
-    fixedPointToFloat(base, count: sums.count, exponent: exponent, into: gradients)
+    fixedPointToFloat(base + range.lowerBound, count: range.count, exponent: exponent, into: gradients)
+  }
+
+  /// Zeroes the sums of `range`.
+  package func zero(_ range: Range<Int>) {
+    precondition(
+      range.lowerBound >= 0 && range.upperBound <= sums.count, "sums \(range) of \(sums.count)")
+    UnsafeMutableBufferPointer(rebasing: sums[range]).update(repeating: 0)
   }
 }

@@ -52,9 +52,9 @@ extension TransformerBlock {
     let rows = subLayerInput(input, norm, pass)
 
     let width = hiddenProjection.outputs
-    let hidden = pass.matrix(pass.workspace.scratch.hidden, configuration.hidden)
+    let hidden = pass.workspace.hiddenMatrix(rows: pass.workspace.rows)
     let hiddenGradient = pass.matrix(pass.temporary.hidden, configuration.hidden)
-    let before = pass.matrix(saved.preActivation ?? 0, width)
+    let before = preActivation(rows, pass.workspace)
     let beforeGradient = pass.matrix(pass.temporary.preActivation, width)
     feedForward.down.inputGradient(gradient, into: hiddenGradient, accumulate: false)
     if configuration.gated {
@@ -95,7 +95,34 @@ extension TransformerBlock {
 
     let query = pass.matrix(saved.projected, inner)
     let queryGradient = pass.matrix(pass.temporary.projected, inner)
-    let projected = pass.workspace.encoderMatrix(saved.encoderProjected, encoder.rows.rows)
+    if let absorbed = pass.workspace.scratch.absorbed,
+      AbsorbedCrossAttention.isCheaper(configuration, queries: sequences, keys: encoder.sequences)
+    {
+      AbsorbedCrossAttention(configuration: configuration, parameters: attention).backward(
+        query, gradient: contextGradient, queries: sequences, encoder: encoder,
+        queryGradient: queryGradient, encoderGradient: encoderGradient, absorbed, pass.workspace.arena,
+        parameter: pass.parameter, sink: pass.sink)
+    } else {
+      backwardProjected(
+        encoderProjection, query, context, contextGradient, queryGradient, sequences: sequences,
+        encoder: encoder, encoderGradient: encoderGradient, saved, pass)
+    }
+    queryProjection.parameterGradients(queryGradient, rows, scratch: pass.parameter, sink: pass.sink)
+    backwardInput(
+      queryGradient, through: queryProjection, gradient, input: input, attention.norm,
+      statistics: saved.statistics, pass)
+  }
+
+  /// Cross-attention over keys and values of every encoder row, which are projected again.
+  private func backwardProjected(
+    _ projection: LinearGroup, _ query: Matrix, _ context: Matrix, _ contextGradient: Matrix,
+    _ queryGradient: Matrix, sequences: PackedSequences, encoder: EncoderStates, encoderGradient: Matrix?,
+    _ saved: AttentionActivations, _ pass: BackwardPass
+  ) {
+    let inner = configuration.inner
+    let projected = pass.workspace.encoderMatrix(
+      pass.workspace.scratch.encoderProjected, encoder.rows.rows)
+    projection.forward(encoder.rows, into: projected)
     let projectedGradient = pass.workspace.encoderMatrix(
       pass.temporary.encoderProjected, encoder.rows.rows)
     attentionBackward(
@@ -105,15 +132,10 @@ extension TransformerBlock {
       keys: encoder.sequences, bias: nil, dq: queryGradient,
       dk: projectedGradient.columnRange(0, count: inner),
       dv: projectedGradient.columnRange(inner, count: inner), biasGradient: nil)
-    queryProjection.parameterGradients(queryGradient, rows, scratch: pass.parameter, sink: pass.sink)
-    encoderProjection.parameterGradients(
-      projectedGradient, encoder.rows, scratch: pass.parameter, sink: pass.sink)
+    projection.parameterGradients(projectedGradient, encoder.rows, scratch: pass.parameter, sink: pass.sink)
     if let encoderGradient {
-      encoderProjection.inputGradient(projectedGradient, into: encoderGradient, accumulate: true)
+      projection.inputGradient(projectedGradient, into: encoderGradient, accumulate: true)
     }
-    backwardInput(
-      queryGradient, through: queryProjection, gradient, input: input, attention.norm,
-      statistics: saved.statistics, pass)
   }
 
   private func backwardSelfAttention(

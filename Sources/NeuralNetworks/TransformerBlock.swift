@@ -130,7 +130,7 @@ package struct TransformerBlock: Sendable {
       AbsorbedCrossAttention(configuration: configuration, parameters: attention).forward(
         query, queries: sequences, encoder: encoder, into: context, absorbed, workspace.arena)
     } else {
-      let projected = workspace.encoderMatrix(saved.encoderProjected, encoder.rows.rows)
+      let projected = workspace.encoderMatrix(workspace.scratch.encoderProjected, encoder.rows.rows)
       encoderProjection.forward(encoder.rows, into: projected)
       attentionForward(
         attentionShape(causal: false), q: query, k: projected.columnRange(0, count: configuration.inner),
@@ -152,33 +152,33 @@ package struct TransformerBlock: Sendable {
     var first = 0
     while first < x.rows {
       let count = min(workspace.scratch.hiddenRows, x.rows - first)
-      let hidden = workspace.matrix(workspace.scratch.hidden, rows: count, columns: configuration.hidden)
-      forwardHidden(rows.rowRange(first, count: count), first: first, into: hidden, workspace)
+      let hidden = workspace.hiddenMatrix(rows: count)
+      forwardHidden(rows.rowRange(first, count: count), into: hidden, workspace)
       feedForward.down.forward(hidden, into: sum.rowRange(first, count: count), accumulate: true)
       first += count
     }
     if isPost { feedForward.norm.forward(sum, into: y, statistics: workspace.pointer(saved.statistics)) }
   }
 
-  /// The activated hidden rows; keeps what is before the activation when training.
-  private func forwardHidden(_ rows: Matrix, first: Int, into hidden: Matrix, _ workspace: Workspace) {
-    let width = hiddenProjection.outputs
-    let kept = workspace.activations.feedForward.preActivation.map {
-      workspace.matrix($0, columns: width).rowRange(first, count: rows.rows)
-    }
-    if configuration.gated {
-      let halves =
-        kept ?? workspace.matrix(workspace.scratch.gated ?? 0, rows: rows.rows, columns: width)
-      hiddenProjection.forward(rows, into: halves)
-      gatedActivation(
-        configuration.activation, gate: halves.columnRange(0, count: configuration.hidden),
-        linear: halves.columnRange(configuration.hidden, count: configuration.hidden), into: hidden)
-    } else if let kept {
-      hiddenProjection.forward(rows, into: kept)
-      applyActivation(configuration.activation, kept, into: hidden)
-    } else {
+  private func forwardHidden(_ rows: Matrix, into hidden: Matrix, _ workspace: Workspace) {
+    guard configuration.gated else {
       parameters.feedForward.up.forward(rows, into: hidden, activation: configuration.activation)
+      return
     }
+    let halves = preActivation(rows, workspace)
+    gatedActivation(
+      configuration.activation, gate: halves.columnRange(0, count: configuration.hidden),
+      linear: halves.columnRange(configuration.hidden, count: configuration.hidden), into: hidden)
+  }
+
+  /// The hidden rows before the activation: gate and linear half when gated.
+  func preActivation(_ rows: Matrix, _ workspace: Workspace) -> Matrix {
+    guard let offset = workspace.scratch.preActivation else {
+      preconditionFailure("buffers without a place for what is before the activation")
+    }
+    let before = workspace.matrix(offset, rows: rows.rows, columns: hiddenProjection.outputs)
+    hiddenProjection.forward(rows, into: before)
+    return before
   }
 
   /// What a sub-layer reads: the normalised rows when norms stand before, else the rows themselves.

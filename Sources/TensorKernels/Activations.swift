@@ -23,32 +23,34 @@ package enum Activation: Sendable, Equatable {
 }
 
 /// Writes `y = f(x)`; `y` may be `x`.
-package func applyActivation(_ f: Activation, _ x: Matrix, into y: Matrix) {
+package func applyActivation(_ f: Activation, _ x: Matrix, into y: Matrix, using set: KernelSet = .best) {
   checkSameShape(x, y)
   for row in 0..<x.rows {
-    hearth_activate(f.kernelNumber, x.base + row * x.stride, y.base + row * y.stride, x.columns)
+    set.kernels.pointee.activate(f.kernelNumber, x.base + row * x.stride, y.base + row * y.stride, x.columns)
   }
 }
 
 /// Writes `dx = dy · f'(x)`; `dx` may be `x` or `dy`.
 package func activationBackward(
-  _ f: Activation, input x: Matrix, gradient dy: Matrix, into dx: Matrix
+  _ f: Activation, input x: Matrix, gradient dy: Matrix, into dx: Matrix, using set: KernelSet = .best
 ) {
   checkSameShape(x, dy)
   checkSameShape(x, dx)
   for row in 0..<x.rows {
-    hearth_activate_backward(
+    set.kernels.pointee.activate_backward(
       f.kernelNumber, x.base + row * x.stride, dy.base + row * dy.stride, dx.base + row * dx.stride,
       x.columns)
   }
 }
 
 /// Writes `y = f(g) ∘ u`, the gated linear unit (Shazeer 2020); `y` may be `g` or `u`.
-package func gatedActivation(_ f: Activation, gate g: Matrix, linear u: Matrix, into y: Matrix) {
+package func gatedActivation(
+  _ f: Activation, gate g: Matrix, linear u: Matrix, into y: Matrix, using set: KernelSet = .best
+) {
   checkSameShape(g, u)
   checkSameShape(g, y)
   for row in 0..<g.rows {
-    hearth_gate(
+    set.kernels.pointee.gate(
       f.kernelNumber, g.base + row * g.stride, u.base + row * u.stride, y.base + row * y.stride, g.columns)
   }
 }
@@ -56,14 +58,14 @@ package func gatedActivation(_ f: Activation, gate g: Matrix, linear u: Matrix, 
 /// Writes the gradients of `gatedActivation`; each may be the operand that it belongs to.
 package func gatedActivationBackward(
   _ f: Activation, gate g: Matrix, linear u: Matrix, gradient dy: Matrix, gateGradient dg: Matrix,
-  linearGradient du: Matrix
+  linearGradient du: Matrix, using set: KernelSet = .best
 ) {
   checkSameShape(g, u)
   checkSameShape(g, dy)
   checkSameShape(g, dg)
   checkSameShape(g, du)
   for row in 0..<g.rows {
-    hearth_gate_backward(
+    set.kernels.pointee.gate_backward(
       f.kernelNumber, g.base + row * g.stride, u.base + row * u.stride, dy.base + row * dy.stride,
       dg.base + row * dg.stride, du.base + row * du.stride, g.columns)
   }

@@ -47,11 +47,12 @@ package struct PositionBias: @unchecked Sendable {
 /// (Dao et al. 2022). A query whose scores are all −∞ gives 0.
 package func attentionForward(
   _ shape: AttentionShape, q: Matrix, k: Matrix, v: Matrix, queries: PackedSequences,
-  keys: PackedSequences, bias: PositionBias?, into out: Matrix, logSumExp: UnsafeMutablePointer<Float>?
+  keys: PackedSequences, bias: PositionBias?, into out: Matrix, logSumExp: UnsafeMutablePointer<Float>?,
+  using set: KernelSet = .best
 ) {
   checkAttention(shape, (q, out), (k, v), queries, keys, bias)
   withAttentionOperands(shape, q, k, v, queries, keys, bias) { operands in
-    let done = hearth_attention_forward(&operands, out.base, out.stride, logSumExp)
+    let done = set.kernels.pointee.attention_forward(&operands, out.base, out.stride, logSumExp)
     precondition(done, "no memory for the scratch of attention over \(keys.longest) keys")
   }
 }
@@ -62,7 +63,7 @@ package func attentionForward(
 package func attentionBackward(
   _ shape: AttentionShape, q: Matrix, k: Matrix, v: Matrix, out: Matrix, logSumExp: UnsafePointer<Float>,
   gradient dOut: Matrix, queries: PackedSequences, keys: PackedSequences, bias: PositionBias?, dq: Matrix,
-  dk: Matrix, dv: Matrix, biasGradient: UnsafeMutablePointer<Float>?
+  dk: Matrix, dv: Matrix, biasGradient: UnsafeMutablePointer<Float>?, using set: KernelSet = .best
 ) {
   checkAttention(shape, (q, out), (k, v), queries, keys, bias)
   checkAttention(shape, (dOut, dq), (dk, dv), queries, keys, bias)
@@ -71,7 +72,7 @@ package func attentionBackward(
     d_out_stride: dOut.stride, dq: dq.base, dk: dk.base, dv: dv.base, dq_stride: dq.stride,
     dk_stride: dk.stride, dv_stride: dv.stride, bias_gradient: biasGradient)
   withAttentionOperands(shape, q, k, v, queries, keys, bias) { operands in
-    let done = hearth_attention_backward(&operands, &gradient)
+    let done = set.kernels.pointee.attention_backward(&operands, &gradient)
     precondition(done, "no memory for the scratch of attention over \(keys.longest) keys")
   }
 }

@@ -5,7 +5,8 @@ import CKernels
 /// A negative label ignores its row: no loss and a zero gradient. `dLogits` becomes
 /// (softmax − one-hot) · `gradientScale` and may be `logits`.
 package func softmaxCrossEntropy(
-  logits: Matrix, labels: UnsafePointer<Int32>, into dLogits: Matrix?, gradientScale: Float
+  logits: Matrix, labels: UnsafePointer<Int32>, into dLogits: Matrix?, gradientScale: Float,
+  using set: KernelSet = .best
 ) -> Double {
   if let dLogits { checkSameShape(logits, dLogits) }
   var loss = 0.0
@@ -20,45 +21,35 @@ package func softmaxCrossEntropy(
     precondition(label < logits.columns, "label \(label) of row \(row) among \(logits.columns) classes")
     // Read before the gradient, which may be in the same memory.
     let score = scores[label]
-    let logSumExp = hearth_log_sum_exp(scores, logits.columns, gradient, gradientScale)
+    let logSumExp = set.kernels.pointee.log_sum_exp(scores, logits.columns, gradient, gradientScale)
     gradient?[label] -= gradientScale
     loss += Double(logSumExp) - Double(score)
   }
   return loss
 }
 
-/// Logits that the streamed head holds at a time: 16 MiB, about 130 positions of T5's vocabulary.
-private let streamedLogits = 1 << 22
-
 /// The summed cross-entropy of a frozen output head whose logits are `scale · x · embeddingᵀ`.
 ///
-/// Rows are taken in groups whose logits fit the thread's scratch memory, so that the logits of a whole
-/// micro-batch never exist. `dX`, when not nil, becomes the loss' gradient with respect to `x`. Rows with a
-/// negative label count for nothing.
+/// The logits never exist: each block of the embedding is read once, for the scores and for the gradient, as in
+/// attention. `dX`, when not nil, becomes the loss' gradient with respect to `x`. Rows with a negative label count
+/// for nothing.
 package func streamedHeadCrossEntropy(
-  _ x: Matrix, embedding: Matrix, scale: Float, labels: UnsafePointer<Int32>, into dX: Matrix?
+  _ x: Matrix, embedding: Matrix, scale: Float, labels: UnsafePointer<Int32>, into dX: Matrix?,
+  using set: KernelSet = .best
 ) -> Double {
   precondition(
     x.columns == embedding.columns, "states of \(x.columns) columns meet a head of \(embedding.columns)")
   if let dX { checkSameShape(x, dX) }
-  let group = max(1, min(x.rows, streamedLogits / max(1, embedding.rows)))
-  guard let scratch = hearth_transformer_scratch(group * embedding.rows) else {
-    preconditionFailure("no memory for \(group) x \(embedding.rows) logits")
+  for row in 0..<x.rows {
+    precondition(
+      Int(labels[row]) < embedding.rows, "label \(labels[row]) of row \(row) among \(embedding.rows) outputs")
   }
+  var head = hearth_head(
+    x: x.base, x_stride: x.stride, rows: x.rows, width: x.columns, weight: embedding.base,
+    weight_stride: embedding.stride, outputs: embedding.rows, scale: scale, labels: labels, dx: dX?.base,
+    dx_stride: dX?.stride ?? 0)
   var loss = 0.0
-  var first = 0
-  while first < x.rows {
-    let count = min(group, x.rows - first)
-    let logits = Matrix(scratch, rows: count, columns: embedding.rows)
-    matrixMultiply(
-      x.rowRange(first, count: count), .none, embedding, .transposed, into: logits,
-      epilogue: Epilogue(scale: scale))
-    loss += softmaxCrossEntropy(
-      logits: logits, labels: labels + first, into: dX == nil ? nil : logits, gradientScale: scale)
-    if let dX {
-      matrixMultiply(logits, .none, embedding, .none, into: dX.rowRange(first, count: count))
-    }
-    first += count
-  }
+  let done = set.kernels.pointee.head_cross_entropy(&head, &loss)
+  precondition(done, "no memory for the scratch of \(x.rows) x \(x.columns) states under a head")
   return loss
 }

@@ -23,12 +23,13 @@ package func addFixedPoint(_ x: UnsafePointer<Int64>, count: Int, into sums: Uns
   for i in 0..<count { sums[i] &+= x[i] }
 }
 
-/// y[i] = x[i]·2^−exponent, rounded once to float32.
+/// y[i] = x[i]·2^−exponent, rounded once to float32; every kernel set gives the same bits.
 package func fixedPointToFloat(
-  _ x: UnsafePointer<Int64>, count: Int, exponent: Int32, into y: UnsafeMutablePointer<Float>
+  _ x: UnsafePointer<Int64>, count: Int, exponent: Int32, into y: UnsafeMutablePointer<Float>,
+  using set: KernelSet = .best
 ) {
   // A power of two scales a float without rounding, so Int64 → Float is the only rounding.
-  precondition(abs(exponent) <= 100, "exponent \(exponent)")
+  precondition(abs(exponent) <= 100 && count >= 0, "exponent \(exponent) for \(count) sums")
   let scale = Float(sign: .plus, exponent: -Int(exponent), significand: 1)
-  for i in 0..<count { y[i] = Float(x[i]) * scale }
+  set.kernels.pointee.fixed_to_float(x, count, scale, y)
 }

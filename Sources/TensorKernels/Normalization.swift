@@ -16,12 +16,12 @@ package enum NormKind: Sendable, Equatable {
 /// `statistics` ([rows] for `.rms`, [rows × 2] for `.layer`) is nil when not training.
 package func normForward(
   _ kind: NormKind, _ x: Matrix, weight: UnsafePointer<Float>, bias: UnsafePointer<Float>?,
-  epsilon: Float, into y: Matrix, statistics: UnsafeMutablePointer<Float>?
+  epsilon: Float, into y: Matrix, statistics: UnsafeMutablePointer<Float>?, using set: KernelSet = .best
 ) {
   checkSameShape(x, y)
   var norm = kernelNorm(kind, x.columns, weight, bias, epsilon)
   for row in 0..<x.rows {
-    hearth_norm_forward(
+    set.kernels.pointee.norm_forward(
       &norm, x.base + row * x.stride, nil, y.base + row * y.stride,
       statistics.map { $0 + row * kind.statisticsPerRow })
   }
@@ -30,13 +30,14 @@ package func normForward(
 /// Adds `r` to the residual stream `x`, then writes `y = norm(x)`, in one pass over memory.
 package func addNormForward(
   _ kind: NormKind, residual x: Matrix, _ r: Matrix, weight: UnsafePointer<Float>,
-  bias: UnsafePointer<Float>?, epsilon: Float, into y: Matrix, statistics: UnsafeMutablePointer<Float>?
+  bias: UnsafePointer<Float>?, epsilon: Float, into y: Matrix, statistics: UnsafeMutablePointer<Float>?,
+  using set: KernelSet = .best
 ) {
   checkSameShape(x, r)
   checkSameShape(x, y)
   var norm = kernelNorm(kind, x.columns, weight, bias, epsilon)
   for row in 0..<x.rows {
-    hearth_norm_forward(
+    set.kernels.pointee.norm_forward(
       &norm, x.base + row * x.stride, r.base + row * r.stride, y.base + row * y.stride,
       statistics.map { $0 + row * kind.statisticsPerRow })
   }
@@ -49,13 +50,13 @@ package func addNormForward(
 package func normBackward(
   _ kind: NormKind, input x: Matrix, weight: UnsafePointer<Float>, statistics: UnsafePointer<Float>,
   gradient dy: Matrix, into dx: Matrix, accumulate: Bool, weightGradient: UnsafeMutablePointer<Float>?,
-  biasGradient: UnsafeMutablePointer<Float>?
+  biasGradient: UnsafeMutablePointer<Float>?, using set: KernelSet = .best
 ) {
   checkSameShape(x, dy)
   checkSameShape(x, dx)
   var norm = kernelNorm(kind, x.columns, weight, nil, 0)
   for row in 0..<x.rows {
-    hearth_norm_backward(
+    set.kernels.pointee.norm_backward(
       &norm, x.base + row * x.stride, statistics + row * kind.statisticsPerRow, dy.base + row * dy.stride,
       dx.base + row * dx.stride, accumulate, weightGradient, biasGradient)
   }

@@ -41,10 +41,10 @@ struct Hearth: ParsableCommand {
       """,
     version: hearthVersion,
     subcommands: [
-      TrainCommand.self, EvaluateCommand.self, PredictCommand.self, InspectCommand.self,
-      HouseholdCommand.self,
-      UpCommand.self, PeersCommand.self, InviteCommand.self, JoinCommand.self, RevokeCommand.self,
-      LeaveCommand.self, DoctorCommand.self, SimulateCommand.self,
+      TrainCommand.self, EvaluateCommand.self, PredictCommand.self, GenerateCommand.self, InspectCommand.self,
+      ConvertCommand.self, VerifyCommand.self, HouseholdCommand.self, UpCommand.self, PeersCommand.self,
+      InviteCommand.self, JoinCommand.self, RevokeCommand.self, LeaveCommand.self, DoctorCommand.self,
+      SimulateCommand.self,
     ])
 
   static func main() {

@@ -13,7 +13,7 @@ struct TrainCommand: ReportingCommand {
       directory; the model itself is never changed.
 
       DIR of --model is a Hugging Face directory: config.json, model.safetensors (or shards with their \
-      index), and the tokenizer's files. BERT encoders and T5 (v1.0, v1.1) are understood.
+      index), and the tokenizer's files. BERT encoders, T5 (v1.0, v1.1) and BART are understood.
 
       Example: sentiment labels from a TSV with a header 'sentence<TAB>label'
         hearth train --model minilm --data train.tsv --task classify \\

@@ -85,8 +85,8 @@ struct HouseLayers: Sendable {
       "hearth-benchmark": Target(
         dependencies: [
           "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
-          "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism", "MeshTransport", "SecureChannel",
-          "HouseholdTrust", "MeshProtocol", "MeshModel",
+          "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism", "MeshTransport",
+          "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel",
         ],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
     ],
@@ -96,6 +96,8 @@ struct HouseLayers: Sendable {
       "PeerDiscovery", "MeshPeer",
     ])
 
+  /// Modules that come with the toolchain and need no declaration.
+  static let toolchain: Set<String> = ["Glibc", "FoundationEssentials", "Foundation"]
   /// Part of the language, without effects: atomics, locks and concurrency.
   static let language: Set<String> = ["Swift", "Synchronization"]
   /// What tests may import beside the dependencies that Package.swift gives them.

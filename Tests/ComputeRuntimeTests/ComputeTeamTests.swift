@@ -43,6 +43,28 @@ private final class Tally: Sendable {
     }
   }
 
+  @Test func productsByOpenBLASOnSeveralThreadsGiveTheBitsOfSerialOnes() {
+    let (pieces, m, n, k) = (12, 130, 257, 190)
+    let operands = Arena(floatCount: pieces * (m * k + n * k))
+    for index in 0..<operands.floatCount { operands.base[index] = Float((index * 7919) % 1013) / 1013 - 0.5 }
+    let results = Arena(floatCount: 2 * pieces * m * n)
+    let multiply: @Sendable (Int, Int) -> Void = { piece, half in
+      let start = operands.base + piece * (m * k + n * k)
+      matrixMultiplyByBLAS(
+        Matrix(start, rows: m, columns: k), .none, Matrix(start + m * k, rows: n, columns: k), .transposed,
+        into: Matrix(results.base + (half * pieces + piece) * m * n, rows: m, columns: n))
+    }
+    for piece in 0..<pieces { multiply(piece, 0) }
+    let team = ComputeTeam(width: 4)
+    for round in 0..<10 {
+      team.forEach(pieces) { piece, _ in multiply(piece, 1) }
+      let isEqual = (0..<pieces * m * n).allSatisfy {
+        results.base[$0].bitPattern == results.base[pieces * m * n + $0].bitPattern
+      }
+      #expect(isEqual, "round \(round)")
+    }
+  }
+
   @Test func tenThousandShortLoopsLoseNoPiece() {
     let team = ComputeTeam(width: 3)
     let total = Atomic<Int>(0)

@@ -6,10 +6,13 @@ import Testing
     try HearthProcess.withScratch { hearth in
       let help = try hearth.run(["--help"])
       #expect(help.exitCode == 0)
-      for word in ["train", "evaluate", "predict", "inspect", "doctor", "Exit codes", "130"] {
+      for word in [
+        "train", "evaluate", "predict", "inspect", "doctor", "generate", "convert", "verify", "Exit codes",
+        "130",
+      ] {
         #expect(help.output.contains(word), "\(word)")
       }
-      for command in ["train", "evaluate", "predict", "inspect", "doctor"] {
+      for command in ["train", "evaluate", "predict", "inspect", "doctor", "generate", "verify"] {
         let help = try hearth.run([command, "--help"])
         #expect(help.exitCode == 0)
         #expect(help.output.contains("Example") && help.output.contains("hearth \(command)"), "\(command)")
@@ -74,6 +77,16 @@ import Testing
     (["evaluate", "--data", "d"], "--adapter"),
     (["predict"], "--adapter"),
     (["inspect"], "path"),
+    (["generate"], "--model"),
+    (["generate", "--model", "m", "--beams", "65"], "--beams is 65; it must be 1 to 64"),
+    (["generate", "--model", "m", "--max-tokens", "0"], "--max-tokens is 0; it must be 1 to 4096"),
+    (["generate", "--model", "m", "--length-penalty", "nan"], "--length-penalty is nan"),
+    (["convert", "bert-to-bart", "--model", "m"], "--output"),
+    (
+      ["convert", "bert-to-bart", "--model", "m", "--output", "o", "--decoder-layers", "0"],
+      "--decoder-layers is 0; it must be 1 to 256"
+    ),
+    (["verify"], "--model"),
   ])
   func aWrongCommandLineNamesTheOptionAndEndsWith64(arguments: [String], message: String) throws {
     try HearthProcess.withScratch { hearth in
@@ -100,6 +113,10 @@ import Testing
         ["evaluate", "--adapter", "nowhere", "--data", data],
         ["predict", "--adapter", "nowhere"],
         ["inspect", "nowhere"],
+        ["generate", "--model", "nowhere"],
+        ["generate", "--model", model, "no-texts"],
+        ["convert", "bert-to-bart", "--model", "nowhere", "--output", "out"],
+        ["verify", "--model", "nowhere"],
       ] {
         let result = try hearth.run(arguments)
         #expect(result.exitCode == 66, "\(arguments): \(result.errors)")

@@ -5,6 +5,7 @@ import Testing
 @Suite struct TrainingCommandTests {
   private static let bert = HearthProcess.fixtures.appending(path: "tiny-bert").path
   private static let t5 = HearthProcess.fixtures.appending(path: "tiny-t5").path
+  private static let bart = HearthProcess.fixtures.appending(path: "tiny-bart").path
 
   /// Rows whose label is decided by one word; lengths differ, order is mixed but fixed.
   private static func rows(_ count: Int) -> String {
@@ -30,7 +31,7 @@ import Testing
     ] + extra
   }
 
-  @Test(arguments: [bert, t5])
+  @Test(arguments: [bert, t5, bart])
   func aRunEndsInTheDocumentedLineAndAnAdapterThatEveryCommandReads(model: String) throws {
     try HearthProcess.withScratch { hearth in
       let data = try hearth.file("data.tsv", Self.rows(80))
@@ -159,12 +160,13 @@ import Testing
     }
   }
 
-  @Test func scoresOfPairsAreRegressed() throws {
+  @Test(arguments: [bert, bart])
+  func scoresOfPairsAreRegressed(model: String) throws {
     try HearthProcess.withScratch { hearth in
       let lines = (0..<60).map { "a boat,the boat number \($0),\(Double($0 % 6))" }
       let data = try hearth.file("pairs.csv", "sentence1,sentence2,score\n" + lines.joined(separator: "\n"))
       let result = try hearth.run([
-        "train", "--model", Self.bert, "--data", data, "--task", "regress", "--epochs", "2", "--output",
+        "train", "--model", model, "--data", data, "--task", "regress", "--epochs", "2", "--output",
         "out",
         "--json",
       ])

@@ -90,6 +90,32 @@ struct MiniBatchTrainerTests {
     }
   }
 
+  @Test("a vector of several blocks gets the update and the norm of the whole gradient")
+  func blocks() throws {
+    let (count, order) = (100_003, [[0, 1], [2, 3], [4]])
+    let technique = MadeUpGradients(count: count)
+    let before = technique.values
+    var mean = [Double](repeating: 0, count: count)
+    for sample in order.joined() {
+      var generator = SeededGenerator(seed: 2, UInt64(sample))
+      for index in 0..<count { mean[index] += Double(generator.normalFloat() * before[index]) / 5 }
+    }
+    let norm = mean.reduce(0) { $0 + $1 * $1 }.squareRoot()
+    let trainer = trainer(technique, workers: 2)
+    let result = try trainer.step(batches(order), units: 5, loop: ComputeTeam(width: 2))
+    #expect(abs(result.gradientNorm / norm - 1) < 1e-6)
+    // The first of 20 steps, two of which warm up; AdamW's first step is g / (|g| + ε), whatever the moments' decays.
+    let rate = 0.005
+    let after = technique.values
+    for index in 0..<count where abs(mean[index]) > 1e-3 {
+      let clipped = mean[index] / max(1, norm)
+      let step = clipped / (abs(clipped) + 1e-8) + 0.01 * Double(before[index])
+      #expect(
+        abs(Double(before[index]) - rate * step - Double(after[index])) < 1e-6,
+        "parameter \(index)")
+    }
+  }
+
   @Test("an overflow redoes the step with a smaller exponent and trains on")
   func overflow() throws {
     let order = [[0, 1], [2, 3], [4, 5]]

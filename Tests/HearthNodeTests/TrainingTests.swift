@@ -77,7 +77,7 @@ struct TrainingTests {
 
   @Test(
     "fills the cache in its first epoch and needs no backbone afterwards",
-    arguments: ["tiny-bert", "tiny-t5"])
+    arguments: ["tiny-bert", "tiny-t5", "tiny-bart"])
   func liveThenCached(model: String) throws {
     let scratch = try Scratch()
     let recorder = Recorder()
@@ -96,7 +96,7 @@ struct TrainingTests {
     #expect(losses[2] < losses[0], "losses \(losses)")
   }
 
-  @Test("gives the same adapter with 1, 2 and 3 threads", arguments: ["tiny-bert", "tiny-t5"])
+  @Test("gives the same adapter with 1, 2 and 3 threads", arguments: ["tiny-bert", "tiny-t5", "tiny-bart"])
   func threads(model: String) throws {
     let scratch = try Scratch()
     var digests: Set<String> = []

@@ -27,6 +27,7 @@ struct BackboneFixture: Sendable {
     switch try ModelConfiguration(region: fixture.region("config.json")) {
     case .bert(let configuration): backbone = try BERTBackbone(checkpoint, configuration)
     case .t5(let configuration): backbone = try T5Backbone(checkpoint, configuration)
+    case .bart(let configuration): backbone = try BARTBackbone(checkpoint, configuration)
     }
     let hasDecoder = !expected.shape("decoder.ids").isEmpty
     batch = BackboneBatch(

@@ -9,7 +9,7 @@ private let tolerance: Float = 1e-4
 
 @Suite("A backbone against the reference implementation")
 struct BackboneParityTests {
-  static let directories = ["tiny-bert", "tiny-t5", "tiny-t5-gated", "t5-base-shape"]
+  static let directories = ["tiny-bert", "tiny-t5", "tiny-t5-gated", "t5-base-shape", "tiny-bart"]
 
   @Test("has the reference's residual stream behind every layer of a packed batch", arguments: directories)
   func taps(directory: String) throws {
@@ -45,6 +45,21 @@ struct BackboneParityTests {
       }
       expectClose(logits, fixture.expected.floats("logits"), "logits")
     }
+  }
+
+  @Test("has the reference's logits of BART, whose last taps are its final states")
+  func logitsOfBART() throws {
+    let fixture = try BackboneFixture.named("tiny-bart")
+    let backbone = try #require(fixture.backbone as? BARTBackbone)
+    let vocabulary = backbone.architecture.vocabulary
+    let last = try #require(fixture.run().taps.last)
+    let logits = withMatrix([Float](repeating: 0, count: last.rows * vocabulary), columns: vocabulary) {
+      logits in
+      _ = withMatrix(last.values, columns: backbone.architecture.width) {
+        backbone.headLogits($0, into: logits)
+      }
+    }
+    expectClose(logits, fixture.expected.floats("logits"), "logits")
   }
 
   @Test("reads BERT weights whose names begin with bert.")

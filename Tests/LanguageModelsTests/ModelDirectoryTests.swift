@@ -36,7 +36,8 @@ struct ModelDirectoryTests {
   }
 
   @Test(
-    "on disk gives configuration, weights and tokenizer of one model", arguments: ["tiny-bert", "tiny-t5"])
+    "on disk gives configuration, weights and tokenizer of one model",
+    arguments: ["tiny-bert", "tiny-t5", "tiny-bart"])
   func loading(fixture: String) throws {
     let model = try ModelDirectory.load(ModelFolder(GoldenFixture(fixture).directory))
     #expect(model.tokenizer.vocabularySize <= model.configuration.vocabulary)
@@ -52,6 +53,10 @@ struct ModelDirectoryTests {
       #expect(t5.encoderLayers == 3 && t5.decoderLayers == 2 && t5.attentionWidth == 32 && t5.isTied)
       #expect(t5.bucketDistance == 128 && t5.activation == .relu && !t5.isGated)
       #expect(model.configuration.maximumPositions == nil)
+    case .bart(let bart):
+      #expect(bart.width == 48 && bart.encoder.layers == 3 && bart.decoder.heads == 6 && bart.scalesEmbedding)
+      #expect(bart.epsilon == 1e-5 && bart.decoderStartID == 2 && bart.endID == 2 && bart.startID == 0)
+      #expect(model.configuration.maximumPositions == 64)
     }
   }
 
@@ -196,7 +201,8 @@ struct ModelConfigurationTests {
   func unknownArchitecture() throws {
     #expect(
       Self.failure("{\"model_type\":\"llama\"}")
-        == .unsupported(file: "config.json", key: "model_type", found: "llama", supported: ["bert", "t5"]))
+        == .unsupported(
+          file: "config.json", key: "model_type", found: "llama", supported: ["bert", "t5", "bart"]))
     #expect(
       Self.failure("{\"architectures\":[\"GPT2LMHeadModel\"]}")
         == .unsupported(

@@ -12,6 +12,7 @@ struct TokenizerCase: Decodable {
   let ids: [Int32]
   let types: [Int32]?
   let truncated: Int?
+  let decoded: String
 
   static func list(of fixture: GoldenFixture) throws -> [TokenizerCase] {
     try fixture.region("token-ids.json").withBytes { bytes in
@@ -51,6 +52,18 @@ struct WordPieceTokenizerTests {
         #expect(encoded.truncatedTokens == example.truncated, "\(context)")
       }
     }
+  }
+
+  @Test("gives back the reference's text of its ids")
+  func decoding() throws {
+    let tokenizer = try Self.tokenizer()
+    for example in try TokenizerCase.list(of: GoldenFixture("tiny-bert")) where example.settings == "uncased"
+    {
+      let ids = try tokenizer.encode(example.text, pair: example.pair, maxLength: 512).ids
+      #expect(
+        Array(tokenizer.decode(ids).utf8) == Array(example.decoded.utf8), "\(example.text.debugDescription)")
+    }
+    #expect(tokenizer.decode([-1, Int32.max]).isEmpty)
   }
 
   @Test("refuses a maximum length without room for text")
@@ -112,10 +125,13 @@ struct SentencePieceTokenizerTests {
       #expect(encoded.ids == example.ids, "\(example.text.debugDescription)")
       #expect(encoded.types == [Int32](repeating: 0, count: example.ids.count))
       #expect(encoded.truncatedTokens == 0)
+      #expect(
+        Array(tokenizer.decode(encoded.ids).utf8) == Array(example.decoded.utf8),
+        "\(example.text.debugDescription)")
     }
   }
 
-  @Test("gives the reference's ids for tricky texts")
+  @Test("gives the reference's ids for tricky texts, and its text of them")
   func golden() throws {
     try Self.check(try Self.tokenizer(), try TokenizerCase.list(of: GoldenFixture("tiny-t5")))
   }

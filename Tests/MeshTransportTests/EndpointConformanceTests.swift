@@ -214,6 +214,30 @@ struct EndpointConformanceTests {
     await shutdown(a, b)
   }
 
+  @Test("finds the key from before a split in which both sides changed it", arguments: TransportKind.allCases)
+  func keysOfASplit(_ kind: TransportKind) async throws {
+    var mesh = try TestMesh(kind, devices: 2)
+    try mesh.splitNetworkKey(with: 1)
+    let a = try await mesh.start(0)
+    let b = try await mesh.start(1)
+    for _ in 0..<2 {
+      a.perform(.dial(b.address, .control, expecting: b.device))
+      let (here, info) = try await a.awaitOpened()
+      let (there, other) = try await b.awaitOpened()
+      #expect(info.standing == .updateOnly && other.standing == .updateOnly)
+      a.perform(.close(here, .renewed))
+      #expect(try await b.awaitClosed(there) == .renewed)
+    }
+    #expect(b.transport.counters[.handshakeRefused] == 2)
+    // After the logs are one, so is the key.
+    mesh.exchange(0, 1)
+    a.transport.update(trust: mesh.households[0].snapshot)
+    b.transport.update(trust: mesh.households[1].snapshot)
+    b.perform(.dial(a.address, .control, expecting: a.device))
+    #expect(try await b.awaitOpened().info.standing == .full)
+    await shutdown(a, b)
+  }
+
   @Test(
     "opens a session for the status only when no wire version is common", arguments: TransportKind.allCases)
   func statusOnly(_ kind: TransportKind) async throws {
@@ -228,6 +252,8 @@ struct EndpointConformanceTests {
     #expect(other.offeredVersions == WireVersions(oldest: 3, newest: 4))
     a.perform(.send(here, MeshFrame(.trustLog, body: [1])))
     try await a.awaitDrop(.notPermitted)
+    a.perform(.send(here, MeshFrame(.echoRequest, request: 7, body: [])))
+    #expect(try await b.awaitFrame(there).kind == .echoRequest)
     a.perform(.close(here, .renewed))
     #expect(try await b.awaitClosed(there) == .renewed)
     await shutdown(a, b)

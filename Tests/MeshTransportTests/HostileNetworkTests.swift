@@ -65,23 +65,23 @@ struct HostileNetworkTests {
   @Test("is cut off after the time for the handshake, however slowly it goes on")
   func slowLoris() async throws {
     var mesh = try TestMesh(.network, devices: 2)
-    let b = try await mesh.start(1) { $0.timing.handshake = .milliseconds(300) }
+    let b = try await mesh.start(1) { $0.timing.handshake = .milliseconds(1000) }
     let preamble = Preamble(purpose: .control, versions: .current).encoded
     let mute = try #require(RawConnection(to: b.transport.localPort))
     let halfway = try #require(RawConnection(to: b.transport.localPort))
     halfway.send(preamble)
     let slow = try #require(RawConnection(to: b.transport.localPort))
     let start = monotonicSeconds()
-    // A byte every 20 ms for as long as it is listened to.
+    // A byte every 80 ms for as long as it is listened to: less than a preamble in the time.
     var sent = 0
     while slow.send([preamble[sent % preamble.count]]) {
       sent += 1
-      if let end = slow.receive(patience: 20), end.isEmpty { break }
+      if let end = slow.receive(patience: 80), end.isEmpty { break }
       try #require(sent < 1000, "it was listened to for ever")
     }
     #expect(sent > 2)
     #expect(halfway.isClosedByPeer() && mute.isClosedByPeer())
-    #expect(monotonicSeconds() - start >= 0.2)
+    #expect(monotonicSeconds() - start >= 0.9)
     for _ in 0..<3 { try await b.awaitDrop(.handshakeTimeout) }
     #expect(b.transport.counters[.handshakeTimeout] == 3)
     #expect(b.transport.counters[.malformedPreamble] == 0, "each is counted once")
@@ -154,7 +154,7 @@ struct HostileNetworkTests {
     var mesh = try TestMesh(.network, devices: 2)
     let quick: (inout TransportConfiguration) -> Void = {
       $0.limits.connectionBurst = 10_000
-      $0.timing.handshake = .milliseconds(150)
+      $0.timing.handshake = .milliseconds(500)
       // A changed length has the other side wait for more; that comes with the next sign of life.
       $0.timing.keepAlive = .milliseconds(40)
       $0.timing.silence = .milliseconds(400)

@@ -35,7 +35,7 @@ struct LocalControlTests {
       var client = try LocalControlClient(path: path)
       try client.send(Array(#"{"command":"peers"}"#.utf8))
       var lines: [[UInt8]] = []
-      while let line = try client.nextLine() { lines.append(line) }
+      while let line = try client.nextLine(timeout: nil) { lines.append(line) }
       return lines
     }
     var requests = server.requests.makeAsyncIterator()
@@ -75,7 +75,7 @@ struct LocalControlTests {
           try await client {
             var client = try LocalControlClient(path: path)
             try client.send(Array("\(count)".utf8))
-            for _ in 0..<count { #expect(try client.nextLine() != nil) }
+            for _ in 0..<count { #expect(try client.nextLine(timeout: nil) != nil) }
             return count
           }
         }
@@ -115,13 +115,13 @@ struct LocalControlTests {
     let refused = try await client {
       var client = try LocalControlClient(path: path)
       try client.send([UInt8](repeating: 1, count: 101))
-      return try client.nextLine() == nil
+      return try client.nextLine(timeout: nil) == nil
     }
     #expect(refused)
     // A client that says nothing is closed after the time for a request.
     let closed = try await client {
       var client = try LocalControlClient(path: path)
-      return try client.nextLine() == nil
+      return try client.nextLine(timeout: nil) == nil
     }
     #expect(closed)
     let third = try await client {
@@ -144,7 +144,7 @@ struct LocalControlTests {
     async let end = client {
       var client = try LocalControlClient(path: path)
       try client.send([1])
-      return try client.nextLine() == nil
+      return try client.nextLine(timeout: nil) == nil
     }
     var requests = server.requests.makeAsyncIterator()
     _ = await requests.next()

@@ -13,7 +13,7 @@ import WireCoding
 final class RawConnection {
   let descriptor: CInt
   /// How long a read waits before it counts as silence.
-  static let patience: CInt = 20_000
+  static let patience: CInt = 50_000
 
   /// Connects from an address of 127/8 to a port on loopback; nil when that is refused.
   init?(to port: UInt16, from source: UInt16 = 1) {

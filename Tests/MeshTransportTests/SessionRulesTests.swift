@@ -115,13 +115,13 @@ struct SessionRulesTests {
   func keepAlive() async throws {
     var mesh = try TestMesh(.network, devices: 2)
     let b = try await mesh.start(1) {
-      $0.timing.keepAlive = .milliseconds(20)
-      $0.timing.silence = .milliseconds(200)
+      $0.timing.keepAlive = .milliseconds(100)
+      $0.timing.silence = .milliseconds(1500)
     }
     let member = try RawMember(mesh.households[0], .control, to: b.transport.localPort)
     let session = try await b.awaitOpened().session
     // Longer than the silence that would end it: both sides say only that they live.
-    for _ in 0..<30 {
+    for _ in 0..<20 {
       #expect(try member.nextMessage()?.isEmpty == true)
       member.connection.send(member.keepAlive())
     }

@@ -64,6 +64,13 @@ struct TestMesh {
     try households[0].rotateNetworkKey(entropy: &entropy)
   }
 
+  /// Has two devices learn all that the other knows.
+  mutating func exchange(_ left: Int, _ right: Int) {
+    let entries = households[right].log.entries
+    _ = households[right].merge(households[left].log.entries)
+    _ = households[left].merge(entries)
+  }
+
   /// Has a device learn all that the admin knows.
   mutating func inform(_ index: Int) {
     _ = households[index].merge(households[0].log.entries)

@@ -57,7 +57,7 @@ struct BlockCase: Sendable, CustomStringConvertible {
         activation: .gelu, biases: true, scale: 0.57735, causal: true, cross: true)),
   ]
 
-  /// Sources so long that a forward without backward absorbs keys and values.
+  /// Sources so long that keys and values are absorbed.
   private static func absorbing(_ blockCase: BlockCase) -> BlockCase {
     var blockCase = blockCase
     blockCase.encoderLengths = [9, 12, 7, 10]

@@ -61,6 +61,35 @@ struct GradientAccumulatorTests {
     }
   }
 
+  @Test("takes gradients from several threads at once and gives the bits of one thread")
+  func concurrentAdds() async {
+    let gradients = gradients(microBatches: 8)
+    let serial = GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+    for gradient in gradients { add(gradient, to: serial) }
+    for _ in 0..<50 {
+      let shared = GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+      await withTaskGroup(of: Void.self) { group in
+        for gradient in gradients { group.addTask { add(gradient, to: shared) } }
+      }
+      #expect(shared.withSums { Array($0) } == serial.withSums { Array($0) })
+    }
+  }
+
+  @Test("parts of the sums read as the whole does, and a part that is zeroed leaves the rest")
+  func ranges() {
+    let accumulator = GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+    for gradient in gradients(microBatches: 3) { add(gradient, to: accumulator) }
+    let whole = read(accumulator)
+    let part = OwnedMatrix(rows: 1, columns: 40) { .nan }
+    accumulator.read(17..<57, into: part.matrix.base)
+    #expect(part.values == Array(whole[17..<57]))
+    accumulator.zero(17..<57)
+    let after = read(accumulator)
+    for index in whole.indices {
+      #expect(after[index] == ((17..<57).contains(index) ? 0 : whole[index]), "sum \(index)")
+    }
+  }
+
   @Test("is within half a unit of the fixed point, and a float's rounding, of the exact sum")
   func accuracy() {
     let gradients = gradients(microBatches: 8)

@@ -18,9 +18,9 @@ struct ActivationTests {
       ones.view[0, index] = 1
     }
     for set in supportedSets {
-      set.force {
-        applyActivation(kind, x.view, into: y.view)
-        activationBackward(kind, input: x.view, gradient: ones.view, into: slope.view)
+      do {
+        applyActivation(kind, x.view, into: y.view, using: set)
+        activationBackward(kind, input: x.view, gradient: ones.view, into: slope.view, using: set)
       }
       var worst = 0.0
       var worstSlope = 0.0
@@ -54,9 +54,9 @@ struct ActivationTests {
     for set in supportedSets {
       let y = OwnedMatrix(rows: 1, columns: 5)
       let ones = OwnedMatrix(rows: 1, columns: 5, filler: 1)
-      set.force {
-        applyActivation(kind, x.view, into: y.view)
-        activationBackward(kind, input: x.view, gradient: ones.view, into: dx.view)
+      do {
+        applyActivation(kind, x.view, into: y.view, using: set)
+        activationBackward(kind, input: x.view, gradient: ones.view, into: dx.view, using: set)
       }
       let lower: Float = kind == .none ? -1e15 : 0
       #expect(abs(y.view[0, 0] - lower) < 1e-6 && y.view[0, 1] == 1e15, "set \(set)")
@@ -75,11 +75,11 @@ struct ActivationTests {
         let y = OwnedMatrix(rows: 3, columns: columns)
         let dg = OwnedMatrix(rows: 3, columns: columns)
         let du = OwnedMatrix(rows: 3, columns: columns)
-        set.force {
-          gatedActivation(kind, gate: g.view, linear: u.view, into: y.view)
+        do {
+          gatedActivation(kind, gate: g.view, linear: u.view, into: y.view, using: set)
           gatedActivationBackward(
             kind, gate: g.view, linear: u.view, gradient: dy.view, gateGradient: dg.view,
-            linearGradient: du.view)
+            linearGradient: du.view, using: set)
         }
         for row in 0..<3 {
           for column in 0..<columns {
@@ -103,15 +103,15 @@ struct ActivationTests {
     var generator = SeededGenerator(seed: 37)
     let x = OwnedMatrix(rows: 1, columns: 70, random: &generator)
     for set in supportedSets {
-      set.force {
+      do {
         let whole = OwnedMatrix(rows: 1, columns: 70)
-        applyActivation(.gelu, x.view, into: whole.view)
+        applyActivation(.gelu, x.view, into: whole.view, using: set)
         let part = OwnedMatrix(rows: 1, columns: 41)
-        applyActivation(.gelu, x.view.columnRange(29, count: 41), into: part.view)
+        applyActivation(.gelu, x.view.columnRange(29, count: 41), into: part.view, using: set)
         #expect(Array(whole.elements[29...]) == part.elements)
         let inPlace = OwnedMatrix(rows: 1, columns: 70)
         for column in 0..<70 { inPlace.view[0, column] = x.view[0, column] }
-        applyActivation(.gelu, inPlace.view, into: inPlace.view)
+        applyActivation(.gelu, inPlace.view, into: inPlace.view, using: set)
         #expect(inPlace.elements == whole.elements)
       }
     }

@@ -39,17 +39,17 @@ private final class AttentionCase {
     logSumExp = [Float](repeating: .nan, count: queries.tokens * shape.heads)
   }
 
-  func run() {
+  func run(using set: KernelSet) {
     bias.withUnsafeBufferPointer { biases in
       let positionBias = hasBias ? PositionBias(values: biases.baseAddress!, span: span) : nil
       attentionForward(
         shape, q: q.view, k: k.view, v: v.view, queries: queries, keys: keys, bias: positionBias,
-        into: out.view, logSumExp: &logSumExp)
+        into: out.view, logSumExp: &logSumExp, using: set)
       biasGradient.withUnsafeMutableBufferPointer { biasGradients in
         attentionBackward(
           shape, q: q.view, k: k.view, v: v.view, out: out.view, logSumExp: logSumExp,
           gradient: dOut.view, queries: queries, keys: keys, bias: positionBias, dq: dq.view, dk: dk.view,
-          dv: dv.view, biasGradient: hasBias ? biasGradients.baseAddress : nil)
+          dv: dv.view, biasGradient: hasBias ? biasGradients.baseAddress : nil, using: set)
       }
     }
   }
@@ -126,7 +126,7 @@ struct AttentionTests {
         let problem = AttentionCase(
           shape: attentionShape(heads: 2, headSize: headSize, causal: index % 2 == 1),
           queryLengths: lengths, keyLengths: lengths, hasBias: index != 1, seed: seed)
-        set.force { problem.run() }
+        problem.run(using: set)
         let differences = problem.differences()
         #expect(differences.forward < 2e-6, "set \(set), lengths \(lengths), seed \(seed)")
         #expect(differences.backward < 2e-5, "set \(set), lengths \(lengths), seed \(seed)")
@@ -142,7 +142,7 @@ struct AttentionTests {
       let problem = AttentionCase(
         shape: attentionShape(heads: 3, headSize: 32), queryLengths: [1, 4, 2, 40],
         keyLengths: [128, 7, 33, 3], hasBias: true, seed: 5)
-      set.force { problem.run() }
+      problem.run(using: set)
       let differences = problem.differences()
       #expect(differences.forward < 2e-6 && differences.backward < 2e-5, "set \(set): \(differences)")
     }
@@ -160,7 +160,7 @@ struct AttentionTests {
           problem.k.view[row, column] = Float(row % 2 == 0 ? 1 : -1) * Float(1 + row) / 20
         }
       }
-      set.force { problem.run() }
+      problem.run(using: set)
       #expect(problem.differences().forward < 1e-5, "set \(set)")
       #expect(!problem.dk.elements.contains { !$0.isFinite })
     }
@@ -177,7 +177,7 @@ struct AttentionTests {
         if distance >= problem.span { problem.bias[distance] = -.infinity }
         problem.bias[2 * problem.span - 1 + distance] = -.infinity
       }
-      set.force { problem.run() }
+      problem.run(using: set)
       let differences = problem.differences()
       #expect(differences.forward < 2e-6 && differences.backward < 2e-5, "set \(set): \(differences)")
       #expect(problem.out.view[7, 16] == 0 && problem.dq.view[7, 16] == 0)
@@ -202,9 +202,9 @@ struct AttentionTests {
             alone.dOut.view[row, column] = packed.dOut.view[7 + row, column]
           }
         }
-        set.force {
-          packed.run()
-          alone.run()
+        do {
+          packed.run(using: set)
+          alone.run(using: set)
         }
         for (a, b) in [
           (alone.out, packed.out), (alone.dq, packed.dq), (alone.dk, packed.dk), (alone.dv, packed.dv),

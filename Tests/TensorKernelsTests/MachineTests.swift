@@ -19,7 +19,7 @@ struct MachineTests {
       let a = MatrixFixture(rows: k, columns: m, stride: m + random.uniform(below: 4), random: &random)
       let b = MatrixFixture(rows: k, columns: n, stride: n + random.uniform(below: 4), random: &random)
       let c = MatrixFixture(rows: m, columns: n, stride: n + random.uniform(below: 4))
-      matrixMultiply(a.matrix, .transposed, b.matrix, .none, into: c.matrix)
+      matrixMultiplyByBLAS(a.matrix, .transposed, b.matrix, .none, into: c.matrix)
       let expected = Reference.product(a.matrix, .transposed, b.matrix, .none)
       #expect(largestError(c.values, expected) < 1e-4, "\(m) x \(n) x \(k), seed \(seed)")
     }

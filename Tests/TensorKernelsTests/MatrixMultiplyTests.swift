@@ -111,6 +111,40 @@ struct MatrixMultiplyTests {
     }
   }
 
+  @Test("A few rows, which meet a large matrix where it lies, give the same bits as among many rows")
+  func fewRowsAreRowsOfMany() {
+    var random = SeededGenerator(seed: 83)
+    let bias = MatrixFixture(rows: 1, columns: 131, random: &random)
+    // 1,024 columns put rows a multiple of 4 KiB apart, 900 make more than one block of the depth.
+    for depth in [1, 37, 900, 1_024] {
+      let many = MatrixFixture(rows: 200, columns: depth, random: &random)
+      let weight = MatrixFixture(rows: 131, columns: depth, random: &random)
+      for set in KernelSet.available where set != .best || set.index != 0 {
+        for activation in [Activation.none, .gelu] {
+          for accumulate in [false, true] where activation == .none || !accumulate {
+            let epilogue = Epilogue(
+              bias: UnsafePointer(bias.matrix.base), activation: activation, scale: 0.7,
+              accumulate: accumulate)
+            let all = MatrixFixture(rows: 200, columns: 131) { 0.25 }
+            matrixMultiply(
+              many.matrix, .none, weight.matrix, .transposed, into: all.matrix, epilogue: epilogue, using: set
+            )
+            for rows in [1, 5, 16, 33, 64] {
+              let few = MatrixFixture(rows: rows, columns: 131, stride: 133) { 0.25 }
+              matrixMultiply(
+                many.matrix.rowRange(3, count: rows), .none, weight.matrix, .transposed, into: few.matrix,
+                epilogue: epilogue, using: set)
+              #expect(
+                few.values == Array(all.values[3 * 131..<(3 + rows) * 131]),
+                "set \(set.name), \(rows) rows of depth \(depth), \(activation), accumulate \(accumulate)")
+              #expect(few.marginsAreUntouched)
+            }
+          }
+        }
+      }
+    }
+  }
+
   @Test("A product from encoded rows is the product of the decoded rows")
   func decodesWhileItMultiplies() {
     let seed: UInt64 = 31

@@ -21,13 +21,13 @@ struct NormalizationTests {
         var statistics = [Float](repeating: .nan, count: rows * 2)
         var dWeight = [Float](repeating: 1, count: columns)
         var dBias = [Float](repeating: 2, count: columns)
-        set.force {
+        do {
           normForward(
             kind, x.view, weight: weight, bias: kind == .layer ? bias : nil, epsilon: 1e-3, into: y.view,
-            statistics: &statistics)
+            statistics: &statistics, using: set)
           normBackward(
             kind, input: x.view, weight: weight, statistics: statistics, gradient: dy.view, into: dx.view,
-            accumulate: true, weightGradient: &dWeight, biasGradient: &dBias)
+            accumulate: true, weightGradient: &dWeight, biasGradient: &dBias, using: set)
         }
         var expectedWeight = [Double](repeating: 1, count: columns)
         var expectedBias = [Double](repeating: 2, count: columns)
@@ -82,7 +82,7 @@ struct NormalizationTests {
     let r = OwnedMatrix(rows: 3, columns: 77, random: &generator)
     let weight = (0..<77).map { _ in generator.normalFloat() }
     for set in supportedSets {
-      set.force {
+      do {
         let stream = OwnedMatrix(rows: 3, columns: 77, gap: 0)
         let sum = OwnedMatrix(rows: 3, columns: 77)
         for row in 0..<3 {
@@ -94,10 +94,11 @@ struct NormalizationTests {
         let y = OwnedMatrix(rows: 3, columns: 77)
         addNormForward(
           kind, residual: stream.view, r.view, weight: weight, bias: nil, epsilon: 1e-6, into: y.view,
-          statistics: nil)
+          statistics: nil, using: set)
         #expect(stream.elements == sum.elements)
         normForward(
-          kind, sum.view, weight: weight, bias: nil, epsilon: 1e-6, into: sum.view, statistics: nil)
+          kind, sum.view, weight: weight, bias: nil, epsilon: 1e-6, into: sum.view, statistics: nil,
+          using: set)
         #expect(y.elements == sum.elements)
       }
     }

@@ -47,4 +47,4 @@ final class OwnedMatrix {
 }
 
 /// The kernel sets that this CPU runs.
-let supportedSets = TransformerKernelSet.allCases.filter(\.isSupported)
+let supportedSets = KernelSet.available

@@ -13,9 +13,10 @@ WARM_UP_STEPS = 2
 FAMILIES = [
     ("system (kernel)", r"\[k\]"),
     ("matrix products (OpenBLAS)", r"openblas"),
-    # Before the packed products: attention multiplies its blocks with a kernel of its own, `product_…`.
-    ("attention", r"[aA]ttention|attn|\bproduct_"),
-    ("matrix products (own)", r"gemm|multiply|Multiply|matmul|\btile_"),
+    # Before the packed products: attention multiplies its blocks with kernels of its own.
+    ("attention", r"[aA]ttention|attn|weighted_sums|outer_sums|pack_head"),
+    # The tiles of the streamed head are among them.
+    ("matrix products (own)", r"gemm|multiply|Multiply|matmul|\btile_|pack_transposed|run_edge"),
     ("loss and softmax", r"[sS]oftmax|[cC]rossEntropy|cross_entropy|log_sum_exp|streamedHead"),
     ("norms", r"[nN]orm"),
     ("reading the cache (decode, encode)", r"[dD]ecode|[eE]ncode|preadv|f16|half"),

@@ -147,13 +147,13 @@ def plain(report):
     }
 
 
-def replace(path, text):
-    """Replaces what stands between the benchmark marks of a document."""
+def replace(path, text, first=BEGIN, last=END):
+    """Replaces what stands between two marks of a document."""
     with open(path) as file:
         document = file.read()
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = document.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise SystemExit(f"scripts/benchmark: {path} has no '{BEGIN}' … '{END}'")
+        raise SystemExit(f"scripts/benchmark: {path} has no '{first}' … '{last}'")
     with open(path, "w") as file:
         file.write(f"{before}{begin}\n\n{text}\n{end}{after}")

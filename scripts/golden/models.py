@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BartConfig, BartForConditionalGeneration, BertConfig, BertModel, T5Config, T5ForConditionalGeneration)
 
 import weights
 
@@ -81,12 +82,54 @@ def run_t5(model, encoder_lengths, decoder_lengths) -> dict[str, np.ndarray]:
         for taps in (encoder_taps, decoder_taps):  # drop what the check recorded
             for rows in taps.values:
                 rows.pop()
-    return {
+    expected = {
         "encoder.ids": encoder_ids, "encoder.lengths": np.array(encoder_lengths, dtype=np.int32),
         "decoder.ids": decoder_ids, "decoder.lengths": np.array(decoder_lengths, dtype=np.int32),
         **encoder_taps.tensors("encoder"), **decoder_taps.tensors("decoder"),
         **{name: np.concatenate(rows) for name, rows in finals.items()},
     }
+    if vocabulary > 64:  # the true-width fixture has no vocabulary worth generating from
+        expected["greedy.ids"], expected["beam.ids"] = generate(model, split(encoder_ids, encoder_lengths))
+    return expected
+
+
+@torch.no_grad()
+def run_bart(model, encoder_lengths, decoder_lengths) -> dict[str, np.ndarray]:
+    vocabulary = model.config.vocab_size
+    encoder_ids = draw_ids("encoder.ids", sum(encoder_lengths), 4, vocabulary)
+    decoder_ids = draw_ids("decoder.ids", sum(decoder_lengths), 4, vocabulary)
+    for start in np.cumsum([0] + decoder_lengths[:-1]):
+        decoder_ids[start] = model.config.decoder_start_token_id
+    taps = Taps(model.model.encoder.layers), Taps(model.model.decoder.layers)
+    logits = []
+    for source, target in zip(split(encoder_ids, encoder_lengths), split(decoder_ids, decoder_lengths)):
+        logits.append(model(
+            input_ids=torch.from_numpy(source.astype(np.int64))[None],
+            decoder_input_ids=torch.from_numpy(target.astype(np.int64))[None], use_cache=False).logits[0].numpy())
+    recorded = {**taps[0].tensors("encoder"), **taps[1].tensors("decoder")}
+    greedy, beams = generate(model, split(encoder_ids, encoder_lengths))
+    return {
+        "encoder.ids": encoder_ids, "encoder.lengths": np.array(encoder_lengths, dtype=np.int32),
+        "decoder.ids": decoder_ids, "decoder.lengths": np.array(decoder_lengths, dtype=np.int32),
+        **recorded, "logits": np.concatenate(logits), "greedy.ids": greedy, "beam.ids": beams,
+    }
+
+
+@torch.no_grad()
+def generate(model, sources) -> list[np.ndarray]:
+    """What greedy search and a beam of 4 write within 12 tokens; one row a text, padded with -1."""
+    found = []
+    for beams in (1, 4):
+        rows = np.full((len(sources), 13), -1, dtype=np.int32)
+        for row, source in enumerate(sources):
+            ids = torch.from_numpy(source.astype(np.int64))[None]
+            written = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, min_new_tokens=0, num_beams=beams,
+                do_sample=False, use_cache=False, length_penalty=1.0, early_stopping=False, no_repeat_ngram_size=0,
+                forced_bos_token_id=None, forced_eos_token_id=None)[0].numpy()
+            rows[row, :len(written)] = written
+        found.append(rows)
+    return found
 
 
 @torch.no_grad()
@@ -147,6 +190,17 @@ TINY_BERT = {
     "attention_probs_dropout_prob": 0.1,
 }
 
+BART_COMMON = {
+    "architectures": ["BartForConditionalGeneration"], "model_type": "bart", "activation_function": "gelu",
+    "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2, "dropout": 0.1,
+    "attention_dropout": 0.0, "activation_dropout": 0.0, "is_encoder_decoder": True,
+}
+TINY_BART = {
+    **BART_COMMON, "d_model": 48, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 6, "encoder_ffn_dim": 96, "decoder_ffn_dim": 80, "max_position_embeddings": 64,
+    "scale_embedding": True,
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -169,6 +223,20 @@ def main() -> None:
     write_json(directory / "config.json", T5_BASE_SHAPE)
     write_json(directory / "weights.json", weights.fill(model))
     save_file(run_t5(model, [5, 1, 9, 3], [2, 1, 4, 1]), directory / "expected.safetensors")
+
+    directory = output / "tiny-bart"
+    directory.mkdir(parents=True, exist_ok=True)
+    vocabulary = len(json.loads((directory / "vocab.json").read_text()))
+    configuration = {**TINY_BART, "vocab_size": vocabulary}
+    model = BartForConditionalGeneration(BartConfig(**configuration)).eval()
+    recipe = weights.fill(model)
+    bias = weights.tensor("final_logits_bias", [1, vocabulary], 0.125, 0.0)
+    model.final_logits_bias.copy_(torch.from_numpy(bias))
+    write_json(directory / "config.json", configuration)
+    save_file(
+        {**state(model, recipe), "final_logits_bias": bias}, directory / "model.safetensors",
+        metadata={"format": "pt"})
+    save_file(run_bart(model, ENCODER_LENGTHS, DECODER_LENGTHS), directory / "expected.safetensors")
 
     directory = output / "tiny-bert"
     directory.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,9 @@
 
 WordPiece: transformers' BertTokenizer over tiny-bert/vocab.txt. Unigram: libsentencepiece itself, between
 special tokens, over tiny-t5/spiece.model and, when its path is given, over T5's own vocabulary.
+Byte-level BPE: transformers' BartTokenizer over tiny-bart.
+written.json holds what the models of these directories write for some of the texts.
+target-ids.json holds what T5's and BART's decoders read for those ids as labels.
 """
 
 import argparse
@@ -10,7 +13,8 @@ import re
 from pathlib import Path
 
 import sentencepiece
-from transformers import BertTokenizer
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartTokenizer, BertTokenizer
 
 TEXTS = [
     "",
@@ -120,6 +124,7 @@ def word_piece(directory: Path) -> list:
             found.append({
                 "settings": name, "text": text, "pair": pair, "maxLength": length, "ids": encoded.ids,
                 "types": encoded.type_ids, "truncated": len(whole.ids) - len(encoded.ids),
+                "decoded": backend.decode(whole.ids),
             })
     return found
 
@@ -135,7 +140,55 @@ def unigram(model: Path) -> list:
         for part in pattern.split(text):
             if part:
                 ids += [special[part]] if part in special else processor.encode(part)
-        found.append({"text": text, "ids": ids + [1]})
+        # As transformers does: special tokens are dropped first, what is left is decoded as one text.
+        decoded = processor.decode([i for i in ids if i < processor.piece_size() and i > 2])
+        found.append({"text": text, "ids": ids + [1], "decoded": decoded})
+    return found
+
+
+def byte_level(directory: Path) -> list:
+    tokenizer = BartTokenizer(
+        vocab=str(directory / "vocab.json"), merges=str(directory / "merges.txt")).backend_tokenizer
+    found = []
+    for text, pair, length in cases():
+        if pair is not None and length < 6:
+            continue  # four special tokens and one of each text
+        tokenizer.no_truncation()
+        whole = tokenizer.encode(text, pair)
+        tokenizer.enable_truncation(length, strategy="longest_first")
+        encoded = tokenizer.encode(text, pair)
+        found.append({
+            "text": text, "pair": pair, "maxLength": length, "ids": encoded.ids,
+            "truncated": len(whole.ids) - len(encoded.ids), "decoded": tokenizer.decode(whole.ids),
+        })
+    return found
+
+
+def targets(directory: Path, labels: list[list[int]]) -> list:
+    """Decoder inputs that transformers' models make of label ids."""
+    configuration = AutoConfig.from_pretrained(directory)
+    model = AutoModelForSeq2SeqLM.from_config(configuration)
+    return [
+        {"labels": ids, "decoder": model.prepare_decoder_input_ids_from_labels(torch.tensor([ids]))[0].tolist()}
+        for ids in labels
+    ]
+
+
+@torch.no_grad()
+def written(directory: Path, texts: list[str], decode) -> list:
+    """What transformers' model writes for texts whose ids are known, within 16 tokens."""
+    model = AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+    whole = [c for c in json.loads((directory / "token-ids.json").read_text()) if not c.get("truncated")]
+    cases = {c["text"]: c["ids"] for c in whole if c.get("pair") is None}
+    found = []
+    for beams, penalty in [(1, 1.0), (4, 1.0), (3, 2.0), (5, -0.5)]:
+        for text in texts:
+            ids = torch.tensor([cases[text]])
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, min_new_tokens=0, num_beams=beams,
+                do_sample=False, length_penalty=penalty, early_stopping=False, no_repeat_ngram_size=0,
+                forced_bos_token_id=None, forced_eos_token_id=None)[0, 1:].tolist()
+            found.append({"text": text, "beams": beams, "lengthPenalty": penalty, "output": decode(output)})
     return found
 
 
@@ -146,7 +199,21 @@ def main() -> None:
     arguments = parser.parse_args()
     tiny_bert, tiny_t5 = arguments.output / "tiny-bert", arguments.output / "tiny-t5"
     write_json(tiny_bert / "token-ids.json", word_piece(tiny_bert))
+    write_json(arguments.output / "tiny-bart" / "token-ids.json", byte_level(arguments.output / "tiny-bart"))
     write_json(tiny_t5 / "token-ids.json", unigram(tiny_t5 / "spiece.model"))
+    for directory in (tiny_t5, arguments.output / "tiny-bart"):
+        found = [c for c in json.loads((directory / "token-ids.json").read_text()) if c.get("pair") is None]
+        cases = {c["text"]: c["ids"] for c in found if c.get("truncated", 0) == 0}
+        made = targets(directory, list(cases.values()))
+        write_json(directory / "target-ids.json", [{"text": t, **m} for t, m in zip(cases, made)])
+    lines = [text for text in TEXTS if text.isprintable() and 0 < len(text) < 60]
+    bart = arguments.output / "tiny-bart"
+    bpe = BartTokenizer(vocab=str(bart / "vocab.json"), merges=str(bart / "merges.txt")).backend_tokenizer
+    write_json(bart / "written.json", written(bart, lines, bpe.decode))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tiny_t5 / "spiece.model"))
+    pieces = processor.piece_size()
+    write_json(tiny_t5 / "written.json", written(
+        tiny_t5, lines, lambda ids: processor.decode([i for i in ids if 2 < i < pieces])))
     if arguments.t5:
         directory = arguments.output / "t5-vocabulary"
         directory.mkdir(exist_ok=True)

@@ -1,4 +1,5 @@
-"""Derives the small vocabularies of the fixtures from corpus.txt: a WordPiece list and a Unigram model."""
+"""Derives the small vocabularies of the fixtures from corpus.txt: a WordPiece list, a Unigram model
+and a byte-level BPE."""
 
 import argparse
 import collections
@@ -7,9 +8,11 @@ import re
 from pathlib import Path
 
 import sentencepiece
+from tokenizers import ByteLevelBPETokenizer
 
 WORD_PIECES = 420
 UNIGRAM_PIECES = 320
+BYTE_LEVEL_TOKENS = 420
 
 
 def word_pieces(corpus: str) -> list[str]:
@@ -42,11 +45,22 @@ def unigram_model(corpus: str) -> bytes:
     return model.getvalue()
 
 
+def byte_level(corpus: str, directory: Path) -> None:
+    """Trained as GPT-2's was, with BART's special tokens at BART's places; writes vocab.json and merges.txt."""
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(
+        corpus.splitlines(), vocab_size=BYTE_LEVEL_TOKENS, show_progress=False,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_model(str(directory))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="the Tests/Fixtures directory")
     output = parser.parse_args().output
     corpus = (Path(__file__).parent / "corpus.txt").read_text()
+    byte_level(corpus, output / "tiny-bart")
     for name in ("tiny-bert", "tiny-t5"):
         (output / name).mkdir(parents=True, exist_ok=True)
     (output / "tiny-bert" / "vocab.txt").write_text("\n".join(word_pieces(corpus)) + "\n")

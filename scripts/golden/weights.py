@@ -42,7 +42,7 @@ def amplitude_and_offset(name: str, shape: list[int]) -> tuple[float, float]:
         amplitude, offset = 0.125, 0.0
     elif "relative_attention_bias" in name:
         amplitude, offset = 1.0, 0.0
-    elif "embed" in name or name == "shared.weight":
+    elif "embed" in name or name.endswith("shared.weight"):
         amplitude, offset = 1.0, 0.0
     elif name.endswith(".q.weight"):
         # T5 does not divide scores by sqrt(head size); its query projection is small in place of that.
@@ -58,9 +58,9 @@ def fill(model) -> list[dict]:
 
     recipe = []
     for name, parameter in sorted(model.named_parameters(remove_duplicate=False)):
-        if name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
+        if name.endswith(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")):
             continue  # the same storage as shared.weight
-        if name == "lm_head.weight" and parameter.data_ptr() == model.shared.weight.data_ptr():
+        if name == "lm_head.weight" and parameter.data_ptr() == model.get_input_embeddings().weight.data_ptr():
             continue
         shape = list(parameter.shape)
         amplitude, offset = amplitude_and_offset(name, shape)

@@ -23,35 +23,5 @@ typedef struct {
   int32_t activation;
 } hearth_epilogue;
 
-typedef struct {
-  float learning_rate, beta1, beta2, epsilon, decay;  // decay = learning rate x weight decay
-  float correction1, correction2;                     // 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
-  float gradient_scale;
-} hearth_adamw_step;
-
-// The kernels of one set.
-typedef struct {
-  // c[m x n] = activate(scale a b + bias) + (accumulate ? c : 0); activate together with accumulate is not
-  // supported (the caller adds in a second pass).
-  void (*multiply)(
-    size_t m, size_t n, size_t k, const hearth_operand *a, const hearth_operand *b, float *c, size_t stride,
-    const hearth_epilogue *epilogue);
-  // Both return the number of values that do not fit.
-  size_t (*encode_float16)(const float *x, size_t count, void *y);
-  size_t (*encode_int8)(const float *x, size_t count, void *y);
-  void (*decode_float16)(const void *x, size_t count, float *y);
-  void (*decode_int8)(const void *x, size_t count, float *y);
-  double (*dot)(const float *x, const float *y, size_t count);
-  void (*adamw)(
-    const hearth_adamw_step *step, float *parameters, const float *gradients, float *m, float *v, size_t count);
-  // 1 when every |x| < limit; the sums are garbage otherwise.
-  int32_t (*accumulate_fixed)(const float *x, size_t count, double scale, float limit, int64_t *sums);
-  // Independent chains of fused multiply-adds, for measuring the peak; returns the operations done.
-  double (*multiply_add_chains)(size_t iterations, float *sink);
-} hearth_kernels;
-
-// NULL when the CPU does not run the set.
-const hearth_kernels *_Nullable hearth_kernels_of(int32_t set);
-
 #pragma clang assume_nonnull end
 #endif

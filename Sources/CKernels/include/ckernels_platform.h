@@ -32,8 +32,13 @@ void hearth_cpu_brand(char *name, size_t capacity);
 
 // Scratch memory of the calling thread for the packed products: 64-byte aligned, mapped at the first use and
 // unmapped when the thread ends.
-#define HEARTH_GEMM_SCRATCH_BYTES ((size_t)4 << 20)
+#define HEARTH_GEMM_SCRATCH_BYTES ((size_t)2 << 20)
 void *hearth_gemm_scratch(void);
+
+// `floats` floats of scratch of the calling thread, valid until its next call of this; NULL when there is no memory.
+// It grows to the largest request and is then reused, so that a training step allocates nothing once the longest
+// sequence has been seen.
+float *_Nullable hearth_thread_scratch(ptrdiff_t floats);
 
 // Zeroed pages straight from the system, advised to be huge; NULL when there are none.
 void *_Nullable hearth_map_pages(size_t bytes);
@@ -48,6 +53,12 @@ void hearth_restore_subnormals(uint64_t control);
 uint32_t hearth_crc32c(const void *bytes, size_t count, uint32_t seed);
 // The same by table, whatever the CPU has.
 uint32_t hearth_crc32c_table(const void *bytes, size_t count, uint32_t seed);
+
+// The C library's functions in double, for the reference implementations.
+double hearth_libm_exp(double x);
+double hearth_libm_log(double x);
+double hearth_libm_erf(double x);
+double hearth_libm_tanh(double x);
 
 #pragma clang assume_nonnull end
 #endif

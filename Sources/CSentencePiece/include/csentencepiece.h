@@ -1,4 +1,4 @@
-// A C door to libsentencepiece: load a model from memory, encode text to ids. No C++ exception leaves it.
+// A C door to libsentencepiece: load a model from memory, encode text to ids and back. No C++ exception leaves it.
 #ifndef HEARTH_CSENTENCEPIECE_H
 #define HEARTH_CSENTENCEPIECE_H
 
@@ -29,6 +29,11 @@ int32_t hearth_sentencepiece_id(const hearth_sentencepiece *model, const char *p
 // Encodes UTF-8 text. Writes at most `capacity` ids and returns how many the text has, or -1 on failure.
 int64_t hearth_sentencepiece_encode(
     const hearth_sentencepiece *model, const char *text, size_t count, int32_t *ids, size_t capacity);
+
+// Decodes ids, each of which must be a piece's, to UTF-8 text. Writes at most `capacity` bytes and returns how many the
+// text has, or -1 on failure.
+int64_t hearth_sentencepiece_decode(
+    const hearth_sentencepiece *model, const int32_t *ids, size_t count, char *text, size_t capacity);
 
 #ifdef __cplusplus
 }

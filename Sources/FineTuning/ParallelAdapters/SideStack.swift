@@ -13,17 +13,18 @@ struct SideStack {
     let down: LinearParameters
     let mix: Parameter?
     let block: TransformerBlock
-    /// Offsets of `down_i(b)`, of the block's input and of its output.
-    let projected: Int
+    /// Offset of the block's input.
     let mixed: Int
-    let output: Int
     let activations: BlockActivations
   }
 
   let shape: SideStackShape
   let width: Int
   private let first: LinearParameters
-  private let firstOutput: Int
+  /// Offset of the chain's state: the output of the last block that ran.
+  private let state: Int
+  /// Offset of `down_i(b)`.
+  private let projected: Int
   private let layers: [Layer]
   private let relativeBias: RelativePositionBias?
   private let norm: NormParameters?
@@ -58,7 +59,8 @@ struct SideStack {
     norm =
       shape.hasFinalNorm
       ? NormParameters(tree, "\(shape.name).norm", kind: shape.block.norm, epsilon: shape.block.epsilon) : nil
-    firstOutput = layout.reserve(tokens * width)
+    state = layout.reserve(tokens * width)
+    projected = layout.reserve(tokens * width)
     layers = Self.makeLayers(
       shape, network: network, tree: tree, tokens: tokens, capacity: blockCapacity, training: training,
       layout: &layout)
@@ -80,13 +82,13 @@ struct SideStack {
   ) -> [Layer] {
     let width = network.width
     // Inference needs no layer's buffers after the layer: all share one set.
-    var shared: (projected: Int, mixed: Int, output: Int, activations: BlockActivations)?
+    var shared: (mixed: Int, activations: BlockActivations)?
     return shape.layers.map { layer in
       let prefix = "\(shape.name).layers.\(layer)"
       let buffers =
         shared
         ?? (
-          layout.reserve(tokens * width), layout.reserve(tokens * width), layout.reserve(tokens * width),
+          layout.reserve(tokens * width),
           BlockActivations(shape.block, capacity: capacity, training: training, layout: &layout)
         )
       if !training { shared = buffers }
@@ -95,8 +97,7 @@ struct SideStack {
         mix: tree.parameter(named: "\(prefix).mix"),
         block: TransformerBlock(
           shape.block, BlockParameters(tree, prefix: prefix, configuration: shape.block)),
-        projected: buffers.projected, mixed: buffers.mixed, output: buffers.output,
-        activations: buffers.activations)
+        mixed: buffers.mixed, activations: buffers.activations)
     }
   }
 
@@ -107,19 +108,17 @@ struct SideStack {
     taps: [EncodedRows], sequences: PackedSequences, encoder: EncoderStates?, arena: Arena
   ) -> Matrix {
     let tokens = sequences.tokens
-    var state = matrix(firstOutput, tokens, arena)
+    let state = matrix(self.state, tokens, arena)
     project(taps[0], first, into: state)
     let bias = relativeBias?.expand(span: sequences.longest, into: arena.base + biasValues)
     for layer in layers {
       let mixed = matrix(layer.mixed, tokens, arena)
-      let projected = matrix(layer.projected, tokens, arena)
+      let projected = matrix(self.projected, tokens, arena)
       project(taps[layer.tapSlot], layer.down, into: projected)
       mix(state, projected, by: layer.mix, into: mixed)
-      let output = matrix(layer.output, tokens, arena)
       layer.block.forward(
-        mixed, into: output, sequences: sequences, bias: bias, encoder: encoder,
+        mixed, into: state, sequences: sequences, bias: bias, encoder: encoder,
         activations: layer.activations, scratch: scratch, arena: arena)
-      state = output
     }
     guard let norm else { return state }
     let final = matrix(normed, tokens, arena)
@@ -129,7 +128,7 @@ struct SideStack {
 
   /// The final states of the last `forward`.
   func finalStates(tokens: Int, arena: Arena) -> Matrix {
-    matrix(norm == nil ? layers.last?.output ?? firstOutput : normed, tokens, arena)
+    matrix(norm == nil ? state : normed, tokens, arena)
   }
 
   private func project(_ tap: EncodedRows, _ down: LinearParameters, into output: Matrix) {
@@ -160,7 +159,7 @@ struct SideStack {
     let tokens = sequences.tokens
     if let norm {
       norm.backward(
-        input: matrix(layers.last?.output ?? firstOutput, tokens, arena),
+        input: matrix(state, tokens, arena),
         statistics: UnsafePointer(arena.base + statistics), gradient: gradient, into: gradient,
         accumulate: false, scratch: arena.base + gradientScratch, sink: sink)
     }
@@ -176,27 +175,27 @@ struct SideStack {
         gradient, input: matrix(layer.mixed, tokens, arena), sequences: sequences, bias: bias,
         biasGradient: bias == nil ? nil : biasSums, encoder: encoder, encoderGradient: encoderGradient,
         activations: layer.activations, scratch: scratch, arena: arena, sink: sink)
-      let before = matrix(index == 0 ? firstOutput : layers[index - 1].output, tokens, arena)
-      mixBackward(gradient, layer, before: before, tap: taps[layer.tapSlot], arena: arena, sink: sink)
+      mixBackward(gradient, layer, tap: taps[layer.tapSlot], arena: arena, sink: sink)
     }
-    downGradient(gradient, first, tap: taps[0], arena: arena, sink: sink)
+    _ = downGradient(gradient, first, tap: taps[0], arena: arena, sink: sink)
     relativeBias?.backward(
       UnsafePointer(biasSums), span: sequences.longest, scratch: arena.base + gradientScratch, sink: sink)
   }
 
-  /// Splits a block input's gradient between the chain (left in `gradient`) and the down-projection.
+  /// Splits a block input's gradient g between the chain (left in `gradient`) and the down-projection.
+  ///
+  /// With h = μ·a + (1 − μ)·d and d = down(b), the gate's slope g·(a − d)·μ(1 − μ) is (1 − μ)·g·h − (1 − μ)·g·d,
+  /// and (1 − μ)·g·d is what the down-projection's own gradients give when they meet its parameters. So neither a
+  /// nor d has to be kept for the backward.
   private func mixBackward(
-    _ gradient: Matrix, _ layer: Layer, before: Matrix, tap: EncodedRows, arena: Arena, sink: any GradientSink
+    _ gradient: Matrix, _ layer: Layer, tap: EncodedRows, arena: Arena, sink: any GradientSink
   ) {
     guard let gate = layer.mix else {
-      downGradient(gradient, layer.down, tap: tap, arena: arena, sink: sink)
+      _ = downGradient(gradient, layer.down, tap: tap, arena: arena, sink: sink)
       return
     }
     let weight = SideNetwork.gateValue(gate)
-    let projected = matrix(layer.projected, gradient.rows, arena)
-    let slope = dotProduct(gradient, before) - dotProduct(gradient, projected)
-    var gateGradient = slope * weight * (1 - weight) / SideNetworkShape.gateTemperature
-    sink.add(&gateGradient, of: gate)
+    let along = dotProduct(gradient, matrix(layer.mixed, gradient.rows, arena))
     let share = matrix(projectedGradient, gradient.rows, arena)
     let count = gradient.rows * gradient.columns
     for index in 0..<count {
@@ -204,21 +203,26 @@ struct SideStack {
       share.base[index] = (1 - weight) * value
       gradient.base[index] = weight * value
     }
-    downGradient(share, layer.down, tap: tap, arena: arena, sink: sink)
+    let projectedAlong = downGradient(share, layer.down, tap: tap, arena: arena, sink: sink)
+    var gateGradient = ((1 - weight) * along - projectedAlong) / SideNetworkShape.gateTemperature
+    sink.add(&gateGradient, of: gate)
   }
 
+  /// Hands the down-projection's gradients on; returns `gradient` · down(b).
   private func downGradient(
     _ gradient: Matrix, _ down: LinearParameters, tap: EncodedRows, arena: Arena, sink: any GradientSink
-  ) {
-    let weight = arena.base + gradientScratch
-    decodeWeightGradient(
-      gradient, tap, into: Matrix(weight, rows: down.weight.rows, columns: down.weight.columns),
-      accumulate: false)
-    sink.add(weight, of: down.weight)
-    guard let bias = down.bias else { return }
-    let sums = weight + down.weight.count
-    columnSums(gradient, into: sums, accumulate: false)
-    sink.add(sums, of: bias)
+  ) -> Float {
+    let weight = Matrix(
+      arena.base + gradientScratch, rows: down.weight.rows, columns: down.weight.columns)
+    decodeWeightGradient(gradient, tap, into: weight, accumulate: false)
+    sink.add(weight.base, of: down.weight)
+    var along = dotProduct(weight, down.weight.matrix)
+    guard let bias = down.bias else { return along }
+    let sums = Matrix(weight.base + down.weight.count, rows: 1, columns: bias.count)
+    columnSums(gradient, into: sums.base, accumulate: false)
+    sink.add(sums.base, of: bias)
+    along += dotProduct(sums, bias.matrix)
+    return along
   }
 
   private func matrix(_ offset: Int, _ rows: Int, _ arena: Arena) -> Matrix {

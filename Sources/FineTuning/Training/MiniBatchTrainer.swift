@@ -37,9 +37,11 @@ package struct StepResult: Sendable, Equatable {
 /// Optimizer steps over mini-batches: exact, order-free gradient sums and one replicated update (docs/ARCHITECTURE.md).
 ///
 /// Micro-batches of a mini-batch run on any worker in any order. Each one's gradient becomes fixed-point
-/// integers, whose sum no order can change; so the new parameters depend on the mini-batch alone.
+/// integers, whose sum no order can change; so the new parameters depend on the mini-batch alone. All workers add
+/// to one vector of sums, and the update takes the gradient from it a block at a time: a gradient in floats never
+/// exists as a whole.
 ///
-/// - Safety: one thread drives a trainer; workers only touch their own accumulator during a step.
+/// - Safety: one thread drives a trainer.
 package final class MiniBatchTrainer: @unchecked Sendable {
   /// Exponent of the fixed point at the start: a resolution of 2^−44 (docs/decisions/0003).
   package static let initialExponent: Int32 = 44
@@ -54,12 +56,13 @@ package final class MiniBatchTrainer: @unchecked Sendable {
   package private(set) var exponent: Int32
   private let schedule: LearningRateSchedule
   private let clipping: GradientClipping
-  private let accumulators: [GradientAccumulator]
-  private let gradients: UnsafeMutablePointer<Float>
+  private let accumulator: GradientAccumulator
   private let work: MiniBatchWork
+  private let update: ParameterUpdate
   /// Made once, so that a step hands out its work without allocating.
   private let computePiece: @Sendable (_ piece: Int, _ worker: Int) -> Void
   private let maximumMicroBatches: Int
+  private let workers: Int
 
   /// A trainer of `totalSteps` steps of at most `maximumMicroBatches` micro-batches on `workers` workers.
   package init(
@@ -68,6 +71,7 @@ package final class MiniBatchTrainer: @unchecked Sendable {
   ) {
     self.technique = technique
     self.maximumMicroBatches = maximumMicroBatches
+    self.workers = max(1, workers)
     exponent = Self.initialExponent
     var configuration = AdamWConfiguration()
     configuration.weightDecay = settings.weightDecay
@@ -75,25 +79,20 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     schedule = LearningRateSchedule(
       peak: settings.learningRate, warmupFraction: settings.warmupFraction, totalSteps: max(1, totalSteps))
     clipping = GradientClipping(maximumNorm: settings.maximumNorm)
-    let count = technique.parameters.vectorCount
-    accumulators = (0..<max(1, workers)).map { _ in
-      GradientAccumulator(
-        count: count, maximumContributions: max(1, maximumMicroBatches), exponent: Self.initialExponent)
-    }
-    gradients = .allocate(capacity: max(1, count))
-    gradients.initialize(repeating: 0, count: max(1, count))
+    accumulator = GradientAccumulator(
+      count: technique.parameters.vectorCount, maximumContributions: max(1, maximumMicroBatches),
+      exponent: Self.initialExponent)
     let work = MiniBatchWork(
-      technique: technique, accumulators: accumulators, maximumMicroBatches: max(1, maximumMicroBatches))
+      technique: technique, accumulator: accumulator, maximumMicroBatches: max(1, maximumMicroBatches))
     self.work = work
     computePiece = { piece, worker in work.compute(piece, worker: worker) }
+    update = ParameterUpdate(accumulator, workers: self.workers)
   }
-
-  deinit { gradients.deallocate() }
 
   /// Bytes that a trainer of `count` parameters takes beside the technique's own.
   package static func byteCount(parameters count: Int, workers: Int) -> Int {
-    count
-      * (2 * MemoryLayout<Float>.stride + MemoryLayout<Float>.stride + workers * MemoryLayout<Int64>.stride)
+    count * (2 * MemoryLayout<Float>.stride + MemoryLayout<Int64>.stride)
+      + ParameterUpdate.byteCount(workers: workers)
   }
 
   /// Trains one mini-batch; `units` is the number of losses it sums over.
@@ -101,41 +100,33 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     _ miniBatch: [PackedMicroBatch], units: Int, loop: any ParallelLoop
   ) throws(TrainingFailure) -> StepResult {
     precondition(
-      miniBatch.count <= maximumMicroBatches && loop.width <= accumulators.count,
+      miniBatch.count <= maximumMicroBatches && loop.width <= workers,
       "\(miniBatch.count) micro-batches on \(loop.width) workers exceed the plan")
     var lossSum = try accumulate(miniBatch, loop: loop)
-    while !sum() {
+    while accumulator.overflowed {
       exponent -= 8
       guard exponent >= Self.smallestExponent, lossSum.isFinite else {
         throw .diverged(step: optimizer.step + 1)
       }
       lossSum = try accumulate(miniBatch, loop: loop)
     }
-    accumulators[0].read(into: gradients)
     let scaled = clipping.scale(
-      gradients: gradients, count: technique.parameters.vectorCount, gradientScale: 1 / Float(max(1, units)))
+      sumOfSquares: update.sumOfSquares(loop: loop), gradientScale: 1 / Float(max(1, units)))
     guard scaled.norm.isFinite, lossSum.isFinite else { throw .diverged(step: optimizer.step + 1) }
-    optimizer.apply(
-      gradients: gradients, gradientScale: scaled.scale,
-      learningRate: schedule.rate(step: optimizer.step + 1))
+    optimizer.step += 1
+    update.apply(
+      optimizer, gradientScale: scaled.scale, learningRate: schedule.rate(step: optimizer.step), loop: loop)
     return StepResult(lossSum: lossSum, units: units, gradientNorm: scaled.norm)
   }
 
-  /// Runs every micro-batch and leaves its gradient in its worker's accumulator.
+  /// Runs every micro-batch and leaves the sum of their gradients in the accumulator.
   private func accumulate(
     _ miniBatch: [PackedMicroBatch], loop: any ParallelLoop
   ) throws(TrainingFailure) -> Double {
-    for accumulator in accumulators { accumulator.reset(exponent: exponent) }
+    update.clearSums(exponent: exponent)
     work.begin(miniBatch)
     loop.forEach(miniBatch.count, computePiece)
     return try work.finish()
-  }
-
-  /// Merges all workers' sums into the first; false when any overflowed.
-  private func sum() -> Bool {
-    if accumulators.contains(where: \.overflowed) { return false }
-    for accumulator in accumulators.dropFirst() { accumulators[0].merge(accumulator) }
-    return !accumulators[0].overflowed
   }
 
   // MARK: State
@@ -162,17 +153,17 @@ package final class MiniBatchTrainer: @unchecked Sendable {
 /// The micro-batches of the step in flight, with a place for each one's loss.
 ///
 /// - Safety: `begin` and `finish` run before and after the loop on the trainer's thread; during the loop a worker
-///   writes only its piece's loss and its own accumulator.
+///   writes only its piece's loss.
 private final class MiniBatchWork: @unchecked Sendable {
   private let technique: any TechniqueComputation
-  private let accumulators: [GradientAccumulator]
+  private let accumulator: GradientAccumulator
   private let losses: UnsafeMutablePointer<Double>
   private let failure = Mutex<TrainingFailure?>(nil)
   private var miniBatch: [PackedMicroBatch] = []
 
-  init(technique: any TechniqueComputation, accumulators: [GradientAccumulator], maximumMicroBatches: Int) {
+  init(technique: any TechniqueComputation, accumulator: GradientAccumulator, maximumMicroBatches: Int) {
     self.technique = technique
-    self.accumulators = accumulators
+    self.accumulator = accumulator
     losses = .allocate(capacity: maximumMicroBatches)
     losses.initialize(repeating: 0, count: maximumMicroBatches)
   }
@@ -186,7 +177,7 @@ private final class MiniBatchWork: @unchecked Sendable {
 
   func compute(_ piece: Int, worker: Int) {
     do throws(TrainingFailure) {
-      losses[piece] = try technique.train(miniBatch[piece], worker: worker, sink: accumulators[worker])
+      losses[piece] = try technique.train(miniBatch[piece], worker: worker, sink: accumulator)
     } catch {
       failure.withLock { $0 = $0 ?? error }
     }

@@ -84,6 +84,21 @@ package enum Inspector {
         Inspection.Fact("decoder_taps", .number(t5.decoderLayers + 1)),
         Inspection.Fact("vocabulary", .number(t5.vocabulary)),
       ]
+    case .bart(let bart):
+      [
+        Inspection.Fact("architecture", .text("BART encoder-decoder")),
+        Inspection.Fact("encoder_layers", .number(bart.encoder.layers)),
+        Inspection.Fact("decoder_layers", .number(bart.decoder.layers)),
+        Inspection.Fact("width", .number(bart.width)),
+        Inspection.Fact("encoder_heads", .number(bart.encoder.heads)),
+        Inspection.Fact("decoder_heads", .number(bart.decoder.heads)),
+        Inspection.Fact("encoder_hidden_width", .number(bart.encoder.hidden)),
+        Inspection.Fact("decoder_hidden_width", .number(bart.decoder.hidden)),
+        Inspection.Fact("encoder_taps", .number(bart.encoder.layers + 1)),
+        Inspection.Fact("decoder_taps", .number(bart.decoder.layers + 1)),
+        Inspection.Fact("vocabulary", .number(bart.vocabulary)),
+        Inspection.Fact("longest_text_tokens", .number(bart.positions)),
+      ]
     }
   }
 

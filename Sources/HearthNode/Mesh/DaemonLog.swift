@@ -16,9 +16,9 @@ package enum DaemonLogStyle: Sendable {
 package struct DaemonLogHandler: LogHandler {
   /// Facts of every line.
   package var metadata: Logger.Metadata = [:]
-  /// Facts of the moment; none here.
+  /// Facts that are asked for at each line.
   package var metadataProvider: Logger.MetadataProvider?
-  /// Least level that is written.
+  /// Lines below it are not written.
   package var logLevel: Logger.Level
   private let style: DaemonLogStyle
   private let stream: OutputStream
@@ -30,7 +30,7 @@ package struct DaemonLogHandler: LogHandler {
     stream = if case .json = style { .standard } else { .diagnostics }
   }
 
-  /// A fact of every line.
+  /// One fact of every line.
   package subscript(metadataKey key: String) -> Logger.Metadata.Value? {
     get { metadata[key] }
     set { metadata[key] = newValue }

@@ -34,6 +34,7 @@ package final class OpenedModel {
       switch loaded.configuration {
       case .bert(let configuration): try BERTBackbone(loaded.checkpoint, configuration)
       case .t5(let configuration): try T5Backbone(loaded.checkpoint, configuration)
+      case .bart(let configuration): try BARTBackbone(loaded.checkpoint, configuration)
       }
     self.backbone = backbone
     architecture = backbone.architecture

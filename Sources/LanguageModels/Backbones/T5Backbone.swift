@@ -15,6 +15,9 @@ package struct T5Backbone: Backbone {
   /// Multiplies the decoder's final states before the head: width^(−1/2) when tied, else 1.
   package let headScale: Float
 
+  /// The id that ends a text.
+  package let endID: Int32
+
   private let stacks: [FrozenStack]
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
@@ -24,6 +27,7 @@ package struct T5Backbone: Backbone {
     _ checkpoint: Checkpoint, _ configuration: T5Configuration
   ) throws(CheckpointFailure) {
     self.checkpoint = checkpoint
+    endID = configuration.endID
     let leaves = FrozenLeaves(checkpoint: checkpoint)
     let (vocabulary, width) = (configuration.vocabulary, configuration.width)
     let encoderTable = "encoder.embed_tokens.weight"
@@ -97,17 +101,15 @@ package struct T5Backbone: Backbone {
 
   /// Floats of the arena that `forward` needs for any batch within `capacity`.
   package func workspaceFloats(capacity: BackboneCapacity) -> Int {
-    Plan(stacks, capacity).floatCount
+    StackPairPlan(stacks, capacity).floatCount
   }
 
   /// Runs the encoder as stack 0 and, when the batch has targets, the decoder as stack 1.
   package func forward(
     _ batch: BackboneBatch, workspace: Arena, tap: (_ stack: Int, _ index: Int, _ rows: Matrix) -> Void
   ) {
-    let plan = Plan(stacks, BackboneCapacity(of: batch))
-    precondition(
-      plan.floatCount <= workspace.floatCount,
-      "a workspace of \(workspace.floatCount) floats, the batch needs \(plan.floatCount)")
+    let plan = StackPairPlan(stacks, BackboneCapacity(of: batch))
+    plan.check(workspace)
     let width = architecture.width
     let encoded = workspace.matrix(plan.encoderStream, rows: batch.encoder.tokens, columns: width)
     embed(batch.encoderIDs, embedding, into: encoded)
@@ -137,37 +139,6 @@ package struct T5Backbone: Backbone {
   package func relativeBias(stack: Int) -> Parameter? { stacks[stack].relativeBias?.table }
   /// The frozen norm behind the last block.
   package func finalNorm(stack: Int) -> NormParameters? { stacks[stack].finalNorm }
-
-  /// The decoder's buffers lie over the encoder's, which are free by then; only the encoder's stream stays.
-  private struct Plan {
-    let encoderStream: Int
-    let decoderStream: Int
-    let encoder: StackBuffers
-    let decoder: StackBuffers?
-    let floatCount: Int
-
-    init(_ stacks: [FrozenStack], _ capacity: BackboneCapacity) {
-      let width = stacks[0].shape.block.width
-      var layout = ArenaLayout()
-      encoderStream = layout.reserve(capacity.encoderTokens * width)
-      decoderStream = layout.reserve(capacity.decoderTokens * width)
-      let shared = layout.mark()
-      encoder = StackBuffers(
-        stacks[0], capacity: BlockCapacity(tokens: capacity.encoderTokens),
-        longest: capacity.longestEncoder, layout: &layout)
-      layout.rewind(to: shared)
-      decoder =
-        capacity.decoderTokens == 0
-        ? nil
-        : StackBuffers(
-          stacks[1],
-          capacity: BlockCapacity(
-            tokens: capacity.decoderTokens, encoderTokens: capacity.encoderTokens,
-            longestEncoder: capacity.longestEncoder),
-          longest: capacity.longestDecoder, layout: &layout)
-      floatCount = layout.floatCount
-    }
-  }
 }
 
 extension T5Configuration {

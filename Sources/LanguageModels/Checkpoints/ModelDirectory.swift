@@ -109,6 +109,7 @@ package enum ModelDirectory {
       } catch {
         throw .tokenizer(error)
       }
+    case .bart(let bart): (tokenizer, file) = try loadBART(files, bart)
     }
     guard tokenizer.vocabularySize <= configuration.vocabulary else {
       throw .tokenizer(
@@ -127,6 +128,47 @@ package enum ModelDirectory {
       let settings = try WordPieceSettings(
         tokenizerJSON: tokenizerJSON, tokenizerConfiguration: tokenizerConfiguration)
       return try WordPieceTokenizer(vocabulary: vocabulary, normalization: settings.normalization)
+    } catch {
+      throw .tokenizer(error)
+    }
+  }
+
+  /// Characters where the configuration lists them, else byte-level BPE in fairseq's or Hugging Face's files, else
+  /// the WordPiece vocabulary of a converted BERT.
+  private static func loadBART(
+    _ files: some ModelFiles, _ configuration: BARTConfiguration
+  ) throws(ModelFailure) -> (any Tokenizer, file: String) {
+    let configurationPath = files.name + "/" + configurationFile
+    let characters = try tokenizer { () throws(TokenizerFailure) in
+      try CharacterTokenizer(configuration, file: configurationPath)
+    }
+    if let characters { return (characters, configurationFile) }
+    if let dictionary = try optional("dict.txt", in: files),
+      let encoder = try optional("encoder.json", in: files),
+      let merges = try optional("vocab.bpe", in: files)
+    {
+      let made = try tokenizer { () throws(TokenizerFailure) in
+        try ByteLevelTokenizer(
+          encoder: encoder, merges: merges, dictionary: dictionary, embeddings: configuration.vocabulary)
+      }
+      return (made, "encoder.json")
+    }
+    if try optional("vocab.json", in: files) == nil, let vocabulary = try optional("vocab.txt", in: files) {
+      return (try loadWordPiece(files, vocabulary: vocabulary), "vocab.txt")
+    }
+    let vocabulary = try require("vocab.json", what: "the vocabulary", in: files)
+    let merges = try require("merges.txt", what: "the merges of byte-pair encoding", in: files)
+    let made = try tokenizer { () throws(TokenizerFailure) in
+      try ByteLevelTokenizer(vocabulary: vocabulary, merges: merges, embeddings: configuration.vocabulary)
+    }
+    return (made, "vocab.json")
+  }
+
+  private static func tokenizer<Value>(
+    _ make: () throws(TokenizerFailure) -> Value
+  ) throws(ModelFailure) -> Value {
+    do {
+      return try make()
     } catch {
       throw .tokenizer(error)
     }

@@ -30,6 +30,7 @@ extension ModelConfiguration {
       switch self {
       case .bert(let bert): bert.expectedTensors(prefix: "")
       case .t5(let t5): t5.expectedTensors()
+      case .bart(let bart): bart.expectedTensors(prefix: "model.")
       }
     return expected.map { ($0.name, $0.shape) }
   }
@@ -44,6 +45,9 @@ extension ModelConfiguration {
       let prefix = bert.weightPrefix(in: checkpoint)
       (expected, forbidden) = (bert.expectedTensors(prefix: prefix), [bert.blockBeyond(prefix: prefix)])
     case .t5(let t5): (expected, forbidden) = (t5.expectedTensors(), t5.blocksBeyond())
+    case .bart(let bart):
+      let prefix = bart.weightPrefix(in: checkpoint)
+      (expected, forbidden) = (bart.expectedTensors(prefix: prefix), bart.blocksBeyond(prefix: prefix))
     }
     for tensor in expected {
       try Self.check(tensor, in: checkpoint, file: file)
@@ -188,6 +192,69 @@ extension T5Configuration {
       expect("\(dense).wo.weight", width, hidden, because: because)
     }
     expect("final_layer_norm.weight", width, because: "T5 normalises the end of each stack")
+    return tensors
+  }
+}
+
+extension BARTConfiguration {
+  /// The prefix of every tensor's name: "model." when the weights were saved under a head, otherwise empty.
+  package func weightPrefix(in checkpoint: Checkpoint) -> String {
+    checkpoint.contains("model.shared.weight") ? "model." : ""
+  }
+
+  func blocksBeyond(prefix: String) -> [ForbiddenBlock] {
+    [("encoder", encoder), ("decoder", decoder)].map { name, stack in
+      ForbiddenBlock(
+        prefix: "\(prefix)\(name).layers.\(stack.layers).", key: "\(name)_layers", configured: stack.layers)
+    }
+  }
+
+  func expectedTensors(prefix: String) -> [ExpectedTensor] {
+    let width = ExpectedDimension(size: width, key: "d_model")
+    let rows = ExpectedDimension(size: vocabulary, key: "vocab_size")
+    var tensors = [
+      ExpectedTensor(
+        name: "\(prefix)shared.weight", dimensions: [rows, width], because: "vocab_size is \(vocabulary)")
+    ]
+    tensors += stackTensors("\(prefix)encoder", encoder, name: "encoder", crossAttention: false)
+    tensors += stackTensors("\(prefix)decoder", decoder, name: "decoder", crossAttention: true)
+    return tensors
+  }
+
+  private func stackTensors(
+    _ path: String, _ stack: Stack, name: String, crossAttention: Bool
+  ) -> [ExpectedTensor] {
+    let width = ExpectedDimension(size: width, key: "d_model")
+    let hidden = ExpectedDimension(size: stack.hidden, key: "\(name)_ffn_dim")
+    let positions = ExpectedDimension(
+      size: positions + Self.positionOffset, key: "max_position_embeddings + \(Self.positionOffset)")
+    var tensors: [ExpectedTensor] = []
+    func expect(_ name: String, _ dimensions: ExpectedDimension..., because: String) {
+      tensors.append(ExpectedTensor(name: "\(path).\(name)", dimensions: dimensions, because: because))
+    }
+    expect("embed_positions.weight", positions, width, because: "BART learns positions")
+    for part in ["weight", "bias"] {
+      expect("layernorm_embedding.\(part)", width, because: "BART normalises its embeddings")
+    }
+    let because = "\(name)_layers is \(stack.layers)"
+    for layer in 0..<stack.layers {
+      let block = "layers.\(layer)"
+      let attentions = crossAttention ? ["self_attn", "encoder_attn"] : ["self_attn"]
+      for attention in attentions {
+        for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+          expect("\(block).\(attention).\(projection).weight", width, width, because: because)
+          expect("\(block).\(attention).\(projection).bias", width, because: because)
+        }
+      }
+      expect("\(block).fc1.weight", hidden, width, because: because)
+      expect("\(block).fc1.bias", hidden, because: because)
+      expect("\(block).fc2.weight", width, hidden, because: because)
+      expect("\(block).fc2.bias", width, because: because)
+      for norm in attentions.map({ "\($0)_layer_norm" }) + ["final_layer_norm"] {
+        expect("\(block).\(norm).weight", width, because: because)
+        expect("\(block).\(norm).bias", width, because: because)
+      }
+    }
     return tensors
   }
 }

@@ -4,19 +4,23 @@ package enum ModelConfiguration: Sendable, Equatable {
   case bert(BERTConfiguration)
   /// A T5 encoder-decoder, v1.0 or v1.1.
   case t5(T5Configuration)
+  /// A BART encoder-decoder.
+  case bart(BARTConfiguration)
 
   /// The architectures that `config.json` may name.
   package static let supportedArchitectures = [
     "BertModel", "BertForMaskedLM", "BertForPreTraining", "BertForSequenceClassification", "T5Model",
-    "T5ForConditionalGeneration", "T5WithLMHeadModel",
+    "T5ForConditionalGeneration", "T5WithLMHeadModel", "BartModel", "BartForConditionalGeneration",
+    "BartForSequenceClassification",
   ]
-  private static let supportedTypes = ["bert", "t5"]
+  private static let supportedTypes = ["bert", "t5", "bart"]
 
   /// Reads a `config.json`.
   package init(region: any ByteRegion) throws(ConfigurationFailure) {
     let json = try JSONObject(region: region)
     switch try Self.modelType(json) {
     case "bert": self = .bert(try BERTConfiguration(json))
+    case "bart": self = .bart(try BARTConfiguration(json))
     default: self = .t5(try T5Configuration(json))
     }
   }
@@ -36,7 +40,16 @@ package enum ModelConfiguration: Sendable, Equatable {
       throw .unsupported(
         file: json.file, key: "architectures", found: name, supported: supportedArchitectures)
     }
-    return name.hasPrefix("Bert") ? "bert" : "t5"
+    return name.hasPrefix("Bert") ? "bert" : name.hasPrefix("Bart") ? "bart" : "t5"
+  }
+
+  /// The family as people write it: "BERT", "T5" or "BART".
+  package var familyName: String {
+    switch self {
+    case .bert: "BERT"
+    case .t5: "T5"
+    case .bart: "BART"
+    }
   }
 
   /// Rows of the word embedding: every token id is below it.
@@ -44,6 +57,7 @@ package enum ModelConfiguration: Sendable, Equatable {
     switch self {
     case .bert(let bert): bert.vocabulary
     case .t5(let t5): t5.vocabulary
+    case .bart(let bart): bart.vocabulary
     }
   }
 
@@ -52,6 +66,7 @@ package enum ModelConfiguration: Sendable, Equatable {
     switch self {
     case .bert(let bert): bert.positions
     case .t5: nil
+    case .bart(let bart): bart.positions
     }
   }
 }

@@ -21,6 +21,7 @@ package struct SentencePieceTokenizer: Tokenizer {
   private static let padID: Int32 = 0
   private static let endID: Int32 = 1
   private static let unknownID: Int32 = 2
+  private static let specialIDs = [padID, endID, unknownID]
 
   /// Loads a `spiece.model`.
   package init(region: any ByteRegion) throws(TokenizerFailure) {
@@ -69,6 +70,12 @@ package struct SentencePieceTokenizer: Tokenizer {
     if pair != nil { ids += second + [Self.endID] }
     return EncodedText(
       ids: ids, types: [Int32](repeating: 0, count: ids.count), truncatedTokens: truncated)
+  }
+
+  /// The text of ids; special tokens, sentinels among them, and ids of no piece are left out.
+  package func decode(_ ids: [Int32]) -> String {
+    let pieces = ids.filter { $0 >= 0 && $0 < pieceCount && !Self.specialIDs.contains($0) }
+    return model.decode(pieces)
   }
 
   /// The ids of a text without the final `</s>`: the stretches between special tokens are encoded one by one.
@@ -127,6 +134,21 @@ private final class LoadedSentencePieceModel: @unchecked Sendable {
         return
       }
       capacity = Int(count)
+    }
+  }
+
+  /// The text of pieces' ids.
+  func decode(_ ids: [Int32]) -> String {
+    // A guess: pieces of real vocabularies are shorter on average.
+    var capacity = 16 * ids.count + 16
+    while true {
+      var found = [CChar](repeating: 0, count: capacity)
+      let count = Int(hearth_sentencepiece_decode(handle, ids, ids.count, &found, capacity))
+      precondition(count >= 0, "\(ids.count) ids below \(pieceCount) were not decoded")
+      if count <= capacity {
+        return String(decoding: found.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+      }
+      capacity = count
     }
   }
 }

@@ -18,9 +18,19 @@ package struct EncodedText: Sendable, Equatable {
   }
 }
 
-/// Turns text into token ids, exactly as the backbone's pre-training did.
+/// A target text as a decoder reads it and as it should write it (teacher forcing).
+package struct EncodedTarget: Sendable, Equatable {
+  /// What the decoder reads: its start token, then the labels without the last.
+  package let decoderIDs: [Int32]
+  /// What the decoder should write at each place, the end of the text included.
+  package let labels: [Int32]
+  /// How many tokens the maximum length cut off.
+  package let truncatedTokens: Int
+}
+
+/// Turns text into token ids, exactly as the backbone's pre-training did, and ids back into text.
 ///
-/// Encoding only reads the tokenizer, so any number of threads may share one.
+/// It is only read, so any number of threads may share one.
 package protocol Tokenizer: Sendable {
   /// Number of ids: every id that `encode` gives is below it.
   var vocabularySize: Int { get }
@@ -28,8 +38,30 @@ package protocol Tokenizer: Sendable {
   func minimumLength(withPair: Bool) -> Int
   /// Encodes a text, or a pair, into at most `maxLength` tokens, special tokens included.
   func encode(_ text: String, pair: String?, maxLength: Int) throws(TokenizerFailure) -> EncodedText
+  /// Encodes a text that the model should write into at most `maxLength` tokens, special tokens included.
+  func encodeOutput(_ text: String, maxLength: Int) throws(TokenizerFailure) -> EncodedText
+  /// The text of ids that the model wrote; special tokens and ids that stand for nothing are left out.
+  func decode(_ ids: [Int32]) -> String
   /// The content digest over everything that decides the ids: files and options.
   var digest: ContentDigest { get }
+}
+
+extension Tokenizer {
+  /// Most models write what they read.
+  package func encodeOutput(_ text: String, maxLength: Int) throws(TokenizerFailure) -> EncodedText {
+    try encode(text, pair: nil, maxLength: maxLength)
+  }
+
+  /// The decoder's input and labels for a target text of at most `maxLength` labels: the labels are the text's ids,
+  /// the input is the same moved right by one, behind `decoderStartID`.
+  package func encodeTarget(
+    _ text: String, decoderStartID: Int32, maxLength: Int
+  ) throws(TokenizerFailure) -> EncodedTarget {
+    let encoded = try encodeOutput(text, maxLength: maxLength)
+    return EncodedTarget(
+      decoderIDs: [decoderStartID] + encoded.ids.dropLast(), labels: encoded.ids,
+      truncatedTokens: encoded.truncatedTokens)
+  }
 }
 
 /// Why a tokenizer's files, or a text, cannot be used.

@@ -10,9 +10,13 @@ package struct WordPieceTokenizer: Tokenizer {
   private let specials: SpecialTokenScanner
   private let decomposition = CanonicalDecomposition()
   private let normalization: BERTNormalization
+  private let textByID: [ArraySlice<UInt8>]
+  private let specialIDs: Set<Int32>
   private let unknownID: Int32
-  private let startID: Int32
-  private let separatorID: Int32
+  /// Id of `[CLS]`, with which every text begins.
+  package let startID: Int32
+  /// Id of `[SEP]`, which ends every text.
+  package let separatorID: Int32
   /// Number of lines of the vocabulary.
   package let vocabularySize: Int
   /// Over the vocabulary file and the normalisation.
@@ -40,9 +44,12 @@ package struct WordPieceTokenizer: Tokenizer {
     unknownID = try id("[UNK]")
     startID = try id("[CLS]")
     separatorID = try id("[SEP]")
-    let written = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    specials = SpecialTokenScanner(
-      written.compactMap { token in pieces.id(of: token.utf8).map { (token, $0) } })
+    let written = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].compactMap { token in
+      pieces.id(of: token.utf8).map { (token: token, id: $0) }
+    }
+    specials = SpecialTokenScanner(written)
+    specialIDs = Set(written.map(\.id))
+    textByID = lines
     continuation = pieces.node(after: "##".utf8)
     self.pieces = pieces
     self.normalization = normalization
@@ -96,6 +103,31 @@ package struct WordPieceTokenizer: Tokenizer {
     }
     return EncodedText(ids: ids, types: types, truncatedTokens: truncated)
   }
+
+  /// The text of ids, words with a space between; special tokens and ids of no piece are left out.
+  ///
+  /// As in the reference implementation, the space before `.`, `?`, `!`, `,` and some clipped words goes, and a
+  /// continuation that begins the text keeps its `##`.
+  package func decode(_ ids: [Int32]) -> String {
+    var text: [UInt8] = []
+    var isFirst = true
+    for id in ids where !specialIDs.contains(id) && textByID.indices.contains(Int(id)) {
+      let piece = textByID[Int(id)]
+      if isFirst {
+        text += piece
+      } else if piece.starts(with: Self.continuationMark) {
+        text += piece.dropFirst(Self.continuationMark.count)
+      } else {
+        if !Self.clipped.contains(where: { piece.starts(with: $0) }) { text.append(UInt8(ascii: " ")) }
+        text += piece
+      }
+      isFirst = false
+    }
+    return String(decoding: text, as: UTF8.self)
+  }
+
+  private static let continuationMark = Array("##".utf8)
+  private static let clipped = [".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"].map { Array($0.utf8) }
 
   private func tokens(of text: String) -> [Int32] {
     var ids: [Int32] = []

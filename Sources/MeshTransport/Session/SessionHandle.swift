@@ -34,14 +34,16 @@ extension SessionInfo {
   /// Whether a frame of this kind may pass in either direction.
   func permits(_ kind: FrameKind) -> Bool {
     if kind == .goodbye { return true }
+    let isEcho = kind == .echoRequest || kind == .echoReply
+    // Without echoes a session of little standing could not show that it lives, and would end as silent.
     switch standing {
-    case .statusOnly: return false
-    case .updateOnly: return purpose == .control && (kind == .trustLog || kind == .networkKey)
+    case .statusOnly: return purpose == .control && isEcho
+    case .updateOnly: return purpose == .control && (isEcho || kind == .trustLog || kind == .networkKey)
     case .full: break
     }
     switch purpose {
     case .control: return kind != .bulk && kind != .pairing
-    case .bulk: return kind == .bulk || kind == .echoRequest || kind == .echoReply
+    case .bulk: return kind == .bulk || isEcho
     case .pairing: return kind == .pairing
     }
   }

@@ -1,0 +1,193 @@
+package import NeuralNetworks
+package import TensorKernels
+
+/// A frozen BART encoder-decoder (Lewis et al., ACL 2020): norms after the residual sums, learned positions.
+///
+/// Stack 0 is the encoder, stack 1 the decoder. The final state of a stack is its last tap, since BART's norms
+/// follow the residual sums.
+package struct BARTBackbone: Backbone {
+  /// An encoder and a decoder stack.
+  package let architecture: BackboneArchitecture
+  /// The word embedding of both stacks and of the head, [vocabulary × width].
+  package let embedding: Parameter
+  /// Added to the head's output (`final_logits_bias`), [1 × vocabulary]; nil where the weights hold none.
+  package let headBias: Parameter?
+
+  /// The id that ends a text.
+  package let endID: Int32
+
+  private let stacks: [EmbeddedStack]
+  private let embeddingScale: Float
+  // The leaves borrow its memory.
+  private let checkpoint: Checkpoint
+
+  /// A stack with what it adds to the word embedding.
+  private struct EmbeddedStack: Sendable {
+    let stack: FrozenStack
+    let positions: Parameter
+    let norm: NormParameters
+  }
+
+  /// Borrows the weights of a Hugging Face checkpoint, whose names may begin with `model.`.
+  package init(
+    _ checkpoint: Checkpoint, _ configuration: BARTConfiguration
+  ) throws(CheckpointFailure) {
+    self.checkpoint = checkpoint
+    endID = configuration.endID
+    let leaves = FrozenLeaves(checkpoint: checkpoint)
+    let prefix = configuration.weightPrefix(in: checkpoint)
+    let (vocabulary, width) = (configuration.vocabulary, configuration.width)
+    embedding = try leaves.matrix("\(prefix)shared.weight", vocabulary, width)
+    headBias =
+      checkpoint.contains("final_logits_bias")
+      ? try leaves.matrix("final_logits_bias", 1, vocabulary) : nil
+    embeddingScale = configuration.scalesEmbedding ? Float(width).squareRoot() : 1
+    stacks = [
+      try Self.stack(.encoder, prefix, configuration, leaves),
+      try Self.stack(.decoder, prefix, configuration, leaves),
+    ]
+    architecture = BackboneArchitecture(
+      name: "bart", width: width, stacks: stacks.map(\.stack.shape), vocabulary: vocabulary,
+      decoderStartID: configuration.decoderStartID, maximumLength: configuration.positions)
+  }
+
+  private static func stack(
+    _ kind: StackKind, _ prefix: String, _ configuration: BARTConfiguration, _ leaves: FrozenLeaves
+  ) throws(CheckpointFailure) -> EmbeddedStack {
+    let shape = configuration.stackShape(kind)
+    let name = "\(prefix)\(kind.rawValue)"
+    let (width, epsilon) = (configuration.width, configuration.epsilon)
+    var blocks: [BlockParameters] = []
+    for layer in 0..<shape.layers {
+      blocks.append(try block("\(name).layers.\(layer)", shape.block, leaves))
+    }
+    return EmbeddedStack(
+      stack: FrozenStack(shape: shape, blocks: blocks, relativeBias: nil, finalNorm: nil),
+      positions: try leaves.matrix(
+        "\(name).embed_positions.weight", configuration.positions + BARTConfiguration.positionOffset, width),
+      norm: try leaves.norm("\(name).layernorm_embedding", .layer, width: width, epsilon: epsilon))
+  }
+
+  private static func block(
+    _ prefix: String, _ shape: BlockConfiguration, _ leaves: FrozenLeaves
+  ) throws(CheckpointFailure) -> BlockParameters {
+    let (width, hidden) = (shape.width, shape.hidden)
+    return BlockParameters(
+      selfAttention: try attention("\(prefix).self_attn", shape, leaves),
+      crossAttention: shape.crossAttention ? try attention("\(prefix).encoder_attn", shape, leaves) : nil,
+      feedForward: FeedForwardParameters(
+        up: try leaves.linear("\(prefix).fc1", outputs: hidden, inputs: width, bias: true), gate: nil,
+        down: try leaves.linear("\(prefix).fc2", outputs: width, inputs: hidden, bias: true),
+        norm: try leaves.norm("\(prefix).final_layer_norm", .layer, width: width, epsilon: shape.epsilon)))
+  }
+
+  private static func attention(
+    _ name: String, _ shape: BlockConfiguration, _ leaves: FrozenLeaves
+  ) throws(CheckpointFailure) -> AttentionParameters {
+    func linear(_ part: String) throws(CheckpointFailure) -> LinearParameters {
+      try leaves.linear("\(name).\(part)", outputs: shape.width, inputs: shape.width, bias: true)
+    }
+    return AttentionParameters(
+      query: try linear("q_proj"), key: try linear("k_proj"), value: try linear("v_proj"),
+      output: try linear("out_proj"),
+      norm: try leaves.norm("\(name)_layer_norm", .layer, width: shape.width, epsilon: shape.epsilon))
+  }
+
+  /// Every leaf that the forward reads, and the head's bias.
+  package var parameters: [Parameter] {
+    var leaves = [embedding]
+    for part in stacks {
+      leaves += [part.positions, part.norm.weight] + (part.norm.bias.map { [$0] } ?? []) + part.stack.leaves
+    }
+    return leaves + (headBias.map { [$0] } ?? [])
+  }
+
+  /// Floats of the arena that `forward` needs for any batch within `capacity`.
+  package func workspaceFloats(capacity: BackboneCapacity) -> Int {
+    StackPairPlan(stacks.map(\.stack), capacity).floatCount
+  }
+
+  /// Runs the encoder as stack 0 and, when the batch has targets, the decoder as stack 1.
+  package func forward(
+    _ batch: BackboneBatch, workspace: Arena, tap: (_ stack: Int, _ index: Int, _ rows: Matrix) -> Void
+  ) {
+    let plan = StackPairPlan(stacks.map(\.stack), BackboneCapacity(of: batch))
+    plan.check(workspace)
+    let width = architecture.width
+    let encoded = workspace.matrix(plan.encoderStream, rows: batch.encoder.tokens, columns: width)
+    embed(batch.encoderIDs, batch.encoder, stack: 0, into: encoded)
+    stacks[0].stack.forward(
+      encoded, sequences: batch.encoder, encoder: nil, buffers: plan.encoder, workspace: workspace
+    ) { index, rows in tap(0, index, rows) }
+
+    guard let sequences = batch.decoder, let decoder = plan.decoder else { return }
+    let stream = workspace.matrix(plan.decoderStream, rows: sequences.tokens, columns: width)
+    embed(batch.decoderIDs, sequences, stack: 1, into: stream)
+    stacks[1].stack.forward(
+      stream, sequences: sequences, encoder: EncoderStates(rows: encoded, sequences: batch.encoder),
+      buffers: decoder, workspace: workspace
+    ) { index, rows in tap(1, index, rows) }
+  }
+
+  private func embed(_ ids: [Int32], _ sequences: PackedSequences, stack: Int, into stream: Matrix) {
+    for index in 0..<sequences.count {
+      let rows = sequences.offsets[index]..<sequences.offsets[index + 1]
+      embed(
+        Array(ids[rows]), firstPosition: 0, stack: stack,
+        into: stream.rowRange(rows.lowerBound, count: rows.count))
+    }
+  }
+
+  /// Words, scaled where the model asks for it, plus the positions from `firstPosition` on, normalised.
+  func embed(_ ids: [Int32], firstPosition: Int, stack: Int, into stream: Matrix) {
+    let part = stacks[stack]
+    let first = firstPosition + BARTConfiguration.positionOffset
+    precondition(
+      first + ids.count <= part.positions.rows,
+      "positions \(firstPosition)+\(ids.count) and \(part.positions.rows) rows of them")
+    LanguageModels.embed(ids, embedding, into: stream)
+    if embeddingScale != 1 { scaleRows(stream, by: embeddingScale) }
+    addRows(part.positions.matrix.rowRange(first, count: ids.count), into: stream)
+    part.norm.forward(stream, into: stream, statistics: nil)
+  }
+
+  /// Writes the head's output for the decoder's final states: [rows × width] to [rows × vocabulary].
+  package func headLogits(_ finalStates: Matrix, into logits: Matrix) {
+    matrixMultiply(
+      finalStates, .none, embedding.matrix, .transposed, into: logits,
+      epilogue: Epilogue(bias: headBias.map { UnsafePointer($0.values) }))
+  }
+
+  /// The frozen leaves of one block.
+  package func block(stack: Int, layer: Int) -> BlockParameters {
+    stacks[stack].stack.blocks[layer].parameters
+  }
+  /// None: BART learns absolute positions.
+  package func relativeBias(stack: Int) -> Parameter? { nil }
+  /// None: the last block ends with a norm.
+  package func finalNorm(stack: Int) -> NormParameters? { nil }
+}
+
+extension BARTConfiguration {
+  /// The encoder or decoder stack of this model.
+  package func stackShape(_ kind: StackKind) -> StackShape {
+    let stack = kind == .encoder ? encoder : decoder
+    let headSize = width / stack.heads
+    return StackShape(
+      kind: kind, layers: stack.layers,
+      block: BlockConfiguration(
+        width: width, heads: stack.heads, headSize: headSize, hidden: stack.hidden, norm: .layer,
+        epsilon: epsilon, placement: .post, activation: activation, gated: false, biases: true,
+        attentionScale: 1 / Float(headSize).squareRoot(), causal: kind == .decoder,
+        crossAttention: kind == .decoder),
+      relativeBias: nil, hasFinalNorm: false)
+  }
+}
+
+/// Multiplies every value of `rows`.
+private func scaleRows(_ rows: Matrix, by factor: Float) {
+  for row in 0..<rows.rows {
+    let values = rows.base + row * rows.stride
+    for column in 0..<rows.columns { values[column] *= factor }
+  }
+}
