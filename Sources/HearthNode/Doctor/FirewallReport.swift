@@ -7,6 +7,9 @@ package struct FirewallReport: Codable, Sendable, Equatable {
   /// Whether one of them may turn away what comes in.
   package var mayBlock: Bool
 
+  /// What a machine without firewalls has.
+  package init() { (seen, mayBlock) = ([], false) }
+
   /// Longest wait for one program's answer, in seconds.
   private static let patience = 2.0
   /// Bytes of one program's answer that are read.
@@ -14,7 +17,7 @@ package struct FirewallReport: Codable, Sendable, Equatable {
 
   /// Looks for nftables, iptables, ufw and firewalld.
   static func examine() -> FirewallReport {
-    var report = FirewallReport(seen: [], mayBlock: false)
+    var report = FirewallReport()
     let isRoot = geteuid() == 0
     if isRoot, let rules = output(of: "nft", ["list", "ruleset"]) { report.take(nftables: rules) }
     if isRoot {
@@ -37,7 +40,7 @@ package struct FirewallReport: Codable, Sendable, Equatable {
   }
 
   /// Notes what a rule set of nftables does with what comes in.
-  mutating func take(nftables rules: String) {
+  package mutating func take(nftables rules: String) {
     let words = rules.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }
     var inInput = false
     var policy: String?
@@ -58,7 +61,7 @@ package struct FirewallReport: Codable, Sendable, Equatable {
   }
 
   /// Notes what the rules of iptables do with what comes in.
-  mutating func take(iptables rules: String, program: String) {
+  package mutating func take(iptables rules: String, program: String) {
     let lines = rules.split(separator: "\n")
     let drops = lines.contains("-P INPUT DROP")
     let refusals = lines.count {
