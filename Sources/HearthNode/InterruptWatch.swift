@@ -31,7 +31,12 @@ package enum InterruptWatch {
     if unsafeBitCast(hangUp.__sigaction_handler.sa_handler, to: Int.self) != ignoredHandler {
       signal(SIGHUP, writeByte)
     }
-    // A parent's thread may have blocked them, and a mask is inherited too.
+    unblock()
+  }
+
+  /// Lets the signals that stop a program reach the calling thread: a parent's thread may have blocked them, and a mask
+  /// is inherited.
+  package static func unblock() {
     var watched = sigset_t()
     sigemptyset(&watched)
     for number in [SIGINT, SIGTERM, SIGHUP] { sigaddset(&watched, number) }

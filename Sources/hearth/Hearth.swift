@@ -49,6 +49,7 @@ struct Hearth: ParsableCommand {
 
   static func main() {
     OutputStream.reportWriteErrors()
+    InterruptWatch.unblock()
     var json = false
     do {
       var command = try parseAsRoot()

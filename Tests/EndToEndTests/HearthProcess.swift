@@ -75,8 +75,15 @@ struct HearthProcess {
   }
 
   /// Starts `hearth` and returns while it runs.
-  func start(_ arguments: [String]) throws -> Running {
-    try launch(Self.executable, arguments, input: "", environment: [:])
+  func start(
+    _ arguments: [String], input: String = "", environment: [String: String] = [:]
+  ) throws -> Running {
+    try launch(Self.executable, arguments, input: input, environment: environment)
+  }
+
+  /// Starts another program and returns while it runs.
+  func start(program: String, _ arguments: [String]) throws -> Running {
+    try launch(URL(filePath: program), arguments, input: "", environment: [:])
   }
 
   private func launch(
@@ -87,7 +94,10 @@ struct HearthProcess {
     process.arguments = arguments
     process.currentDirectoryURL = root
     var variables = ProcessInfo.processInfo.environment
-    for name in ["HEARTH_HOME", "XDG_STATE_HOME", "NO_COLOR", "OPENBLAS_CORETYPE"] { variables[name] = nil }
+    for name in [
+      "HEARTH_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "NO_COLOR", "OPENBLAS_CORETYPE", "HEARTH_PORT",
+      "HEARTH_PEERS", "HEARTH_LAB", "NOTIFY_SOCKET", "JOURNAL_STREAM",
+    ] { variables[name] = nil }
     variables["HOME"] = root.path
     variables["HEARTH"] = Self.executable.path
     variables.merge(environment) { _, new in new }
@@ -114,6 +124,8 @@ struct HearthProcess {
     private let output: FileHandle
     private let errors: URL
     private var written = Data()
+    /// Where the first line begins that `waitForLine` has not returned.
+    private var lineStart = 0
 
     init(process: Process, output: FileHandle, errors: URL) {
       self.process = process
@@ -129,6 +141,25 @@ struct HearthProcess {
         written += more
       }
       return true
+    }
+
+    /// Reads standard output line by line until one is accepted and returns it; nil when `limit` lines were not, or it
+    /// ended.
+    func waitForLine(limit: Int = 600, where accepts: (String) -> Bool) -> String? {
+      for _ in 0..<limit {
+        while true {
+          if let end = written[lineStart...].firstIndex(of: UInt8(ascii: "\n")) {
+            let line = String(decoding: written[lineStart..<end], as: UTF8.self)
+            lineStart = end + 1
+            if accepts(line) { return line }
+            break
+          }
+          let more = output.availableData
+          if more.isEmpty { return nil }
+          written += more
+        }
+      }
+      return nil
     }
 
     /// Waits for the end and takes what was written.

@@ -64,10 +64,14 @@ extension HouseholdDaemon {
 
   private func leaveHousehold(_ request: LocalControlRequest) async throws {
     var household = peer.household
-    // A device that was removed has nothing to say any more.
-    if !household.isRevoked { handle(.trust([try household.leave()])) }
     var event = ControlEvent(.done)
-    event.told = peer.status(at: DeviceClocks.now()).devices.count { !$0.isSelf && $0.standing == .full }
+    event.told = 0
+    // A device that was removed has nothing to say any more.
+    if !household.isRevoked {
+      let entry = try household.leave()
+      event.told = peer.status(at: DeviceClocks.now()).devices.count { !$0.isSelf && $0.standing == .full }
+      handle(.trust([entry]))
+    }
     await withdraw(.left)
     do {
       try doors.directory.erase()

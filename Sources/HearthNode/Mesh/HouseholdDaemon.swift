@@ -59,6 +59,7 @@ package actor HouseholdDaemon {
   }
 
   nonisolated let lane: MeshLane
+  /// The daemon's own thread.
   package nonisolated var unownedExecutor: UnownedSerialExecutor { lane.asUnownedSerialExecutor() }
 
   let options: Options

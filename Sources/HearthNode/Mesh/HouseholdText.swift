@@ -4,7 +4,7 @@ extension HouseholdReport {
     var lines = ["household \(household.prefix(8)), \(headline)", ""]
     let rows = [["", "DEVICE", "STATE", "SINCE", "ADDRESS", "PATH", "RTT", "MACHINE", "POWER", "VERSION"]]
     lines += tableLines(rows + devices.filter { $0.state != "revoked" }.map(\.cells))
-    let absent = devices.filter { $0.reason != nil && $0.state != "revoked" }
+    let absent = devices.filter { $0.reason != nil && ($0.isSelf || $0.state != "revoked") }
     if !absent.isEmpty { lines.append("") }
     for device in absent {
       let reason = style.paint("\(device.name): \(device.reason ?? "")", .yellow)
