@@ -1,7 +1,9 @@
 import ArgumentParser
+import ComputeRuntime
 import CryptoPrimitives
-import Foundation
+import FoundationEssentials
 import Glibc
+import HearthNode
 import HouseholdTrust
 import MeshModel
 import MeshProtocol
@@ -40,7 +42,7 @@ struct MeshStreamCommand: ParsableCommand {
   func run() throws {
     // On the main thread: the pool's threads block the signal that ends openssl's measurement.
     let openssl = opensslSpeed()
-    let answer = try blocking { [self] in try await measure(openssl) }
+    let answer = try waitForTask { [self] in try await measure(openssl) }
     if json { return try write(answer) }
     print(
       "encrypted session   \(answer.encrypted.text) MB/s, CPU s/GB: "
@@ -104,7 +106,7 @@ struct MeshHandshakeCommand: ParsableCommand {
   }
 
   func run() throws {
-    let answer = try blocking { [self] in try await measure() }
+    let answer = try waitForTask { [self] in try await measure() }
     if json { return try write(answer) }
     print(
       "latency             \(answer.latency.text) ms from the connection to the proof, p95 \(rounded(answer.latencyP95))"
@@ -149,10 +151,10 @@ struct MeshWorkerCommand: ParsableCommand {
   var seed: UInt64
 
   func run() throws {
-    let peer = try blocking { [self] in try await BenchmarkPeer.start(1, of: seed) }
+    let peer = try waitForTask { [self] in try await BenchmarkPeer.start(1, of: seed) }
     let listener = try PlainListener()
     let plainCPU = Mutex(0.0)
-    Thread.detachNewThread {
+    OperatingSystemThread.detached(name: "plain-tcp") {
       while let seconds = listener.serve() { plainCPU.withLock { $0 += seconds } }
     }
     Task { await peer.answerBulk() }
@@ -276,18 +278,14 @@ private func benchmarkHousehold(seed: UInt64) throws -> [Household] {
 private final class MeshWorker {
   let port: UInt16
   private let plainPort: UInt16
-  private let process = Process()
-  private let commands = Pipe()
-  private let answers = Pipe()
-  private var buffered = Data()
+  private let process: ChildProcess
 
   init(seed: UInt64) throws {
-    process.executableURL = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
-    process.arguments = ["mesh", "worker", "--seed", "\(seed)"]
-    process.standardInput = commands
-    process.standardOutput = answers
-    try process.run()
-    let words = try Self.line(from: answers, &buffered).split(separator: " ").compactMap { UInt16($0) }
+    guard let process = ChildProcess("/proc/self/exe", ["mesh", "worker", "--seed", "\(seed)"]) else {
+      throw ValidationError("the worker could not be started")
+    }
+    self.process = process
+    let words = process.line()?.split(separator: " ").compactMap { UInt16($0) } ?? []
     guard words.count == 2 else { throw ValidationError("the worker did not tell its ports") }
     (port, plainPort) = (words[0], words[1])
   }
@@ -302,28 +300,15 @@ private final class MeshWorker {
   func plainStream(pieces: Int) throws -> Double { try PlainListener.send(pieces: pieces, to: plainPort) }
 
   func stop() {
-    try? commands.fileHandleForWriting.close()
-    process.waitUntilExit()
+    process.endInput()
+    _ = process.wait()
   }
 
   private func ask(_ command: String) throws -> Double {
-    try commands.fileHandleForWriting.write(contentsOf: Data((command + "\n").utf8))
-    guard let value = Double(try Self.line(from: answers, &buffered)) else {
+    guard process.write(command + "\n"), let value = process.line().flatMap(Double.init) else {
       throw ValidationError("the worker did not answer '\(command)'")
     }
     return value
-  }
-
-  private static func line(from pipe: Pipe, _ buffered: inout Data) throws -> String {
-    while true {
-      if let end = buffered.firstIndex(of: 10) {
-        defer { buffered = Data(buffered[(end + 1)...]) }
-        return String(decoding: buffered[..<end], as: UTF8.self)
-      }
-      let part = pipe.fileHandleForReading.availableData
-      guard !part.isEmpty else { throw ValidationError("the worker has ended") }
-      buffered += part
-    }
   }
 }
 
@@ -473,15 +458,11 @@ private func bytes(of effects: [HandshakeEffect]) -> [UInt8] {
 
 /// MB/s of `openssl speed`, for orientation; nil where there is no openssl.
 private func opensslSpeed() -> Sample? {
-  let process = Process()
-  let output = Pipe()
-  process.executableURL = URL(fileURLWithPath: "/usr/bin/openssl")
-  process.arguments = ["speed", "-mr", "-seconds", "1", "-bytes", "65536", "-evp", "chacha20-poly1305"]
-  process.standardOutput = output
-  process.standardError = FileHandle.nullDevice
-  guard (try? process.run()) != nil else { return nil }
-  let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-  process.waitUntilExit()
+  let arguments = ["speed", "-mr", "-seconds", "1", "-bytes", "65536", "-evp", "chacha20-poly1305"]
+  guard let process = ChildProcess("/usr/bin/openssl", arguments) else { return nil }
+  process.endInput()
+  guard let text = process.wholeOutput(limit: 1 << 20, seconds: 20) else { return nil }
+  _ = process.wait()
   // "+F:22:ChaCha20-Poly1305:1234567890.00": bytes a second.
   let fields = text.split(separator: "\n").last { $0.hasPrefix("+F:") }?.split(separator: ":")
   return fields?.last.flatMap { Double($0) }.map { Sample([$0 / 1e6]) }
@@ -549,7 +530,7 @@ private func write(_ answer: some Encodable) throws {
 
 /// Three significant digits or so.
 private func rounded(_ value: Double) -> String {
-  String(format: value >= 100 ? "%.0f" : value >= 10 ? "%.1f" : "%.3f", value)
+  decimal(value, value >= 100 ? 0 : value >= 10 ? 1 : 3)
 }
 
 private func processCPUSeconds() -> Double { seconds(of: CLOCK_PROCESS_CPUTIME_ID) }
@@ -560,21 +541,4 @@ private func seconds(of clock: clockid_t) -> Double {
   var time = timespec()
   clock_gettime(clock, &time)
   return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-}
-
-/// Runs asynchronous work from a command that is not; the main thread waits, the pool works.
-private func blocking<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws -> Value {
-  let result = Mutex<Result<Value, any Error>?>(nil)
-  let done = DispatchSemaphore(value: 0)
-  Task {
-    let outcome: Result<Value, any Error>
-    do { outcome = .success(try await body()) } catch { outcome = .failure(error) }
-    result.withLock { $0 = outcome }
-    done.signal()
-  }
-  done.wait()
-  guard let outcome = result.withLock({ $0 }) else {
-    preconditionFailure("the work signalled without a result")
-  }
-  return try outcome.get()
 }

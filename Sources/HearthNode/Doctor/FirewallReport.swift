@@ -1,4 +1,6 @@
-import Foundation
+import ComputeRuntime
+import FoundationEssentials
+import Glibc
 
 /// The firewalls that are seen on this machine, as far as this user may look.
 package struct FirewallReport: Codable, Sendable, Equatable {
@@ -41,7 +43,7 @@ package struct FirewallReport: Codable, Sendable, Equatable {
 
   /// Notes what a rule set of nftables does with what comes in.
   package mutating func take(nftables rules: String) {
-    let words = rules.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }
+    let words = rules.split(separator: "\n").map { $0.drop(while: \.isWhitespace) }
     var inInput = false
     var policy: String?
     var refusals = 0
@@ -84,30 +86,9 @@ package struct FirewallReport: Codable, Sendable, Equatable {
       access(path, X_OK) == 0
     }
     guard let path else { return nil }
-    let process = Process()
-    process.executableURL = URL(filePath: path)
-    process.arguments = arguments
-    let pipe = Pipe()
-    process.standardOutput = pipe
-    process.standardError = FileHandle.nullDevice
-    process.standardInput = FileHandle.nullDevice
-    guard (try? process.run()) != nil else { return nil }
-    let descriptor = pipe.fileHandleForReading.fileDescriptor
-    let deadline = ProcessInfo.processInfo.systemUptime + patience
-    var answer: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 64 << 10)
-    while answer.count < answerLimit {
-      let left = deadline - ProcessInfo.processInfo.systemUptime
-      var wait = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-      guard left > 0, poll(&wait, 1, Int32(left * 1000)) == 1 else {
-        process.terminate()
-        return nil
-      }
-      let count = read(descriptor, &chunk, chunk.count)
-      guard count > 0 else { break }
-      answer += chunk[..<count]
-    }
-    process.waitUntilExit()
-    return process.terminationStatus == 0 ? String(decoding: answer, as: UTF8.self) : nil
+    guard let child = ChildProcess(path, arguments) else { return nil }
+    child.endInput()
+    let answer = child.wholeOutput(limit: answerLimit, seconds: patience)
+    return child.wait() == 0 ? answer : nil
   }
 }
