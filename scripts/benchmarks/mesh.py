@@ -254,6 +254,8 @@ def arguments():
     parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, of " + ",".join(PARTS))
     parser.add_argument("--json", help="writes every figure as JSON")
     parser.add_argument("--document", help="replaces the table between the mesh marks of a Markdown file")
+    parser.add_argument("--earlier", metavar="FILE",
+                        help="takes the parts that are not measured now from what --json wrote before")
     options = parser.parse_args()
     options.only = options.only.split(",")
     unknown = [part for part in options.only if part not in PARTS]
@@ -261,6 +263,16 @@ def arguments():
         parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
     options.hearth, options.benchmark = map(os.path.abspath, (options.hearth, options.benchmark))
     return options
+
+
+def take_earlier(report, earlier):
+    """Adds what the earlier run measured and this one did not; what both have is this run's."""
+    for key, value in earlier.items():
+        if isinstance(value, dict) and isinstance(report.get(key), dict):
+            for name, figure in value.items():
+                report[key].setdefault(name, figure)
+        elif report.get(key) is None:
+            report[key] = value
 
 
 def main():
@@ -274,6 +286,9 @@ def main():
     finally:
         run.close_lab()
     run.report["minutes"] = (time.perf_counter() - began) / 60
+    if options.earlier:
+        with open(options.earlier) as file:
+            take_earlier(run.report, json.load(file))
     text = mesh_report.markdown(run.report)
     print(text)
     if options.json:
