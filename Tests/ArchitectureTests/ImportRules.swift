@@ -63,7 +63,7 @@ struct HouseLayers: Sendable {
           "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives",
           "Determinism",
         ],
-        foreign: ["NIOCore", "NIOPosix", "Logging", "Glibc"]),
+        foreign: ["NIOCore", "NIOPosix", "Glibc"]),
       "AvahiDiscovery": Target(dependencies: ["CAvahi", "PeerDiscovery", "MeshModel"], foreign: ["Glibc"]),
       "MeshSimulator": Target(
         dependencies: [
