@@ -41,6 +41,10 @@ private final class MadeUpGradients: TechniqueComputation, @unchecked Sendable {
     return Double(batch.samples.reduce(0, +))
   }
 
+  func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double {
+    Double(batch.samples.reduce(0, +))
+  }
+
   func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix {
     Matrix(parameters.vector, rows: 1, columns: 1)
   }
