@@ -21,16 +21,26 @@ enum TinyModels {
 
   /// The backbone of a fixture directory with a tokenizer.
   static func backbone(_ directory: String) throws -> any Backbone {
-    try backbone(load(directory))
+    let model = try load(directory)
+    return try backbone(model.configuration, model.checkpoint)
   }
 
-  /// The backbone of a loaded model.
-  static func backbone(_ model: LoadedModel) throws -> any Backbone {
-    switch model.configuration {
-    case .bert(let configuration): try BERTBackbone(model.checkpoint, configuration)
-    case .t5(let configuration): try T5Backbone(model.checkpoint, configuration)
-    case .bart(let configuration): try BARTBackbone(model.checkpoint, configuration)
+  /// The backbone of a configuration and its weights.
+  static func backbone(
+    _ configuration: ModelConfiguration, _ checkpoint: Checkpoint
+  ) throws -> any Backbone {
+    switch configuration {
+    case .bert(let configuration): try BERTBackbone(checkpoint, configuration)
+    case .t5(let configuration): try T5Backbone(checkpoint, configuration)
+    case .bart(let configuration): try BARTBackbone(checkpoint, configuration)
     }
+  }
+
+  /// The whole numbers of an I32 tensor.
+  static func integers(_ file: SafetensorsFile, _ name: String) -> [Int32] {
+    guard let entry = file.tensor(name), entry.element == .int32 else { return [] }
+    let bytes = file.bytes(of: entry)
+    return (0..<entry.elementCount).map { bytes.loadUnaligned(fromByteOffset: 4 * $0, as: Int32.self) }
   }
 
   /// Token ids below `vocabulary`, none of them special.
