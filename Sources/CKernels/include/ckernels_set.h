@@ -54,6 +54,13 @@ typedef struct {
   size_t (*encode_int8)(const float *x, size_t count, void *y);
   void (*decode_float16)(const void *x, size_t count, float *y);
   void (*decode_int8)(const void *x, size_t count, float *y);
+  // y = dropout(x), or y += dropout(x) when accumulating; y may be x. The same call is its own backward pass.
+  void (*dropout)(
+    const hearth_dropout *d, uint32_t sample, uint32_t row, const float *x, float *y, size_t count,
+    bool accumulate);
+  // The 16 bits that decide each of the 64 elements of a column block.
+  void (*dropout_bits)(
+    const hearth_dropout *d, uint32_t sample, uint32_t row, uint32_t block, uint16_t *bits);
   double (*dot)(const float *x, const float *y, size_t count);
   void (*adamw)(
     const hearth_adamw_step *step, float *parameters, const float *gradients, float *m, float *v, size_t count);
