@@ -68,6 +68,13 @@ typedef struct {
   int32_t (*accumulate_fixed)(const float *x, size_t count, double scale, float limit, int64_t *sums);
   // y = (float)x·scale
   void (*fixed_to_float)(const int64_t *x, size_t count, float scale, float *y);
+  // sums += rint(x·scale), ties to even, for a power of two `scale`; returns the bits of the largest |x|, NaN above all.
+  // A sum whose |x·scale| is above 2^30 is garbage.
+  uint32_t (*accumulate_scaled)(const float *x, size_t count, float scale, int32_t *sums);
+  // The bits of the largest |x|, NaN above all.
+  uint32_t (*largest_magnitude)(const float *x, size_t count);
+  // y = (float)x·scale
+  void (*scaled_to_float)(const int32_t *x, size_t count, float scale, float *y);
   // Independent chains of fused multiply-adds, for measuring the peak; returns the operations done.
   double (*multiply_add_chains)(size_t iterations, float *sink);
 } hearth_kernels;
