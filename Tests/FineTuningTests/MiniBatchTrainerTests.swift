@@ -83,6 +83,8 @@ private final class BoundedGradients: TechniqueComputation, @unchecked Sendable 
     return 1
   }
 
+  func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double { 1 }
+
   func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix {
     Matrix(parameters.vector, rows: 1, columns: 1)
   }

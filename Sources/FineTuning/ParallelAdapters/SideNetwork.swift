@@ -59,12 +59,12 @@ package struct FrozenOutput: Sendable {
     return [norm?.weight, norm?.bias, output?.weight, output?.bias].reduce(0) { $0 + ($1?.count ?? 0) }
   }
 
-  private static func outputHead(of backbone: any Backbone, head: TaskHead) -> OutputHead? {
+  private static func outputHead(of backbone: any Backbone, head: TaskHead) -> LanguageModelHead? {
     guard head == .languageModel else { return nil }
-    guard let writer = backbone as? any EncoderDecoderBackbone else {
+    guard let output = backbone.leaves.head else {
       preconditionFailure("\(backbone.architecture.name) writes no text")
     }
-    return writer.outputHead
+    return output
   }
 }
 

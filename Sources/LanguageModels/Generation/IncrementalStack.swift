@@ -125,7 +125,7 @@ package final class IncrementalStack {
         v: value.rowRange(0, count: written + 1), queries: PackedSequences(lengths: [1]), keys: keys,
         bias: shifted, into: context.rowRange(hypothesis, count: 1), logSumExp: nil)
     }
-    addSubLayer(attention.output, context, attention.norm, to: stream)
+    addSubLayer(attention.output, context, attention.bottleneck, attention.norm, to: stream)
   }
 
   private func crossAttention(_ attention: AttentionParameters, layer: Int, _ stream: Matrix) {
@@ -136,7 +136,7 @@ package final class IncrementalStack {
       attentionShape, q: query, k: sourceRows(layer, .key), v: sourceRows(layer, .value),
       queries: PackedSequences(lengths: [stream.rows]), keys: source, bias: nil, into: context,
       logSumExp: nil)
-    addSubLayer(attention.output, context, attention.norm, to: stream)
+    addSubLayer(attention.output, context, attention.bottleneck, attention.norm, to: stream)
   }
 
   private func feedForward(_ layer: FeedForwardParameters, _ stream: Matrix) {
@@ -150,7 +150,7 @@ package final class IncrementalStack {
     } else {
       layer.up.forward(rows, into: hidden, activation: shape.block.activation)
     }
-    addSubLayer(layer.down, hidden, layer.norm, to: stream)
+    addSubLayer(layer.down, hidden, layer.bottleneck, layer.norm, to: stream)
   }
 
   /// What a sub-layer reads: the normalised rows when norms stand before, else the stream itself.
@@ -162,9 +162,18 @@ package final class IncrementalStack {
   }
 
   private func addSubLayer(
-    _ output: LinearParameters, _ rows: Matrix, _ norm: NormParameters, to stream: Matrix
+    _ output: LinearParameters, _ rows: Matrix, _ bottleneck: BottleneckParameters?, _ norm: NormParameters,
+    to stream: Matrix
   ) {
-    output.forward(rows, into: stream, accumulate: true)
+    if let bottleneck {
+      // What was normalised for the sub-layer is read no more.
+      let aside = arena.matrix(places.normed, rows: stream.rows, columns: stream.columns)
+      output.forward(rows, into: aside)
+      bottleneck.forward(aside)
+      addRows(aside, into: stream)
+    } else {
+      output.forward(rows, into: stream, accumulate: true)
+    }
     if shape.block.placement == .post { norm.forward(stream, into: stream, statistics: nil) }
   }
 
