@@ -63,7 +63,9 @@ struct TechniqueFixture {
     parameters = BackboneTuning.initialParameters(
       configuration: configuration, head: testCase.head, backbone: backbone, seed: 1)
     for leaf in parameters.parameters where file.tensor("value.\(leaf.name)") != nil {
-      for (index, value) in Self.floats("value.\(leaf.name)", file).enumerated() { leaf.values[index] = value }
+      for (index, value) in Self.floats("value.\(leaf.name)", file).enumerated() {
+        leaf.values[index] = value
+      }
     }
     samples = Self.samples(testCase.head, file)
     expectedLoss = Double(Self.floats("loss", file)[0])

@@ -28,7 +28,9 @@ struct TechniqueGradientTests {
       let expected = fixture.expectedGradient(leaf.name)
       try #require(expected.count == leaf.count, "\(leaf.name)")
       let largest = expected.reduce(0) { max($0, abs($1)) }
-      let worst = zip(expected, gradients[offset..<offset + leaf.count]).reduce(0) { max($0, abs($1.0 - $1.1)) }
+      let worst = zip(expected, gradients[offset..<offset + leaf.count]).reduce(0) {
+        max($0, abs($1.0 - $1.1))
+      }
       #expect(worst <= 1e-4 * largest + 1e-6, "\(leaf.name): off by \(worst) of \(largest)")
     }
   }
@@ -49,7 +51,8 @@ struct TechniqueGradientTests {
     #expect(bytes(true) < bytes(false))
   }
 
-  @Test("give the same bits for every order of micro-batches and every worker", arguments: TechniqueFixture.cases)
+  @Test(
+    "give the same bits for every order of micro-batches and every worker", arguments: TechniqueFixture.cases)
   func orderFree(testCase: TechniqueFixture.Case) throws {
     let fixture = try TechniqueFixture(testCase, dropout: 0.1)
     let tuning = fixture.tuning(workers: 3)
@@ -99,11 +102,12 @@ struct TechniqueGradientTests {
       let analytic = (0..<leaf.count).reduce(0.0) {
         $0 + Double(gradients[offset + $1]) * Double(direction[$1])
       }
-      let tolerance = 0.03 * max(abs(numeric), abs(analytic)) + 2e-3 * Double(length)
+      let tolerance = 0.05 * max(abs(numeric), abs(analytic)) + 2e-3 * Double(length)
       if abs(numeric - analytic) > tolerance { misses.append("\(leaf.name): \(numeric) against \(analytic)") }
     }
-    // A step across a kink of ReLU is no reference; T5 and the bottlenecks have it.
-    #expect(misses.count * 50 <= fixture.parameters.parameters.count, "\(misses)")
+    // A step across kinks of ReLU is no exact reference; a mask that the backward does not repeat fails every leaf.
+    let isSmooth = testCase.model != "tiny-t5" && testCase.technique != "houlsby"
+    #expect(misses.count * 8 <= (isSmooth ? 0 : fixture.parameters.parameters.count), "\(misses)")
   }
 
   @Test("are one model with the backbone that they transform", arguments: TechniqueFixture.cases)
@@ -111,8 +115,8 @@ struct TechniqueGradientTests {
     guard testCase.head != .languageModel else { return }
     let fixture = try TechniqueFixture(testCase)
     let batch = fixture.batches([Array(fixture.samples.indices)])[0]
-    let predictions = try fixture.tuning(training: false).predict(batch, worker: 0)
-    let trained = try fixture.tuning().predict(batch, worker: 0)
+    let untrained = try predictions(fixture.tuning(training: false), batch)
+    let trained = try predictions(fixture.tuning(), batch)
     let tuned = fixture.configuration.tunedBackbone(fixture.backbone, parameters: fixture.parameters)
     let states = finalStates(tuned, batch)
     let head = LinearParameters(fixture.parameters, "head", bias: true)
@@ -132,9 +136,17 @@ struct TechniqueGradientTests {
               / Double(rows.count)
           }
         }
-        #expect(abs(Double(predictions[sample, output]) - expected) < 1e-4)
-        #expect(abs(Double(trained[sample, output]) - expected) < 1e-4)
+        #expect(abs(Double(untrained[sample][output]) - expected) < 1e-4)
+        #expect(abs(Double(trained[sample][output]) - expected) < 1e-4)
       }
+    }
+  }
+
+  /// Copied out: rows are valid while their technique lives.
+  private func predictions(_ tuning: BackboneTuning, _ batch: PackedMicroBatch) throws -> [[Float]] {
+    let rows = try tuning.predict(batch, worker: 0)
+    return withExtendedLifetime(tuning) {
+      (0..<rows.rows).map { row in (0..<rows.columns).map { rows[row, $0] } }
     }
   }
 
@@ -158,12 +170,13 @@ struct TechniqueGradientTests {
     return states
   }
 
-  @Test("LoRA's pairs merged into the frozen matrices are the same model", arguments: ["tiny-t5", "tiny-bert"])
+  @Test(
+    "LoRA's pairs merged into the frozen matrices are the same model", arguments: ["tiny-t5", "tiny-bert"])
   func mergedPairs(model: String) throws {
     let testCase = TechniqueFixture.Case(model: model, technique: "lora", head: .classes(3))
     let fixture = try TechniqueFixture(testCase)
     let batch = fixture.batches([Array(fixture.samples.indices)])[0]
-    let expected = try fixture.tuning(training: false).predict(batch, worker: 0)
+    let expected = try predictions(fixture.tuning(training: false), batch)
     // Full fine-tuning's tree holds a copy of every matrix; the pairs are added to it.
     let full = TechniqueConfiguration.full(FullConfiguration())
     let tree = BackboneTuning.initialParameters(
@@ -197,12 +210,8 @@ struct TechniqueGradientTests {
       configuration: full, head: testCase.head, backbone: fixture.backbone, parameters: tree,
       capacity: MicroBatchCapacity([batch]), workers: 1, training: false, checkpointsActivations: false,
       dropoutSeed: 0)
-    let found = try merged.predict(batch, worker: 0)
-    for row in 0..<expected.rows {
-      for column in 0..<expected.columns {
-        #expect(abs(expected[row, column] - found[row, column]) < 1e-4)
-      }
-    }
+    let found = try predictions(merged, batch)
+    for (expected, found) in zip(expected.joined(), found.joined()) { #expect(abs(expected - found) < 1e-4) }
   }
 
   @Test("start as the backbone: a new pair adds nothing and a new bottleneck next to nothing")
