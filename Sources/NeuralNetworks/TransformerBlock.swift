@@ -111,9 +111,12 @@ package struct TransformerBlock: Sendable {
     selfProjection.forward(rows, into: projected, dropout: workspace.lowRank(Self.selfSites))
     let context = workspace.matrix(saved.context, columns: configuration.inner)
     let (query, key, value) = split(projected)
-    attentionForward(
-      attentionShape(causal: configuration.causal), q: query, k: key, v: value, queries: sequences,
-      keys: sequences, bias: bias, into: context, logSumExp: workspace.pointer(saved.logSumExp))
+    workspace.dropping(.selfProbabilities) {
+      attentionForward(
+        attentionShape(causal: configuration.causal), q: query, k: key, v: value, queries: sequences,
+        keys: sequences, bias: bias, dropout: $0, into: context,
+        logSumExp: workspace.pointer(saved.logSumExp))
+    }
     addResidual(x, attention, context, into: y, saved, (.selfOutput, .selfAttention), workspace)
   }
 
@@ -138,19 +141,25 @@ package struct TransformerBlock: Sendable {
       encoderProjection.forward(
         encoder.rows, into: projected,
         dropout: workspace.lowRank(Self.encoderSites, sequences: encoder.sequences))
-      attentionForward(
-        attentionShape(causal: false), q: query, k: projected.columnRange(0, count: configuration.inner),
-        v: projected.columnRange(configuration.inner, count: configuration.inner), queries: sequences,
-        keys: encoder.sequences, bias: nil, into: context, logSumExp: workspace.pointer(saved.logSumExp))
+      workspace.dropping(.crossProbabilities) {
+        attentionForward(
+          attentionShape(causal: false), q: query, k: projected.columnRange(0, count: configuration.inner),
+          v: projected.columnRange(configuration.inner, count: configuration.inner), queries: sequences,
+          keys: encoder.sequences, bias: nil, dropout: $0, into: context,
+          logSumExp: workspace.pointer(saved.logSumExp))
+      }
     }
     addResidual(x, attention, context, into: y, saved, (.crossOutput, .crossAttention), workspace)
   }
 
-  /// True when cross-attention never projects the encoder's rows; dropped rows would be others for each pair.
+  /// True when cross-attention never projects the encoder's rows.
+  ///
+  /// Dropped rows would be others for each low-rank pair, and the weights of a row would no longer sum to one.
   func isAbsorbed(_ sequences: PackedSequences, _ encoder: EncoderStates, _ dropout: BlockDropout?) -> Bool {
     let drops =
-      dropout?.lowRank != nil
-      && (parameters.crossAttention?.key.lowRank != nil || parameters.crossAttention?.value.lowRank != nil)
+      dropout?.attention != nil
+      || dropout?.lowRank != nil
+        && (parameters.crossAttention?.key.lowRank != nil || parameters.crossAttention?.value.lowRank != nil)
     return !drops
       && AbsorbedCrossAttention.isCheaper(configuration, queries: sequences, keys: encoder.sequences)
   }
@@ -179,11 +188,8 @@ package struct TransformerBlock: Sendable {
   }
 
   private func forwardHidden(_ rows: Matrix, into hidden: Matrix, _ workspace: Workspace) {
-    if configuration.gated {
-      let halves = preActivation(rows, workspace)
-      gatedActivation(
-        configuration.activation, gate: halves.columnRange(0, count: configuration.hidden),
-        linear: halves.columnRange(configuration.hidden, count: configuration.hidden), into: hidden)
+    if workspace.keptBefore != nil || configuration.gated {
+      activate(preActivation(rows, workspace), into: hidden)
     } else {
       parameters.feedForward.up.forward(
         rows, into: hidden, activation: configuration.activation, dropout: workspace.lowRank(.up))
@@ -191,9 +197,21 @@ package struct TransformerBlock: Sendable {
     workspace.drop(workspace.dropout?.hidden, hidden, site: .hidden)
   }
 
+  /// Writes the activated rows.
+  func activate(_ before: Matrix, into hidden: Matrix) {
+    guard configuration.gated else {
+      applyActivation(configuration.activation, before, into: hidden)
+      return
+    }
+    let half = configuration.hidden
+    gatedActivation(
+      configuration.activation, gate: before.columnRange(0, count: half),
+      linear: before.columnRange(half, count: half), into: hidden)
+  }
+
   /// The hidden rows before the activation: gate and linear half when gated.
   func preActivation(_ rows: Matrix, _ workspace: Workspace) -> Matrix {
-    guard let offset = workspace.scratch.preActivation else {
+    guard let offset = workspace.keptBefore ?? workspace.scratch.preActivation else {
       preconditionFailure("buffers without a place for what is before the activation")
     }
     let before = workspace.matrix(offset, rows: rows.rows, columns: hiddenProjection.outputs)
@@ -299,6 +317,9 @@ struct Workspace {
     self.dropout = dropout
   }
 
+  /// Where the rows before the activation are kept, if they are.
+  var keptBefore: Int? { configuration.keepsActivated ? nil : activations.feedForward.hidden }
+
   /// The dropout of a low-rank pair over the block's own rows.
   func lowRank(_ site: DropoutSite) -> LowRankDropout? {
     guard let dropout, let rows = dropout.lowRank else { return nil }
@@ -315,6 +336,15 @@ struct Workspace {
   func drop(_ rowDropout: RowDropout?, _ rows: Matrix, site: DropoutSite) {
     guard let rowDropout, let dropout else { return }
     rowDropout.apply(rows, into: rows, sequences: sequences, layer: dropout.layer, site: site)
+  }
+
+  /// Calls `body` with the dropout of attention's weights.
+  func dropping(_ site: DropoutSite, _ body: (SampleDropout?) -> Void) {
+    guard let dropout, let weights = dropout.attention else {
+      body(nil)
+      return
+    }
+    weights.with(layer: dropout.layer, site: site, sequences: sequences) { body($0) }
   }
 
   /// Where a sub-layer's output goes when it cannot be added to the residual stream at once; else nil.
