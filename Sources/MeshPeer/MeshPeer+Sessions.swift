@@ -147,8 +147,7 @@ extension MeshPeer {
     case .trustLog: entry.info.standing != .statusOnly
     case .gossip, .viewExchange:
       entry.info.standing == .full && household.view.isMember(entry.info.peer)
-    // Sealed network keys are entries of the log.
-    case .networkKey, .pairing, .bulk: false
+    case .bulk: false
     }
   }
 
@@ -161,7 +160,7 @@ extension MeshPeer {
       guard frame.body.count <= Self.echoBodyLimit else { return drop(.notPermitted) }
       send(MeshFrame(.echoReply, request: frame.request, body: frame.body), on: entry.id)
     case .echoReply: receivedEcho(frame.request, on: entry.id, at: now)
-    case .goodbye, .networkKey, .pairing, .bulk: break
+    case .goodbye, .bulk: break
     }
   }
 
