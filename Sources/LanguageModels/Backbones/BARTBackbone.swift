@@ -9,7 +9,7 @@ package struct BARTBackbone: Backbone {
   /// An encoder and a decoder stack.
   package let architecture: BackboneArchitecture
   /// The word embedding of both stacks and of the head, [vocabulary × width].
-  package let embedding: Parameter
+  package private(set) var embedding: Parameter
   /// Added to the head's output (`final_logits_bias`), [1 × vocabulary]; nil where the weights hold none.
   package let headBias: Parameter?
 
@@ -17,12 +17,14 @@ package struct BARTBackbone: Backbone {
   package let endID: Int32
 
   /// The encoder and the decoder.
-  package let stacks: [FrozenStack]
+  package private(set) var stacks: [FrozenStack]
 
-  private let inputs: [StackInput]
+  private var inputs: [StackInput]
   private let embeddingScale: Float
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
+  // The memory of leaves that took others' place.
+  private var owner: (any AnyObject & Sendable)?
 
   /// What a stack adds to the word embedding.
   private struct StackInput: Sendable {
@@ -145,6 +147,34 @@ package struct BARTBackbone: Backbone {
     matrixMultiply(
       finalStates, .none, embedding.matrix, .transposed, into: logits,
       epilogue: Epilogue(bias: headBias.map { UnsafePointer($0.values) }))
+  }
+
+  /// Every leaf, by place.
+  package var leaves: BackboneLeaves {
+    BackboneLeaves(
+      stacks: zip(stacks, inputs).map { stack, input in
+        stack.leaves(
+          embedding: StackEmbedding(
+            words: embedding, scale: embeddingScale, positions: input.positions,
+            positionOffset: BARTConfiguration.positionOffset, norm: input.norm))
+      },
+      head: LanguageModelHead(weight: embedding, scale: 1, bias: headBias))
+  }
+
+  /// The same model over other leaves.
+  package func replacing(
+    _ leaves: BackboneLeaves, keepingAlive owner: (any AnyObject & Sendable)?
+  ) -> BARTBackbone {
+    var copy = self
+    copy.embedding = leaves.stacks[0].embedding.words.frozen
+    copy.stacks = zip(stacks, leaves.stacks).map { FrozenStack(shape: $0.shape, $1) }
+    copy.inputs = zip(inputs, leaves.stacks).map { input, leaves in
+      StackInput(
+        positions: leaves.embedding.positions?.frozen ?? input.positions,
+        norm: leaves.embedding.norm?.frozen ?? input.norm)
+    }
+    copy.owner = owner
+    return copy
   }
 }
 

@@ -8,16 +8,18 @@ package struct BERTBackbone: Backbone {
   /// One encoder stack.
   package let architecture: BackboneArchitecture
   /// The word embedding, [vocabulary × width].
-  package let embedding: Parameter
+  package private(set) var embedding: Parameter
 
   /// The encoder alone.
-  package let stacks: [FrozenStack]
+  package private(set) var stacks: [FrozenStack]
 
-  private let positions: Parameter
-  private let types: Parameter
-  private let embeddingNorm: NormParameters
+  private var positions: Parameter
+  private var types: Parameter
+  private var embeddingNorm: NormParameters
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
+  // The memory of leaves that took others' place.
+  private var owner: (any AnyObject & Sendable)?
 
   /// Borrows the weights of a Hugging Face checkpoint, whose names may begin with `bert.`.
   package init(
@@ -97,6 +99,28 @@ package struct BERTBackbone: Backbone {
         into: stream.rowRange(batch.encoder.offsets[index], count: count))
     }
     embeddingNorm.forward(stream, into: stream, statistics: nil)
+  }
+
+  /// Every leaf, by place.
+  package var leaves: BackboneLeaves {
+    let embedding = StackEmbedding(
+      words: embedding, positions: positions, types: types, norm: embeddingNorm)
+    return BackboneLeaves(stacks: [stacks[0].leaves(embedding: embedding)], head: nil)
+  }
+
+  /// The same model over other leaves.
+  package func replacing(
+    _ leaves: BackboneLeaves, keepingAlive owner: (any AnyObject & Sendable)?
+  ) -> BERTBackbone {
+    let part = leaves.stacks[0].embedding
+    var copy = self
+    copy.embedding = part.words.frozen
+    copy.positions = part.positions?.frozen ?? positions
+    copy.types = part.types?.frozen ?? types
+    copy.embeddingNorm = part.norm?.frozen ?? embeddingNorm
+    copy.stacks = [FrozenStack(shape: stacks[0].shape, leaves.stacks[0])]
+    copy.owner = owner
+    return copy
   }
 }
 
