@@ -16,14 +16,17 @@ final class AdaptedModel {
   private let technique: ParallelAdapters
   private let team: ComputeTeam
   private let outputs: Int
+  /// How taps come when the backbone does not fit; nil when it stays in memory whole.
+  private let streaming: StreamedTaps?
 
   /// Opens an adapter and the backbone that it was trained on, and checks that they belong together.
-  init(adapter: String, modelDirectory: String?, threads: Int?) throws {
+  init(adapter: String, modelDirectory: String?, threads: Int?, memoryBudget: Int? = nil) throws {
     try RunPreflight.checkInputDirectory(adapter, role: "adapter")
     description = try AdapterDirectory.description(adapter)
     let directory = modelDirectory ?? description.modelDirectory
     try RunPreflight.checkModelDirectory(directory)
-    model = try OpenedModel(directory: directory)
+    let budget = MemoryBudget.bytes(memoryBudget)
+    model = try OpenedModel(directory: directory, memoryBudget: budget)
     guard model.digest.description == description.backboneDigest else {
       throw RunFailure.backboneMismatch(
         adapter: adapter, expected: description.backboneDigest, found: model.digest.description,
@@ -49,16 +52,24 @@ final class AdaptedModel {
       longestDecoder: decoder)
     // Activations are rounded as they were in training: the side network adapted to those values.
     let element = ActivationElement(rawValue: description.activationElement) ?? .float32
+    streaming = try StreamedTaps(
+      shape: shape, element: element, capacity: capacity, model: model, workers: team.width, budget: budget)
     technique = ParallelAdapters(
       shape: shape, parameters: parameters, frozen: FrozenOutput(copying: backbone),
-      source: BackboneTapSource(
-        shape: shape, backbone: backbone, cache: nil, capacity: capacity, workers: team.width),
+      source: streaming?.taps
+        ?? BackboneTapSource(
+          shape: shape, backbone: backbone, cache: nil, capacity: capacity, workers: team.width),
       element: element, capacity: capacity, workers: team.width, training: false)
   }
 
   /// One row of scores (or one standardised value) for each sample; nil when `finished` returned false.
   func predict(_ samples: [TrainingSample], finished: (Int) -> Bool = { _ in true }) throws -> [Float]? {
-    let batches = TrainingRows.consecutive(samples, size: Self.samplesPerMicroBatch)
+    let batches = TrainingRows.consecutive(samples, size: Self.samplesPerMicroBatch, firstOrdinal: 0)
+    if let streaming {
+      return try streaming.predict(
+        batches, outputs: outputs, sampleCount: samples.count, technique: technique, loop: team,
+        finished: finished)
+    }
     return try BatchPrediction.run(
       batches, outputs: outputs, sampleCount: samples.count, technique: technique, loop: team,
       finished: finished)

@@ -142,9 +142,11 @@ package struct PreparedRun {
   /// True when activations are kept: more than one epoch, or the person wants the cache.
   package var usesCache: Bool { request.epochs > 1 || request.keepCache }
 
-  /// Bytes of the activations of all samples.
-  package var cacheBytes: Int {
-    guard usesCache else { return 0 }
+  /// Bytes of the complete cache; 0 when there is none.
+  package var cacheBytes: Int { usesCache ? activationBytes : 0 }
+
+  /// Bytes of the activations of all samples, whether they are kept or not.
+  package var activationBytes: Int {
     let batches = batches.flatMap { $0 } + validation
     return batches.reduce(0) { sum, batch in
       sum
@@ -157,12 +159,17 @@ package struct PreparedRun {
 
   /// Bytes of every buffer that the run will hold at once while the backbone runs.
   package func memoryBytes(threads: Int, backbone: any Backbone) -> Int {
+    trainingBytes(threads: threads)
+      + threads * BackboneTapSource.workspaceFloats(backbone, capacity: capacity) * MemoryLayout<Float>.stride
+  }
+
+  /// Bytes of every buffer of an epoch that needs no backbone.
+  package func trainingBytes(threads: Int) -> Int {
     let parameters = shape.parameterCount
     let worker = ParallelAdapters.workerBytes(
       shape: shape, element: request.cache, capacity: capacity, training: true)
-    let workspace = BackboneTapSource.workspaceFloats(backbone, capacity: capacity) * 4
-    return parameters * 4 + MiniBatchTrainer.byteCount(parameters: parameters, workers: threads)
-      + threads * (worker + workspace)
+    return parameters * MemoryLayout<Float>.stride
+      + MiniBatchTrainer.byteCount(parameters: parameters, workers: threads) + threads * worker
   }
 
   /// Identity of the cache that this run fills and reads.

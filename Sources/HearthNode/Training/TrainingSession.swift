@@ -23,12 +23,14 @@ final class TrainingSession {
   private let cancellation: CancellationFlag
   private let report: (RunEvent) -> Void
   private var position: RunPosition
-  private var released = false
+  private var released: Bool
+  /// True when the backbone is read layer by layer: the cache was filled before, and epochs never compute.
+  private let isStreamed: Bool
   private var lastCheckpoint = MonotonicClock.seconds()
 
   init(
     _ run: PreparedRun, model: OpenedModel, directory: RunDirectory, team: ComputeTeam,
-    cache: ActivationCacheStore?, state: RunState?, cancellation: CancellationFlag,
+    cache: ActivationCacheStore?, state: RunState?, isStreamed: Bool, cancellation: CancellationFlag,
     report: @escaping (RunEvent) -> Void
   ) throws {
     guard let backbone = model.backbone else { preconditionFailure("a session starts with a backbone") }
@@ -39,11 +41,16 @@ final class TrainingSession {
     self.cache = cache
     self.cancellation = cancellation
     self.report = report
+    self.isStreamed = isStreamed
+    released = isStreamed
     let parameters =
       state == nil
-      ? run.shape.initialParameters(seed: run.request.seed, backbone: backbone) : run.shape.emptyParameters()
+      ? run.shape.initialParameters(
+        seed: run.request.seed, backbone: backbone, weights: isStreamed ? model.weights : nil)
+      : run.shape.emptyParameters()
     source = BackboneTapSource(
-      shape: run.shape, backbone: backbone, cache: cache, capacity: run.capacity, workers: team.width)
+      shape: run.shape, backbone: isStreamed ? nil : backbone, cache: cache, capacity: run.capacity,
+      workers: team.width)
     technique = ParallelAdapters(
       shape: run.shape, parameters: parameters, frozen: FrozenOutput(copying: backbone), source: source,
       element: run.request.cache, capacity: run.capacity, workers: team.width, training: true)
@@ -52,6 +59,7 @@ final class TrainingSession {
       totalSteps: run.totalSteps, maximumMicroBatches: run.lanePlan.lanes.count, workers: team.width)
     position = RunPosition(
       backboneDigest: model.digest.description, rowsDigest: run.rowsDigest.description)
+    if isStreamed { source.resolve(run.batches.flatMap { $0 } + run.validation) }
     if let state { try restore(state) }
   }
 
@@ -135,7 +143,7 @@ final class TrainingSession {
     do throws(TrainingFailure) {
       return try pass()
     } catch {
-      guard released, case .activationsMissing(let samples) = error else { throw error }
+      guard released, !isStreamed, case .activationsMissing(let samples) = error else { throw error }
       report(.warning("\(samples) cached activations were damaged; the backbone is loaded again"))
     }
     try reloadBackbone()
@@ -235,7 +243,7 @@ final class TrainingSession {
   }
 
   /// Cache first, then the state: a state on disk never counts on activations that are not.
-  private func checkpoint() throws {
+  func checkpoint() throws {
     try cache?.flush()
     position.optimizerStep = trainer.optimizer.step
     position.exponents = trainer.exponents
