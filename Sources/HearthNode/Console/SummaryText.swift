@@ -16,7 +16,7 @@ extension TrainSummary {
     }
     lines += Self.shortened(tableLines([header] + rows))
     if let fill { lines.append("fill: \(grouped(fill.samples)) samples in \(duration(fill.seconds))") }
-    lines.append("cache: \(ByteCount(cacheBytes))")
+    if cacheBytes > 0 { lines.append("cache: \(ByteCount(cacheBytes))") }
     lines.append("peak memory: \(ByteCount(peakResidentBytes)) resident")
     lines.append("adapter: \(adapterDirectory)")
     lines.append("digest: \(adapterDigest)")

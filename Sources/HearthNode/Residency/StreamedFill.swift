@@ -18,11 +18,13 @@ struct StreamedFill {
   ) throws -> (summary: FillSummary, isFinished: Bool)? {
     let batches = run.batches.flatMap { $0 } + run.validation
     let missing = CacheFill.missing(batches, in: cache)
-    guard !missing.isEmpty, let backbone = model.backbone, let weights = model.weights else { return nil }
+    guard !missing.isEmpty, let backbone = model.backbone, let weights = model.streamedWeights,
+      let shape = run.technique.sideShape
+    else { return nil }
     report(.phase(.fill))
     let start = MonotonicClock.seconds()
     let forward = LayerwiseForward(
-      shape: run.shape, backbone: backbone, weights: weights, element: run.request.cache,
+      shape: shape, backbone: backbone, weights: weights, element: run.request.cache,
       capacity: run.capacity, chunkTokens: plan.chunkTokens, workers: team.width)
     let fill = CacheFill(cache: cache, forward: forward, chunkTokens: plan.chunkTokens)
     let finished = try fill.run(missing, loop: team) { progress in

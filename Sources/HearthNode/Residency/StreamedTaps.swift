@@ -9,22 +9,23 @@ struct StreamedTaps {
   private let forward: LayerwiseForward
   private let chunkTokens: Int
 
-  /// Plans the memory; nil when the whole backbone fits into `budget`.
+  /// Plans the memory; nil when the whole backbone fits into `budget`, or the technique runs it itself.
   ///
   /// - Throws: `RunFailure.memoryBudgetExceeded` with what even the smallest chunk needs.
   init?(
-    shape: SideNetworkShape, element: ActivationElement, capacity: MicroBatchCapacity, model: OpenedModel,
-    workers: Int, budget: Int
+    _ technique: TrainedTechnique, capacity: MicroBatchCapacity, model: OpenedModel, workers: Int, budget: Int
   ) throws(RunFailure) {
-    guard let backbone = model.backbone, let weights = model.weights else {
+    guard let backbone = model.backbone, let weights = model.streamedWeights else {
       preconditionFailure("a plan needs the backbone's shape")
     }
-    let network =
-      shape.parameterCount * MemoryLayout<Float>.stride + workers
-      * ParallelAdapters.workerBytes(shape: shape, element: element, capacity: capacity, training: false)
-    let workspace =
-      BackboneTapSource.workspaceFloats(backbone, capacity: capacity) * MemoryLayout<Float>.stride
-    if network + workers * workspace + model.byteCount <= budget { return nil }
+    guard let shape = technique.sideShape else { return nil }
+    let element = technique.element
+    func bytes(runsBackbone: Bool) -> Int {
+      technique.memoryBytes(
+        backbone, capacity: capacity, workers: workers, training: false, runsBackbone: runsBackbone)
+    }
+    if bytes(runsBackbone: true) + model.byteCount <= budget { return nil }
+    let network = bytes(runsBackbone: false)
     var costs = StreamingCosts(
       backbone, weights: weights, element: element, capacity: capacity, threads: workers,
       tapBytes: ChunkTaps.byteCount(shape: shape, element: element, chunkTokens: 1))
@@ -48,6 +49,36 @@ struct StreamedTaps {
     loop: any ParallelLoop, finished: (Int) -> Bool
   ) throws(TrainingFailure) -> [Float]? {
     var values = [Float](repeating: 0, count: sampleCount * outputs)
+    let isWhole = try forEachChunk(batches, loop: loop, finished: finished) {
+      (chunk) throws(TrainingFailure) in
+      let part = try BatchPrediction.run(
+        chunk, outputs: outputs, sampleCount: sampleCount, technique: technique, loop: loop
+      ) { _ in true }
+      for sample in chunk.flatMap(\.samples) {
+        for index in sample * outputs..<(sample + 1) * outputs { values[index] = part?[index] ?? 0 }
+      }
+    }
+    return isWhole ? values : nil
+  }
+
+  /// As `BatchPrediction.loss`, chunk by chunk.
+  func loss(
+    _ batches: [PackedMicroBatch], technique: any TechniqueComputation, loop: any ParallelLoop,
+    finished: (Int) -> Bool
+  ) throws(TrainingFailure) -> Double? {
+    var sum = 0.0
+    let isWhole = try forEachChunk(batches, loop: loop, finished: finished) {
+      (chunk) throws(TrainingFailure) in
+      sum += try BatchPrediction.loss(chunk, technique: technique, loop: loop) { _ in true } ?? 0
+    }
+    return isWhole ? sum : nil
+  }
+
+  /// Calls `body` for each chunk while its taps are there; false when `finished` ended it.
+  private func forEachChunk(
+    _ batches: [PackedMicroBatch], loop: any ParallelLoop, finished: (Int) -> Bool,
+    body: ([PackedMicroBatch]) throws(TrainingFailure) -> Void
+  ) throws(TrainingFailure) -> Bool {
     var done = 0
     for range in LayerwiseForward.chunks(batches, chunkTokens: chunkTokens) {
       let chunk = Array(batches[range])
@@ -56,15 +87,10 @@ struct StreamedTaps {
       let isWhole = try forward.run(chunk, sink: taps, loop: loop) { progress in
         finished(done + Int(Double(samples) * progress.fraction))
       }
-      guard isWhole else { return nil }
-      let part = try BatchPrediction.run(
-        chunk, outputs: outputs, sampleCount: sampleCount, technique: technique, loop: loop
-      ) { _ in true }
-      for sample in chunk.flatMap(\.samples) {
-        for index in sample * outputs..<(sample + 1) * outputs { values[index] = part?[index] ?? 0 }
-      }
+      guard isWhole else { return false }
+      try body(chunk)
       done += samples
     }
-    return finished(done) ? values : nil
+    return finished(done)
   }
 }

@@ -72,15 +72,17 @@ extension StreamingPlan {
   ///
   /// - Throws: `RunFailure.memoryBudgetExceeded` with what even the smallest chunk needs.
   init(_ run: PreparedRun, model: OpenedModel, threads: Int, budget: Int) throws(RunFailure) {
-    guard let backbone = model.backbone, let weights = model.weights else {
-      preconditionFailure("a plan needs the backbone's shape")
+    guard let backbone = model.backbone, let weights = model.streamedWeights,
+      let shape = run.technique.sideShape
+    else {
+      preconditionFailure("a plan needs the backbone's shape and a technique that reads taps")
     }
     // Two taps of a chunk are in the system's memory: the one that is written and the one on its way to the disk.
     let costs = StreamingCosts(
       backbone, weights: weights, element: run.request.cache, capacity: run.capacity, threads: threads,
-      tapBytes: 2 * run.request.cache.rowBytes(width: run.shape.backboneWidth))
-    let start = run.shape.parameterCount * MemoryLayout<Float>.stride + weights.blockBytes(backbone)
-    trainingBytes = max(run.trainingBytes(threads: threads), start) + weights.residentBytes
+      tapBytes: 2 * run.request.cache.rowBytes(width: shape.backboneWidth))
+    let start = run.parameterCount * MemoryLayout<Float>.stride + weights.blockBytes(backbone)
+    trainingBytes = max(run.cachedBytes(threads: threads, backbone: backbone), start) + weights.residentBytes
     let needed = max(costs.smallest, trainingBytes)
     guard needed <= budget else {
       throw .memoryBudgetExceeded(

@@ -45,7 +45,7 @@ package final class OpenedModel {
   }
 
   /// The weights as a layer-by-layer forward reads them; nil once the backbone was released.
-  var weights: StreamedWeights? { checkpoint.map(StreamedWeights.init) }
+  var streamedWeights: StreamedWeights? { checkpoint.map(StreamedWeights.init) }
 
   /// "BERT, 6 layers, width 384".
   package var name: String {
@@ -57,6 +57,12 @@ package final class OpenedModel {
   package var decoderIDs: [Int32] {
     architecture.decoderStartID.map { [$0] } ?? []
   }
+
+  /// Tells the system that the pages of the weights may go; they come back when somebody reads them.
+  package func releasePages() { checkpoint?.releaseResidentPages() }
+
+  /// The checkpoint that the backbone borrows; nil once it was released.
+  var weights: Checkpoint? { checkpoint }
 
   /// Lets go of the backbone: its pages leave memory and its mapping ends with the last reference.
   package func release() {

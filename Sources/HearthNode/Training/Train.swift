@@ -74,9 +74,16 @@ struct RunHost {
     blas = BLASCore.select()
     self.threads = max(1, threads ?? machine.usableCores)
     let resident = run.memoryBytes(threads: self.threads, backbone: backbone)
-    streaming =
-      resident + model.byteCount <= budget
-      ? nil : try StreamingPlan(run, model: model, threads: self.threads, budget: budget)
+    if resident + model.byteCount <= budget {
+      streaming = nil
+    } else {
+      guard run.technique.readsCachedActivations else {
+        throw RunFailure.memoryBudgetExceeded(
+          needed: resident + model.byteCount, budget: budget,
+          detail: "buffers \(ByteCount(resident)), backbone \(ByteCount(model.byteCount))")
+      }
+      streaming = try StreamingPlan(run, model: model, threads: self.threads, budget: budget)
+    }
     memoryBytes = streaming?.bytes ?? resident
   }
 
@@ -175,15 +182,17 @@ struct RunHost {
   ) throws -> TrainSummary {
     report(.phase(.saving))
     let results = trained.results
-    let (bytes, digest) = try AdapterDirectory.tensors(trained.parameters)
+    let digest = try AdapterDirectory.writeTensors(trained.parameters, to: directory.path)
+    let technique = prepared.technique
     let description = AdapterDescription(
-      technique: prepared.request.technique.rawValue, configuration: prepared.configuration,
-      task: prepared.task, backboneDigest: model.digest.description,
+      technique: technique.configuration, task: prepared.task, backboneDigest: model.digest.description,
       tokenizerDigest: model.tokenizer.digest.description, backboneName: model.name,
       modelDirectory: prepared.request.modelDirectory, maximumLength: prepared.maximumLength,
-      activationElement: prepared.request.cache.rawValue, adapterDigest: digest.description)
+      activationElement: technique.readsCachedActivations ? technique.element.rawValue : nil,
+      adapterDigest: digest.description)
     let card = ModelCard.text(prepared, model: model, description: description, results: results)
-    try AdapterDirectory.write(bytes, description: description, card: card, to: directory.path)
+    try AdapterDirectory.write(
+      description: description, card: card, peft: peftFiles(trained.parameters), to: directory.path)
     let cacheBytes = cache?.bytes ?? 0
     if let cache, !prepared.request.keepCache { try cache.removeAll() }
     try directory.removeState()
@@ -192,10 +201,21 @@ struct RunHost {
       metric: MetricChange(
         name: name, before: results.before.first { $0.name == name }?.value,
         after: results.after.first { $0.name == name }?.value),
+      technique: technique.configuration.name, trainableParameters: prepared.parameterCount,
       epochs: results.epochs, cacheBytes: cacheBytes,
       peakResidentBytes: ProcessMemory.current()?.peak ?? 0, adapterDigest: digest.description,
       adapterDirectory: directory.path, steps: trained.steps, metrics: results.after,
       fill: trained.fill)
+  }
+
+  /// A LoRA adapter as PEFT lays it out; nil for other techniques.
+  private func peftFiles(_ parameters: ParameterTree) -> (configuration: [UInt8], tensors: [UInt8])? {
+    guard case .lora(let lora) = prepared.technique.configuration, let backbone = model.backbone else {
+      return nil
+    }
+    return PEFTAdapter.files(
+      parameters, configuration: lora, backbone: backbone, model: prepared.request.modelDirectory,
+      writesText: prepared.technique.head == .languageModel)
   }
 
   private func plan(firstStep: Int) -> RunPlan {
@@ -207,7 +227,7 @@ struct RunHost {
       skippedRows: prepared.skippedRows, truncatedTexts: prepared.truncatedTexts, labels: labels,
       lanes: prepared.lanePlan.lanes.count, stepsPerEpoch: prepared.lanePlan.stepsPerEpoch,
       epochs: prepared.request.epochs,
-      trainableParameters: prepared.shape.parameterCount,
+      technique: prepared.technique.configuration.name, trainableParameters: prepared.parameterCount,
       backboneParameters: model.parameterCount, memoryBytes: memoryBytes, backboneBytes: model.byteCount,
       cacheElement: prepared.request.cache, cacheBytes: cacheBytes, firstStep: firstStep, streaming: streaming
     )
