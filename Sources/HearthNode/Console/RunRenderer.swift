@@ -82,7 +82,8 @@ package struct RunRenderer: Sendable {
   private func planText(_ plan: RunPlan) -> String {
     var lines = [
       "\(plan.model): \(grouped(plan.backboneParameters)) frozen parameters, "
-        + "\(grouped(plan.trainableParameters)) trained",
+        + "\(grouped(plan.trainableParameters)) trained (\(plan.technique), "
+        + "\(ByteCount(plan.trainableParameters * 4)) of adapter)",
       "\(plan.device): \(plan.threads) \(plan.threads == 1 ? "thread" : "threads"), kernels \(plan.kernels), "
         + "BLAS core \(plan.blasCore)",
       "\(grouped(plan.samples)) training rows, \(grouped(plan.validationSamples)) held out, "
@@ -103,7 +104,8 @@ package struct RunRenderer: Sendable {
 
 /// The line of a plan that says what memory and disk it takes.
 private func memoryText(_ plan: RunPlan) -> String {
-  let cache = "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))"
+  let cache =
+    plan.cacheBytes > 0 ? "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))" : "no cache"
   guard let streaming = plan.streaming else {
     return "plan: \(ByteCount(plan.memoryBytes)) of buffers, \(ByteCount(plan.backboneBytes)) of backbone, "
       + cache
