@@ -8,7 +8,7 @@ import Testing
 private let paperWorkload = CostWorkload(samples: 16, encoderLength: 128)
 private let gibibyte = Double(1 << 30)
 
-private func costs(
+private func techniqueCosts(
   _ shape: ModelShape, _ technique: TechniqueConfiguration, head: TaskHead = .classes(2),
   workload: CostWorkload = paperWorkload, counting: TechniqueCosts.Counting = .paper
 ) throws -> TechniqueCosts {
@@ -33,7 +33,7 @@ struct TechniqueCostsTests {
       (.bartLarge, 406_291_456),
     ]
     for (shape, count) in published {
-      let costs = try costs(shape, .full(FullConfiguration()), head: .languageModel)
+      let costs = try techniqueCosts(shape, .full(FullConfiguration()), head: .languageModel)
       #expect(costs.parameters == count, "\(shape.rawValue)")
       #expect(costs.trainableParameters == count, "\(shape.rawValue)")
     }
@@ -45,7 +45,7 @@ struct TechniqueCostsTests {
       (.t5Base, 0.419, 0.837), (.bartLarge, 0.741, 1.481), (.t5Large, 1.480, 2.960),
     ]
     for (shape, forward, backward) in digitised {
-      let costs = try costs(shape, .full(FullConfiguration()))
+      let costs = try techniqueCosts(shape, .full(FullConfiguration()))
       #expect(abs(Double(costs.forward) / 1e12 - forward) <= 0.0011, "\(shape.rawValue): \(costs.forward)")
       #expect(abs(Double(costs.backward) / 1e12 - backward) <= 0.0022, "\(shape.rawValue): \(costs.backward)")
     }
@@ -54,11 +54,11 @@ struct TechniqueCostsTests {
   @Test("§2.2: adapters and LoRA save about 30 % of full fine-tuning's operations")
   func parameterEfficientSavings() throws {
     for shape in [ModelShape.t5Base, .bartLarge, .t5Large] {
-      let full = try costs(shape, .full(FullConfiguration()))
+      let full = try techniqueCosts(shape, .full(FullConfiguration()))
       for technique in [
         TechniqueConfiguration.houlsby(HoulsbyConfiguration()), .lora(LoRAConfiguration()),
       ] {
-        let costs = try costs(shape, technique)
+        let costs = try techniqueCosts(shape, technique)
         let saved = 1 - Double(costs.forward + costs.backward) / Double(full.forward + full.backward)
         #expect((0.28...0.34).contains(saved), "\(shape.rawValue) \(technique.name): \(saved)")
       }
@@ -67,17 +67,17 @@ struct TechniqueCostsTests {
 
   @Test("Table 1: trainable parameters and weights of T5-Large under each technique")
   func table1() throws {
-    let full = try costs(.t5Large, .full(FullConfiguration()))
+    let full = try techniqueCosts(.t5Large, .full(FullConfiguration()))
     #expect(abs(Double(full.weightBytes) / gibibyte - 2.75) < 0.005)
     #expect(abs(Double(full.gradientBytes) / gibibyte - 2.75) < 0.005)
     // 9 M of 1.26 %: rank 32 on queries and values of every attention is 9,437,184.
-    let lora = try costs(.t5Large, .lora(LoRAConfiguration()))
+    let lora = try techniqueCosts(.t5Large, .lora(LoRAConfiguration()))
     #expect(lora.trainableParameters == 9_437_184 + 2 * 1025)
     #expect(abs(Double(lora.weightBytes) / gibibyte - 2.78) < 0.006)
     #expect(abs(Double(lora.gradientBytes) / gibibyte - 0.04) < 0.005)
     // 12 M of 1.70 %: the paper's bottlenecks stand behind self-attention and feed-forward, 96 of them, ours behind
     // cross-attention too, 120 of 132,160 parameters each.
-    let houlsby = try costs(.t5Large, .houlsby(HoulsbyConfiguration()))
+    let houlsby = try techniqueCosts(.t5Large, .houlsby(HoulsbyConfiguration()))
     #expect(houlsby.trainableParameters == 120 * 132_160 + 2 * 1025)
     let paper = Double(houlsby.weightBytes - 4 * 24 * 132_160) / gibibyte
     #expect(abs(paper - 2.80) < 0.006)
@@ -86,7 +86,7 @@ struct TechniqueCostsTests {
   @Test("Table 1: activations that autograd keeps are the paper's less one constant for all techniques")
   func table1Activations() throws {
     func gibibytes(_ technique: TechniqueConfiguration) throws -> Double {
-      Double(try costs(.t5Large, technique).autogradBytes) / gibibyte
+      Double(try techniqueCosts(.t5Large, technique).autogradBytes) / gibibyte
     }
     let rest = [
       5.33 - (try gibibytes(.full(FullConfiguration()))),
@@ -105,13 +105,13 @@ struct TechniqueCostsTests {
         let configuration = ParallelAdapterConfiguration(
           preset: preset, layersPerStack: architecture.stacks[0].layers)
         let side = try SideNetworkShape(configuration, head: .classes(3), backbone: architecture)
-        let costs = try costs(shape, .parallel(configuration), head: .classes(3))
+        let costs = try techniqueCosts(shape, .parallel(configuration), head: .classes(3))
         #expect(costs.trainableParameters == side.parameterCount, "\(shape.rawValue) \(preset)")
       }
     }
     // 1.5 of the sizes behind Fig. 8b: 5.097 M, 9.097 M and 17.718 M.
     for (shape, millions) in [(ModelShape.t5Base, 5.097), (.bartLarge, 9.097), (.t5Large, 17.718)] {
-      let costs = try costs(shape, sideNetwork(shape), head: .languageModel)
+      let costs = try techniqueCosts(shape, sideNetwork(shape), head: .languageModel)
       #expect(abs(Double(costs.trainableParameters) / 1e6 - millions) < 0.012, "\(shape.rawValue)")
     }
   }
@@ -119,21 +119,21 @@ struct TechniqueCostsTests {
   @Test(
     "a cached epoch of T5-Base's side network takes 0.72 GFLOP forward and at most three times that a sample")
   func cachedOperations() throws {
-    let costs = try costs(.t5Base, sideNetwork(.t5Base))
+    let costs = try techniqueCosts(.t5Base, sideNetwork(.t5Base))
     let forward = Double(costs.cachedForward) / 16 / 1e9
     #expect(abs(forward - 0.72) < 0.03, "\(forward)")
     let all = forward + Double(costs.cachedBackward) / 16 / 1e9
     #expect(all > 2 * forward && all <= 2.17, "\(all)")
-    #expect(
-      costs.forward - costs.cachedForward == (try self.costs(.t5Base, .full(FullConfiguration()))).forward
-        - 2 * 16 * 768 * 2)
+    let full = try techniqueCosts(.t5Base, .full(FullConfiguration()))
+    let head = 2 * 16 * 768 * 2
+    #expect(costs.forward - costs.cachedForward == full.forward - head)
     #expect(costs.parts.allSatisfy { $0.backward == 0 })
   }
 
   @Test("§5.2: a sequence of 30 tokens through T5-Base takes 30 × 768 × 13 values of cache in float32")
   func cacheBytes() throws {
     let workload = CostWorkload(samples: 500, encoderLength: 30)
-    let costs = try costs(.t5Base, sideNetwork(.t5Base), workload: workload)
+    let costs = try techniqueCosts(.t5Base, sideNetwork(.t5Base), workload: workload)
     // The paper counts 12 layers of one stack, 553 MB; the embedding's output is a thirteenth, and the decoder's one
     // token has as many.
     #expect(costs.cacheBytes == 500 * 30 * 768 * 13 * 4 + 500 * 768 * 13 * 4)
@@ -147,7 +147,7 @@ struct TechniqueCostsTests {
   func absorption() throws {
     let workload = CostWorkload(samples: 16, encoderLength: 128, decoderLength: 4)
     func gigaflop(_ absorbs: Bool) throws -> Double {
-      let costs = try costs(
+      let costs = try techniqueCosts(
         .t5Base, .full(FullConfiguration()), head: .languageModel, workload: workload,
         counting: TechniqueCosts.Counting(absorbsCrossAttention: absorbs))
       return Double(costs.forward) / 1e9
@@ -158,13 +158,13 @@ struct TechniqueCostsTests {
 
   @Test("a backward through a side network costs no more than an eighth of one through the backbone")
   func boundaries() throws {
-    let costs = try costs(.t5Base, sideNetwork(.t5Base))
+    let costs = try techniqueCosts(.t5Base, sideNetwork(.t5Base))
     let encoder = try #require(costs.parts.first { $0.part == .layer(.encoder, 3) })
     // A sample of 128 tokens: 393 KB of backbone and 49 KB of side network forward, 49 KB back.
     #expect(encoder.fillBoundaryBytes == 16 * 128 * 768 * 4)
     #expect(encoder.forwardBoundaryBytes == 16 * 128 * (768 + 96) * 4)
     #expect(encoder.backwardBoundaryBytes == 16 * 128 * 96 * 4)
-    let full = try self.costs(.t5Base, .full(FullConfiguration()))
+    let full = try techniqueCosts(.t5Base, .full(FullConfiguration()))
     let decoder = try #require(full.parts.first { $0.part == .layer(.decoder, 3) })
     #expect(decoder.forwardBoundaryBytes == 16 * 129 * 768 * 4)
     #expect(decoder.backwardBoundaryBytes == decoder.forwardBoundaryBytes)
@@ -172,11 +172,11 @@ struct TechniqueCostsTests {
 
   @Test("checkpoints keep one row a token and layer")
   func checkpoints() throws {
-    let costs = try costs(
+    let costs = try techniqueCosts(
       .t5Base, .lora(LoRAConfiguration()),
       counting: TechniqueCosts.Counting(checkpointsActivations: true))
     #expect(costs.activationBytes == 12 * (2048 + 16) * 768 * 4)
-    let all = try self.costs(.t5Base, .lora(LoRAConfiguration()), counting: .engine)
+    let all = try techniqueCosts(.t5Base, .lora(LoRAConfiguration()), counting: .engine)
     #expect(all.activationBytes > 4 * costs.activationBytes)
     #expect(all.activationBytes < all.autogradBytes)
   }
