@@ -29,11 +29,3 @@ package enum ProcessorUse {
   /// This process.
   package static var ownProcess: Int32 { getpid() }
 }
-
-/// The path of this process' program; nil where the kernel does not tell.
-package func ownExecutablePath() -> String? {
-  var path = [CChar](repeating: 0, count: Int(PATH_MAX) + 1)
-  let count = readlink("/proc/self/exe", &path, path.count - 1)
-  guard count > 0 else { return nil }
-  return String(decoding: path[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-}

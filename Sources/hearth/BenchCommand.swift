@@ -1,5 +1,4 @@
 import ArgumentParser
-import FoundationEssentials
 import HearthNode
 
 /// `hearth bench`.
@@ -87,7 +86,7 @@ struct BenchTechniquesCommand: ReportingCommand {
   }
 
   func run() throws {
-    var request = TechniqueBenchmarkRequest(directory: directory, executable: CommandLine.executablePath)
+    var request = TechniqueBenchmarkRequest(directory: directory, executable: "/proc/self/exe")
     request.chooseModels(words(models), withDropout: words(dropoutModels))
     request.chooseTechniques(words(techniques))
     request.dropouts = words(dropout).compactMap { Float($0) }

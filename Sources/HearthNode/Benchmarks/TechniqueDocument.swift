@@ -1,4 +1,3 @@
-import ComputeRuntime
 import FoundationEssentials
 import HearthStorage
 import LanguageModels
@@ -62,9 +61,4 @@ package enum TechniqueDocument {
     }
     try write(text[..<first.upperBound] + "\n" + table + text[last.lowerBound...], to: path)
   }
-}
-
-extension CommandLine {
-  /// The path of this program, for starting it again.
-  package static var executablePath: String { ownExecutablePath() ?? arguments[0] }
 }
