@@ -31,6 +31,14 @@ package enum RunTechnique: String, Sendable, Codable, CaseIterable {
     }
   }
 
+  /// Rows of a unit of work unless a person says otherwise: full fine-tuning sums all weights' gradients for each.
+  package var defaultMicroBatch: Int { self == .full ? 8 : 2 }
+
+  /// The largest such number that divides a batch.
+  package func microBatch(of batch: Int) -> Int {
+    (1...min(defaultMicroBatch, batch)).last { batch % $0 == 0 } ?? 1
+  }
+
   /// The reduction unless a person says otherwise: 8 in all of PAC's side networks, 16 in its bottlenecks.
   package var defaultReduction: Int { self == .houlsby ? 16 : 8 }
 }

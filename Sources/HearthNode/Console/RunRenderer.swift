@@ -78,13 +78,15 @@ package struct RunRenderer: Sendable {
   private func planText(_ plan: RunPlan) -> String {
     var lines = [
       "\(plan.model): \(grouped(plan.backboneParameters)) frozen parameters, "
-        + "\(grouped(plan.trainableParameters)) trained",
+        + "\(grouped(plan.trainableParameters)) trained (\(plan.technique), "
+        + "\(ByteCount(plan.trainableParameters * 4)) of adapter)",
       "\(plan.device): \(plan.threads) \(plan.threads == 1 ? "thread" : "threads"), kernels \(plan.kernels), "
         + "BLAS core \(plan.blasCore)",
       "\(grouped(plan.samples)) training rows, \(grouped(plan.validationSamples)) held out, "
         + "\(plan.lanes) lanes, \(plan.epochs) epochs of \(grouped(plan.stepsPerEpoch)) steps",
       "plan: \(ByteCount(plan.memoryBytes)) of buffers, \(ByteCount(plan.backboneBytes)) of backbone, "
-        + "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))",
+        + (plan.cacheBytes > 0
+          ? "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))" : "no cache"),
     ]
     if plan.firstStep > 0 { lines.append("going on after step \(grouped(plan.firstStep))") }
     if plan.skippedRows > 0 {

@@ -20,6 +20,7 @@ package func train(
   let run = try PreparedRun(request, model: model)
   let directory = RunDirectory(request.output)
   let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: request.memoryBudget)
+  try host.checkDisk(request.output)
   try directory.create(request)
   do {
     return try host.run(directory, state: nil, cancellation: cancellation, report: report)
@@ -97,6 +98,17 @@ struct RunHost {
     let summary = try finish(session, directory: directory, cache: cache, report: report)
     report(.finished(summary))
     return summary
+  }
+
+  /// Refuses a run whose adapter and state would not fit on their disk: full fine-tuning writes a whole model.
+  func checkDisk(_ output: String) throws {
+    let adapter = AdapterDirectory.tensorBytes(prepared.parameterCount)
+    let free = try freeDiskBytes(RunPreflight.nearestExisting(output))
+    // A state holds the values and both moments, and replaces the one before only when it is complete.
+    let state = 2 * 3 * adapter
+    guard adapter + state <= free else {
+      throw RunFailure.outputDiskExceeded(adapter: adapter, state: state, free: free, path: output)
+    }
   }
 
   private func openCache(_ directory: RunDirectory) throws -> ActivationCacheStore? {
