@@ -4,8 +4,6 @@ package enum MeshLimits {
   package static let devices = 256
   /// Control sessions to one device at once: one from each side, and one of a new start beside an old one.
   package static let controlSessionsPerDevice = 4
-  /// Sessions of all purposes at once.
-  package static let sessions = 512
   /// Echoes that wait for their answer on one session.
   package static let echoesInFlight = 2
   /// Bytes of a frame's body that this device sends: a record less its tag and the frame's header.

@@ -31,7 +31,7 @@ extension MeshPeer {
     let peer = info.peer
     guard peer != own else { return refuse(session, .duplicate) }
     guard !household.view.isRevoked(peer) else { return refuse(session, .revoked) }
-    guard table.entries.count < MeshLimits.sessions, quarantine[peer] == nil else {
+    guard table.entries.count < SessionLimits.sessions, quarantine[peer] == nil else {
       return refuse(session, quarantine[peer] == nil ? .overLimit : .duplicate)
     }
     table[session] = SessionTable.Entry(

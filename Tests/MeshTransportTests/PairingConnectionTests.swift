@@ -1,4 +1,5 @@
 import CryptoPrimitives
+import Determinism
 import Foundation
 import HouseholdTrust
 import MeshModel
@@ -23,7 +24,7 @@ struct PairingConnectionTests {
             var entropy = SystemEntropy()
             let joiner = PairingJoiner(
               by: .code(try pairingCode(code)), keys: DeviceKeys(entropy: &entropy), name: name,
-              at: sinceBootNow(), entropy: &entropy)
+              at: DeviceClocks.now().sinceBoot, entropy: &entropy)
             return try PairingDialler.join(at: NetworkAddress(.v4(loopback), port: port), joiner) { _ in
               if !stores { throw Refused() }
             }
@@ -74,7 +75,7 @@ struct PairingConnectionTests {
         _ = try await join(network.localPort, code: "11111111")
       }
     }
-    #expect(!desk.withWindow { $0.isOpen(at: sinceBootNow()) })
+    #expect(!desk.withWindow { $0.isOpen(at: DeviceClocks.now().sinceBoot) })
     await #expect(throws: PairingDialFailure.self) { _ = try await join(network.localPort, code: "48219037") }
     await shutdown(a)
   }

@@ -49,7 +49,7 @@ extension HouseholdDaemon {
     let discriminator = 1 + UInt16(entropy.integer(as: UInt32.self) % UInt32(Beacon.discriminatorLimit))
     event.invitation = code.shown()
     event.seconds = Int(PairingLimits.codeTime.inSeconds)
-    let now = sinceBootNow()
+    let now = DeviceClocks.now().sinceBoot
     desk.withWindow { $0.open(code.copy(), discriminator: discriminator, at: now) }
     invitations.lastNumber += 1
     let command = Invitations.Command(
@@ -88,7 +88,7 @@ extension HouseholdDaemon {
   /// Ends what has run out.
   func watchInvitations() {
     if invitations.command != nil, invitations.waiting.isEmpty,
-      desk.withWindow({ [now = sinceBootNow()] in $0.discriminator(at: now) }) == nil
+      desk.withWindow({ [now = DeviceClocks.now().sinceBoot] in $0.discriminator(at: now) }) == nil
     {
       closeInvitation("the code has run out, or three wrong ones were typed; run 'hearth invite' again")
     }
@@ -103,7 +103,7 @@ extension HouseholdDaemon {
   func offerTokens(to bytes: [UInt8]) {
     guard invitations.command == nil, let question = try? Beacon.decode(bytes),
       question.beacon.kind == .pairingQuestion,
-      desk.withWindow({ [now = sinceBootNow()] in !$0.openTokens(at: now).isEmpty })
+      desk.withWindow({ [now = DeviceClocks.now().sinceBoot] in !$0.openTokens(at: now).isEmpty })
     else { return }
     if invitations.offerEnd == nil { handle(.pairing(0)) }
     invitations.offerEnd = DeviceClocks.now().monotonic.advanced(by: Invitations.tokenOffer)
@@ -126,7 +126,7 @@ extension HouseholdDaemon {
         "\(PairingLimits.openTokens) invite tokens are open; wait until one is used or a day old")
     }
     try doors.directory.store(book)
-    let start = sinceBootNow()
+    let start = DeviceClocks.now().sinceBoot
     _ = desk.withWindow { $0.open(token.copy(), at: start) }
     return text
   }
@@ -143,7 +143,7 @@ extension HouseholdDaemon {
         // A clock that was set back never makes a token live longer than a new one.
         let left = min(
           Duration.seconds(Int64(clamping: invite.expiry - min(now, invite.expiry))), PairingLimits.tokenTime)
-        let start = sinceBootNow()
+        let start = DeviceClocks.now().sinceBoot
         _ = desk.withWindow { $0.open(token.copy(), end: start.advanced(by: left), at: start) }
       }
     } catch {
