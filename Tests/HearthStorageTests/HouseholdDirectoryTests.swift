@@ -233,7 +233,7 @@ private func permissions(_ path: String) throws -> Int {
     let peers = devices.map {
       KnownPeer(
         device: $0, addresses: [NetworkAddress(.v4(0xC0A8_0101), port: 7946)], lastContact: 17,
-        roundTripMicroseconds: 300, versionPin: 1)
+        roundTripMicroseconds: 300)
     }
     try directory.store(Array(peers[..<200]) + peers[..<10])
     #expect(try directory.knownPeers() == peers[..<200].sorted { $0.device < $1.device })

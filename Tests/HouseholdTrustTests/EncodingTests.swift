@@ -44,7 +44,7 @@ import WireCoding
             NetworkAddress(.v4(0xC000_0201), port: 7946),
             NetworkAddress(.v6(high: 1 << 61, low: 9, scope: 0), port: 1),
           ],
-          lastContact: 1_700_000_000, roundTripMicroseconds: 412, versionPin: 3)))
+          lastContact: 1_700_000_000, roundTripMicroseconds: 412)))
     samples.append(Sample("unknown peer", KnownPeer(device: home.id(1))))
     return samples
   }
@@ -156,6 +156,16 @@ import WireCoding
     #expect(throws: DecodingFailure.overLimit(field: "peer addresses", value: 7, limit: 6)) {
       _ = try KnownPeer(decoding: writer.bytes)
     }
+  }
+
+  @Test("A known peer of an earlier build, which kept a wire version at its end, is read and loses it")
+  func earlierPeer() throws {
+    let device = try #require(DeviceID(bytes: 0..<16))
+    let peer = KnownPeer(device: device, lastContact: 1_700_000_000)
+    var bytes = peer.encoded
+    #expect(bytes.last == 0)
+    bytes[bytes.count - 1] = 7
+    #expect(try KnownPeer(decoding: bytes) == peer)
   }
 
   @Test("A known peer keeps six addresses, each once, none of them link-local")
