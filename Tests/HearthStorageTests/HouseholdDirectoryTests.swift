@@ -279,6 +279,32 @@ private func permissions(_ path: String) throws -> Int {
     #expect(read.failures.count == InviteBook.failureLimit && read.failures.last == 99)
   }
 
+  @Test("Changes of the invitations from several threads all count, and one that throws changes nothing")
+  func changesOfInvites() async throws {
+    struct Refused: Error {}
+    var home = try StoredHome()
+    let directory = try home.create()
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for thread in 0..<4 as Range<UInt64> {
+        group.addTask {
+          for guess in 0..<5 as Range<UInt64> {
+            try directory.updateInvites { $0.noteFailure(at: 100 * thread + guess) }
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    let failures = try directory.inviteBook().failures
+    #expect(failures.sorted() == (0..<4).flatMap { thread in (0..<5).map { UInt64(100 * thread + $0) } })
+    #expect(throws: Refused.self) {
+      try directory.updateInvites { book in
+        book.noteFailure(at: 9)
+        throw Refused()
+      }
+    }
+    #expect(try directory.inviteBook().failures == failures)
+  }
+
   @Test("Erasing leaves no key and no household, and another can be created")
   func erasing() throws {
     var home = try StoredHome()
