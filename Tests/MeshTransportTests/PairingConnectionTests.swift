@@ -1,4 +1,5 @@
 import CryptoPrimitives
+import Determinism
 import Foundation
 import HouseholdTrust
 import MeshModel
