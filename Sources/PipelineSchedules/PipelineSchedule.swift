@@ -38,7 +38,8 @@ package struct PipelineSchedule: Sendable, Equatable {
 
   /// The schedule of a pipeline; it has at least one stage and one micro-batch.
   package init(_ kind: ScheduleKind, stages: Int, microBatches: Int) {
-    precondition(stages > 0 && microBatches > 0, "a schedule of \(stages) stages, \(microBatches) micro-batches")
+    precondition(
+      stages > 0 && microBatches > 0, "a schedule of \(stages) stages, \(microBatches) micro-batches")
     self.kind = kind
     self.stages = stages
     self.microBatches = microBatches
@@ -75,7 +76,8 @@ package struct PipelineSchedule: Sendable, Equatable {
   /// Their activations are in memory together. In a fill there is no backward pass, so nothing is kept.
   package func inFlight(stage: Int) -> Int {
     switch kind {
-    case .oneForwardOneBackward: PipelineSchedule.inFlight(fromEnd: stages - 1 - stage, microBatches: microBatches)
+    case .oneForwardOneBackward:
+      PipelineSchedule.inFlight(fromEnd: stages - 1 - stage, microBatches: microBatches)
     case .fillDrain: microBatches
     case .fill: 0
     }

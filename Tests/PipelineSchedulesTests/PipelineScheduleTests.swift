@@ -8,7 +8,8 @@ import Testing
     let schedule = PipelineSchedule(.oneForwardOneBackward, stages: 2, microBatches: 6)
     #expect(
       schedule.operations(stage: 0) == [
-        .forward(0), .forward(1), .backward(0), .forward(2), .backward(1), .forward(3), .backward(2), .forward(4),
+        .forward(0), .forward(1), .backward(0), .forward(2), .backward(1), .forward(3), .backward(2),
+        .forward(4),
         .backward(3), .forward(5), .backward(4), .backward(5),
       ])
     #expect(
@@ -97,12 +98,14 @@ import Testing
       let microBatches = count + generator.uniform(below: 12)
       var stages = (1..<count).map { _ in
         StageTimes(
-          forward: Int64(1 + generator.uniform(below: 100)), backward: Int64(1 + generator.uniform(below: 100)),
+          forward: Int64(1 + generator.uniform(below: 100)),
+          backward: Int64(1 + generator.uniform(below: 100)),
           reduction: Int64(generator.uniform(below: 500)))
       }
       stages.append(StageTimes(forward: 1000, backward: 1000, reduction: 77))
       let boundaries = (1..<count).map { _ in
-        BoundaryTimes(forward: Int64(generator.uniform(below: 50)), backward: Int64(generator.uniform(below: 50)))
+        BoundaryTimes(
+          forward: Int64(generator.uniform(below: 50)), backward: Int64(generator.uniform(below: 50)))
       }
       let schedule = PipelineSchedule(.oneForwardOneBackward, stages: count, microBatches: microBatches)
       let simulated = simulator.duration(schedule, stages: stages, boundaries: boundaries)
@@ -131,7 +134,8 @@ import Testing
         let microBatches = 1 + generator.uniform(below: 9)
         let stages = (0..<count).map { _ in
           StageTimes(
-            forward: Int64(1 + generator.uniform(below: 90)), backward: Int64(1 + generator.uniform(below: 90)))
+            forward: Int64(1 + generator.uniform(below: 90)),
+            backward: Int64(1 + generator.uniform(below: 90)))
         }
         let boundaries = (1..<max(count, 1)).map { _ in
           BoundaryTimes(

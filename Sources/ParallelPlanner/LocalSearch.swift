@@ -1,0 +1,331 @@
+import PipelineSchedules
+
+/// How good a candidate is: first what is missing of memory, then time.
+struct CandidateRank: Comparable {
+  /// Bytes of memory that are missing; 0 when the plan fits.
+  var missingBytes: Int64
+  /// The whole job, or `Int64.max` while memory is missing.
+  var total: Int64
+
+  static let none = CandidateRank(missingBytes: .max, total: .max)
+
+  static func < (left: CandidateRank, right: CandidateRank) -> Bool {
+    (left.missingBytes, left.total) < (right.missingBytes, right.total)
+  }
+}
+
+/// A candidate with its rank.
+struct RankedCandidate {
+  var candidate: CandidatePlan
+  var rank: CandidateRank
+}
+
+/// Improves good first guesses step by step: the search for large households, and the first answer for small ones.
+///
+/// For every mode, number of micro-batches and number of stages, devices in several orders are cut into groups of like speed
+/// and layers in proportion. Then layers move over boundaries, and devices between groups, as long as that helps. The number
+/// of candidates looked at is limited by the size of the task and not by a clock, so every machine ends at the same plan.
+struct LocalSearch {
+  private let costing: StageCosting
+  private var scorer: PlanScorer
+  private let layerCount: Int
+  private let deviceCount: Int
+  /// The best candidate of each mode and number of stages, for explanations.
+  private(set) var bestByShape: [(mode: PlanMode, stages: Int, best: RankedCandidate)] = []
+  private(set) var evaluations = 0
+  private let evaluationLimit: Int
+
+  /// Starts that are improved with all moves.
+  private static let refinedStarts = 4
+
+  init(_ costing: StageCosting, scorer: PlanScorer) {
+    self.costing = costing
+    self.scorer = scorer
+    layerCount = costing.layerCount
+    deviceCount = costing.deviceCount
+    evaluationLimit = 1500 + 40 * costing.deviceCount * costing.deviceCount / 2
+  }
+
+  /// The best plan found; its memory may be missing when none fits.
+  mutating func run(earlier: CandidatePlan?) -> RankedCandidate? {
+    var starts: [RankedCandidate] = []
+    for mode in costing.job.modes(canCache: costing.costs.canCache) {
+      guard scorer.cachedPhase.leastTime(mode) != nil else { continue }
+      for microBatches in costing.job.allowedMicroBatchCounts {
+        costing.prepare(mode: mode, microBatches: microBatches)
+        starts += guesses(mode, microBatches)
+      }
+    }
+    if let earlier, let ranked = fitted(earlier) { starts.append(ranked) }
+    starts.sort { $0.rank < $1.rank }
+    var best = starts.first
+    for start in starts.prefix(LocalSearch.refinedStarts) {
+      costing.prepare(mode: start.candidate.mode, microBatches: start.candidate.microBatches)
+      let improved = refine(start, limit: evaluations + evaluationLimit)
+      note(improved)
+      if improved.rank < best!.rank { best = improved }
+    }
+    return best
+  }
+
+  /// An earlier plan under the present profiles.
+  private mutating func fitted(_ earlier: CandidatePlan) -> RankedCandidate? {
+    let modes = costing.job.modes(canCache: costing.costs.canCache)
+    guard modes.contains(earlier.mode), scorer.cachedPhase.leastTime(earlier.mode) != nil,
+      costing.job.allowedMicroBatchCounts.contains(earlier.microBatches),
+      earlier.stages.last?.upper == layerCount
+    else { return nil }
+    costing.prepare(mode: earlier.mode, microBatches: earlier.microBatches)
+    return evaluate(earlier)
+  }
+
+  private mutating func note(_ ranked: RankedCandidate) {
+    let mode = ranked.candidate.mode
+    let stages = ranked.candidate.stages.count
+    if let place = bestByShape.firstIndex(where: { $0.mode == mode && $0.stages == stages }) {
+      if ranked.rank < bestByShape[place].best.rank { bestByShape[place].best = ranked }
+    } else {
+      bestByShape.append((mode, stages, ranked))
+    }
+  }
+
+  // MARK: First guesses
+
+  private mutating func guesses(_ mode: PlanMode, _ microBatches: Int) -> [RankedCandidate] {
+    var found: [RankedCandidate] = []
+    let speeds = (0..<deviceCount).map(speed)
+    let bySpeed = (0..<deviceCount).sorted { (-speeds[$0], $0) < (-speeds[$1], $1) }
+    let byMemory = (0..<deviceCount).sorted {
+      (-costing.household.devices[$0].memoryBudget, -speeds[$0], $0)
+        < (-costing.household.devices[$1].memoryBudget, -speeds[$1], $1)
+    }
+    var orders = [byMemory]
+    if bySpeed != byMemory { orders.append(bySpeed) }
+    for stages in stageCounts {
+      var best: RankedCandidate?
+      for order in orders {
+        // A group is no larger than a micro-batch: the slowest devices of the order's choice stay idle.
+        let usable = min(deviceCount, costing.job.planner == .ecofl ? stages : stages * costing.units)
+        let fastest = Set(bySpeed.prefix(usable))
+        let devices = order.filter { fastest.contains($0) }
+        guard devices.count >= stages else { continue }
+        let candidate = guess(mode, microBatches, stages, devices, speeds)
+        var ranked = evaluate(candidate)
+        ranked = moveBoundaries(ranked, limit: evaluations + 6 * stages)
+        if best == nil || ranked.rank < best!.rank { best = ranked }
+      }
+      guard let best else { continue }
+      note(best)
+      found.append(best)
+    }
+    return found
+  }
+
+  private var stageCounts: ClosedRange<Int> {
+    switch costing.job.planner {
+    case .eddl: 1...1
+    case .pac, .ecofl: 1...min(deviceCount, layerCount)
+    }
+  }
+
+  /// Layers a second of a device, in a unit in which integers are exact enough.
+  private func speed(_ device: Int) -> Int64 {
+    guard let split = splitIgnoringMemory(device) else { return 1 }
+    return max(1, 1_000_000_000_000_000 / max(1, split))
+  }
+
+  private func splitIgnoringMemory(_ device: Int) -> Int64? {
+    let times = costing.household.devices[device].times
+    var sum: Int64 = 0
+    for (kind, count) in costing.allKinds {
+      let table = times[kind]
+      sum +=
+        count
+        * (costing.mode == .fill
+          ? UnitTimes.time(table.fill, units: 1)
+          : UnitTimes.time(table.forward, units: 1) + UnitTimes.time(table.backward, units: 1))
+    }
+    return sum
+  }
+
+  /// Groups of like speed in an order, and layers in proportion to the groups' speeds.
+  private func guess(
+    _ mode: PlanMode, _ microBatches: Int, _ count: Int, _ devices: [Int], _ speeds: [Int64]
+  ) -> CandidatePlan {
+    let total = devices.reduce(Int64(0)) { $0 + speeds[$1] }
+    var groups: [UInt64] = []
+    var groupSpeeds: [Int64] = []
+    var place = 0
+    var passed: Int64 = 0
+    for stage in 0..<count {
+      var group: UInt64 = 0
+      var speed: Int64 = 0
+      // Up to the point where the sum of speeds passes this stage's part; one device is left for each later stage.
+      while devices.count - place > count - 1 - stage {
+        let next = speeds[devices[place]]
+        let target = total / Int64(count) * Int64(stage + 1)
+        if group != 0 && stage < count - 1 && passed + next / 2 > target { break }
+        if group.nonzeroBitCount >= costing.units { break }
+        if costing.job.planner == .ecofl && group != 0 { break }
+        group |= .device(devices[place])
+        speed += next
+        passed += next
+        place += 1
+      }
+      groups.append(group)
+      groupSpeeds.append(speed)
+    }
+    let ends = layerEnds(groupSpeeds)
+    var stages: [CandidateStage] = []
+    for (index, group) in groups.enumerated() {
+      stages.append(CandidateStage(lower: index == 0 ? 0 : ends[index - 1], upper: ends[index], group: group))
+    }
+    return CandidatePlan(mode: mode, microBatches: microBatches, stages: stages)
+  }
+
+  /// Where each stage's layers end when work is in proportion to speeds; every stage has a layer.
+  private func layerEnds(_ speeds: [Int64]) -> [Int] {
+    let kinds = costing.costs.kinds.indices.map { kind in
+      costing.household.devices.reduce(Int64(0)) { sum, device in
+        sum
+          + (costing.mode == .fill
+            ? UnitTimes.time(device.times[kind].fill, units: 1)
+            : UnitTimes.time(device.times[kind].forward, units: 1)
+              + UnitTimes.time(device.times[kind].backward, units: 1)) / Int64(deviceCount)
+      }
+    }
+    let works = costing.costs.layers.map { max(1, kinds[$0.kind]) }
+    let total = Int128(works.reduce(0, +))
+    let allSpeeds = Int128(max(1, speeds.reduce(0, +)))
+    var ends: [Int] = []
+    var layer = 0
+    var done: Int128 = 0
+    var reached: Int128 = 0
+    for (stage, speed) in speeds.enumerated() {
+      reached += Int128(speed)
+      let later = speeds.count - 1 - stage
+      let first = layer
+      while layer < layerCount - later {
+        let middle = done + Int128(works[layer]) / 2
+        if layer > first && later > 0 && middle * allSpeeds > total * reached { break }
+        done += Int128(works[layer])
+        layer += 1
+      }
+      ends.append(layer)
+    }
+    ends[ends.count - 1] = layerCount
+    return ends
+  }
+
+  // MARK: Moves
+
+  private mutating func evaluate(_ candidate: CandidatePlan) -> RankedCandidate {
+    evaluations += 1
+    var candidate = candidate
+    var missing: Int64 = 0
+    let last = candidate.stages.count - 1
+    for index in candidate.stages.indices {
+      let stage = candidate.stages[index]
+      let range = costing.range(stage.lower, stage.upper)
+      if let split = costing.balancedSplit(range, group: stage.group, fromEnd: last - index) {
+        candidate.stages[index].split = split
+      } else {
+        let lacks = costing.missingBytes(range, group: stage.group, fromEnd: last - index).bytes
+        missing += max(1, lacks)
+      }
+    }
+    guard missing == 0 else {
+      return RankedCandidate(candidate: candidate, rank: CandidateRank(missingBytes: missing, total: .max))
+    }
+    let total = scorer.score(candidate)?.total ?? .max
+    return RankedCandidate(candidate: candidate, rank: CandidateRank(missingBytes: 0, total: total))
+  }
+
+  /// Moves single layers over boundaries while that helps.
+  private mutating func moveBoundaries(_ start: RankedCandidate, limit: Int) -> RankedCandidate {
+    var best = start
+    var improves = true
+    while improves && evaluations < limit {
+      improves = false
+      for boundary in 1..<max(1, best.candidate.stages.count) {
+        for step in [1, -1, 3, -3] {
+          guard let moved = movingLayers(best.candidate, boundary, by: step) else { continue }
+          let ranked = evaluate(moved)
+          if ranked.rank < best.rank {
+            best = ranked
+            improves = true
+          }
+        }
+      }
+    }
+    return best
+  }
+
+  private func movingLayers(_ candidate: CandidatePlan, _ boundary: Int, by step: Int) -> CandidatePlan? {
+    let cut = candidate.stages[boundary].lower + step
+    guard cut > candidate.stages[boundary - 1].lower, cut < candidate.stages[boundary].upper else {
+      return nil
+    }
+    var moved = candidate
+    moved.stages[boundary - 1].upper = cut
+    moved.stages[boundary].lower = cut
+    return moved
+  }
+
+  /// Moves layers and devices while that helps, up to a number of candidates.
+  private mutating func refine(_ start: RankedCandidate, limit: Int) -> RankedCandidate {
+    var best = moveBoundaries(start, limit: limit)
+    var improves = true
+    while improves && evaluations < limit {
+      improves = false
+      for device in 0..<deviceCount where evaluations < limit {
+        for candidate in movingDevice(best.candidate, device) {
+          let ranked = evaluate(candidate)
+          if ranked.rank < best.rank {
+            best = ranked
+            improves = true
+            break
+          }
+        }
+      }
+      let settled = moveBoundaries(best, limit: limit)
+      if settled.rank < best.rank {
+        best = settled
+        improves = true
+      }
+    }
+    return best
+  }
+
+  /// The candidate with a device in another group, idle, or in the place of another device.
+  private func movingDevice(_ candidate: CandidatePlan, _ device: Int) -> [CandidatePlan] {
+    let bit = UInt64.device(device)
+    let home = candidate.stages.firstIndex { $0.group & bit != 0 }
+    var moved: [CandidatePlan] = []
+    let mayLeave = home.map { candidate.stages[$0].group != bit } ?? true
+    if mayLeave {
+      var without = candidate
+      if let home { without.stages[home].group &= ~bit }
+      if home != nil { moved.append(without) }
+      for stage in candidate.stages.indices where stage != home {
+        guard costing.job.planner != .ecofl, candidate.stages[stage].group.nonzeroBitCount < costing.units
+        else {
+          continue
+        }
+        var with = without
+        with.stages[stage].group |= bit
+        moved.append(with)
+      }
+    }
+    for other in device + 1..<max(device + 1, deviceCount) {
+      let otherBit = UInt64.device(other)
+      let otherHome = candidate.stages.firstIndex { $0.group & otherBit != 0 }
+      guard otherHome != home else { continue }
+      var swapped = candidate
+      if let home { swapped.stages[home].group = swapped.stages[home].group & ~bit | otherBit }
+      if let otherHome { swapped.stages[otherHome].group = swapped.stages[otherHome].group & ~otherBit | bit }
+      moved.append(swapped)
+    }
+    return moved
+  }
+}
