@@ -12,12 +12,16 @@ struct CachedOption {
 struct CachedPhase {
   /// Households up to this size have all subsets looked at; larger ones the fastest `n` devices for each `n`.
   static let exhaustiveDevices = 8
+  /// Up to this many divisions of a mini-batch over all groups, all are looked at: a slower division may need less moving.
+  /// Beyond it, each group has only its fastest.
+  static let exhaustiveDivisions = 2000
 
   let options: [CachedOption]
   private let costing: StageCosting
   private let steps: Int
 
-  init(_ costing: StageCosting) {
+  /// All ways; `earlier` is one that is looked at in any case.
+  init(_ costing: StageCosting, earlier: [CachedMember] = []) {
     self.costing = costing
     steps = costing.job.stepsPerEpoch
     guard costing.costs.canCache && costing.job.usesCache else {
@@ -29,19 +33,30 @@ struct CachedPhase {
     if count <= CachedPhase.exhaustiveDevices {
       groups = Array(1..<UInt64(1) << UInt64(count))
     } else {
-      let speeds = (0..<count).map { CachedPhase.time(costing, $0, 1) }
-      let order = (0..<count).sorted { (speeds[$0], $0) < (speeds[$1], $1) }
-      var group: UInt64 = 0
-      for device in order {
-        group |= .device(device)
-        groups.append(group)
-      }
-      groups += order.dropFirst().map { UInt64.device($0) }
+      groups = CachedPhase.leadingGroups(costing)
     }
-    options = groups.compactMap { CachedPhase.option(costing, $0) }
-      .sorted {
-        ($0.step, $0.group.nonzeroBitCount, $0.group) < ($1.step, $1.group.nonzeroBitCount, $1.group)
+    let units = costing.job.unitsPerMiniBatch
+    let divisions = groups.reduce(0) { sum, group in
+      min(
+        CachedPhase.exhaustiveDivisions + 1,
+        sum
+          + CachedPhase.divisionCount(
+            units, group.nonzeroBitCount, atMost: CachedPhase.exhaustiveDivisions + 1))
+    }
+    let all = divisions <= CachedPhase.exhaustiveDivisions
+    var options: [CachedOption] = []
+    for group in groups {
+      if all {
+        options += CachedPhase.allOptions(costing, group)
+      } else if let fastest = CachedPhase.fastestOption(costing, group) {
+        options.append(fastest)
       }
+    }
+    if let known = CachedPhase.earlierOption(costing, earlier) { options.append(known) }
+    options.sort {
+      ($0.step, $0.group.nonzeroBitCount, $0.group) < ($1.step, $1.group.nonzeroBitCount, $1.group)
+    }
+    self.options = options
   }
 
   /// The least time of the cached epochs of a mode; nil when the mode needs a cache and none fits.
@@ -132,31 +147,111 @@ struct CachedPhase {
     return max(time, reading)
   }
 
-  private static func option(_ costing: StageCosting, _ group: UInt64) -> CachedOption? {
+  /// The first `n` devices for each `n`, by speed and by what their disks hold, and each device alone.
+  private static func leadingGroups(_ costing: StageCosting) -> [UInt64] {
+    let able = (0..<costing.deviceCount).filter { fits(costing, $0, 1) }
+    let times = (0..<costing.deviceCount).map { time(costing, $0, 1) }
+    let space = costing.household.devices.map(\.cacheBudget)
+    let orders = [
+      able.sorted { (times[$0], $0) < (times[$1], $1) },
+      able.sorted { (-space[$0], times[$0], $0) < (-space[$1], times[$1], $1) },
+    ]
+    var groups: Set<UInt64> = []
+    for order in orders {
+      var group: UInt64 = 0
+      for device in order {
+        group |= .device(device)
+        groups.insert(group)
+        groups.insert(.device(device))
+      }
+    }
+    return groups.sorted()
+  }
+
+  /// Ways to give every one of `parts` members at least one of `units`: binomial(units − 1, parts − 1).
+  private static func divisionCount(_ units: Int, _ parts: Int, atMost limit: Int) -> Int {
+    guard parts <= units else { return 0 }
+    var count = 1
+    for factor in 1..<max(1, parts) {
+      count = count * (units - factor) / factor
+      if count > limit { return limit }
+    }
+    return count
+  }
+
+  /// Every division of a mini-batch over a group that fits.
+  private static func allOptions(_ costing: StageCosting, _ group: UInt64) -> [CachedOption] {
+    let members = Array(DeviceSet(group))
+    let ring = costing.ringTime(bytes: costing.costs.trainableBytes, group: group)
+    var options: [CachedOption] = []
+    var units = Array(repeating: 0, count: costing.deviceCount)
+    func give(_ place: Int, _ left: Int, _ slowest: Int64) {
+      let later = members.count - 1 - place
+      guard left > later else { return }
+      let device = members[place]
+      for count in later == 0 ? left...left : 1...left - later {
+        guard fits(costing, device, count) else { break }
+        units[device] = count
+        let time = max(slowest, time(costing, device, count))
+        if later == 0 {
+          options.append(CachedOption(group: group, units: units, step: time + ring))
+        } else {
+          give(place + 1, left - count, time)
+        }
+      }
+      units[device] = 0
+    }
+    give(0, costing.job.unitsPerMiniBatch, 0)
+    return options
+  }
+
+  /// Whether a device has memory and disk for some units.
+  private static func fits(_ costing: StageCosting, _ device: Int, _ units: Int) -> Bool {
+    guard memory(costing, device: device, units: units) <= costing.household.devices[device].memoryBudget
+    else {
+      return false
+    }
+    let bytes = Int128(units) * Int128(costing.costs.cacheBytes) * Int128(costing.job.stepsPerEpoch)
+    return bytes <= Int128(costing.household.devices[device].cacheBudget)
+  }
+
+  /// The cached phase of an earlier plan, if it fits still.
+  private static func earlierOption(_ costing: StageCosting, _ earlier: [CachedMember]) -> CachedOption? {
+    var units = Array(repeating: 0, count: costing.deviceCount)
+    var group: UInt64 = 0
+    var slowest: Int64 = 0
+    for member in earlier {
+      guard units.indices.contains(member.device), units[member.device] == 0, member.units > 0,
+        fits(costing, member.device, member.units)
+      else { return nil }
+      units[member.device] = member.units
+      group |= .device(member.device)
+      slowest = max(slowest, time(costing, member.device, member.units))
+    }
+    guard units.reduce(0, +) == costing.job.unitsPerMiniBatch else { return nil }
+    return CachedOption(
+      group: group, units: units,
+      step: slowest + costing.ringTime(bytes: costing.costs.trainableBytes, group: group))
+  }
+
+  /// The fastest division of a mini-batch over a group.
+  private static func fastestOption(_ costing: StageCosting, _ group: UInt64) -> CachedOption? {
     let all = costing.job.unitsPerMiniBatch
     let members = Array(DeviceSet(group))
     guard members.count <= all else { return nil }
     var units = Array(repeating: 0, count: costing.deviceCount)
-    func fits(_ device: Int, _ units: Int) -> Bool {
-      guard memory(costing, device: device, units: units) <= costing.household.devices[device].memoryBudget
-      else {
-        return false
-      }
-      let bytes = Int128(units) * Int128(costing.costs.cacheBytes) * Int128(costing.job.stepsPerEpoch)
-      return bytes <= Int128(costing.household.devices[device].cacheBudget)
-    }
     for device in members {
-      guard fits(device, 1) else { return nil }
+      guard fits(costing, device, 1) else { return nil }
       units[device] = 1
     }
-    var next = members.map { fits($0, 2) ? time(costing, $0, 2) : Int64.max }
+    var next = members.map { fits(costing, $0, 2) ? time(costing, $0, 2) : Int64.max }
     for _ in 0..<all - members.count {
       var best = 0
       for member in next.indices where next[member] < next[best] { best = member }
       guard next[best] < .max else { return nil }
       let device = members[best]
       units[device] += 1
-      next[best] = fits(device, units[device] + 1) ? time(costing, device, units[device] + 1) : .max
+      next[best] = fits(costing, device, units[device] + 1) ? time(costing, device, units[device] + 1) : .max
     }
     let slowest = members.reduce(Int64(0)) { max($0, time(costing, $1, units[$1])) }
     let ring = costing.ringTime(bytes: costing.costs.trainableBytes, group: group)

@@ -6,6 +6,9 @@ struct CandidateStage: Equatable {
   var upper: Int
   var group: UInt64
   var split = StageSplit(forward: 0, backward: 0)
+  var reduction: Int64 = 0
+  /// What one micro-batch takes from here to the next stage; nothing after the last one.
+  var boundary = BoundaryTimes(forward: 0, backward: 0)
 }
 
 /// A plan that is being looked at: everything but the cached phase, which follows from it.
@@ -34,9 +37,9 @@ struct PlanScorer {
   private var times: [StageTimes] = []
   private var boundaries: [BoundaryTimes] = []
 
-  init(_ costing: StageCosting) {
+  init(_ costing: StageCosting, earlier: Plan? = nil) {
     self.costing = costing
-    cachedPhase = CachedPhase(costing)
+    cachedPhase = CachedPhase(costing, earlier: earlier?.cached ?? [])
   }
 
   /// How often a mini-batch of the first epoch's kind runs.
@@ -45,21 +48,14 @@ struct PlanScorer {
   }
 
   /// The time of a pass over the samples in a candidate's stages: the whole of a live job, else the first epoch.
-  ///
-  /// The costing must be prepared for the candidate's mode and micro-batches.
   mutating func pipelineTime(_ candidate: CandidatePlan) -> (step: Int64, time: Int64) {
     times.removeAll(keepingCapacity: true)
     boundaries.removeAll(keepingCapacity: true)
     for (index, stage) in candidate.stages.enumerated() {
-      let reduction =
-        stage.group.nonzeroBitCount > 1
-        ? costing.reduction(costing.range(stage.lower, stage.upper), group: stage.group) : 0
       times.append(
-        StageTimes(forward: stage.split.forward, backward: stage.split.backward, reduction: reduction))
-      if index > 0 {
-        boundaries.append(
-          costing.boundary(from: candidate.stages[index - 1].group, to: stage.group, layer: stage.lower))
-      }
+        StageTimes(
+          forward: stage.split.forward, backward: stage.split.backward, reduction: stage.reduction))
+      if index + 1 < candidate.stages.count { boundaries.append(stage.boundary) }
     }
     if candidate.mode == .fill {
       // Micro-batches follow each other without a pause through the whole epoch: nothing waits for an update.
@@ -87,6 +83,34 @@ struct PlanScorer {
     return CandidateScore(
       step: step, firstEpoch: time, redistribution: cached.redistribution, cachedOption: cached.option,
       total: time + cached.time)
+  }
+
+  /// A time that the whole job under a candidate takes at least, without simulation.
+  func leastTotal(_ candidate: CandidatePlan) -> Int64 {
+    let last = candidate.stages[candidate.stages.count - 1]
+    var bound = StepBound(last: last.split, reduction: last.reduction, microBatches: candidate.microBatches)
+    for index in candidate.stages.indices.dropLast().reversed() {
+      let stage = candidate.stages[index]
+      bound = bound.preceded(
+        by: stage.split, reduction: stage.reduction, boundary: stage.boundary,
+        fromEnd: candidate.stages.count - 1 - index, microBatches: candidate.microBatches)
+    }
+    let cached = cachedPhase.leastTime(candidate.mode) ?? 0
+    guard candidate.mode == .fill else { return repeated(bound.end, repeats(candidate.mode)) + cached }
+    let stream = candidate.microBatches * costing.job.stepsPerEpoch
+    return bound.way + repeated(bound.slowest, stream - 1) + cached
+  }
+
+  /// Sets the reductions and boundaries of a candidate's stages from their layers and groups.
+  func connect(_ candidate: inout CandidatePlan) {
+    for index in candidate.stages.indices {
+      let stage = candidate.stages[index]
+      candidate.stages[index].reduction = costing.reduction(
+        costing.range(stage.lower, stage.upper), group: stage.group)
+      guard index + 1 < candidate.stages.count else { continue }
+      candidate.stages[index].boundary = costing.boundary(
+        from: stage.group, to: candidate.stages[index + 1].group, layer: stage.upper)
+    }
   }
 
   /// Times of a candidate's stages and boundaries.

@@ -118,7 +118,10 @@ final class ExactSearch {
             next = StepBound(last: split, reduction: reduction, microBatches: costing.microBatches)
           }
           guard leastTotal(next, lower, rest) < incumbent.total else { continue }
-          stack.append(CandidateStage(lower: lower, upper: upper, group: group, split: split))
+          stack.append(
+            CandidateStage(
+              lower: lower, upper: upper, group: group, split: split, reduction: reduction,
+              boundary: boundary ?? BoundaryTimes(forward: 0, backward: 0)))
           if lower == 0 { complete() } else { extend(lower, rest, next) }
           stack.removeLast()
         }

@@ -34,9 +34,15 @@ struct LocalSearch {
   private(set) var bestByShape: [(mode: PlanMode, stages: Int, best: RankedCandidate)] = []
   private(set) var evaluations = 0
   private let evaluationLimit: Int
+  /// The least total of any candidate so far.
+  private var bestTotal = Int64.max
 
   /// Starts that are improved with all moves.
-  private static let refinedStarts = 4
+  private static let refinedStarts = 6
+  /// Of them, those of one mode.
+  private static let refinedStartsOfAMode = 3
+  /// Stages (stages × layer ranges) of the largest dynamic program over cuts.
+  private static let mostCuts = 20_000
 
   init(_ costing: StageCosting, scorer: PlanScorer) {
     self.costing = costing
@@ -59,13 +65,23 @@ struct LocalSearch {
     if let earlier, let ranked = fitted(earlier) { starts.append(ranked) }
     starts.sort { $0.rank < $1.rank }
     var best = starts.first
-    for start in starts.prefix(LocalSearch.refinedStarts) {
+    for start in diverse(starts) {
       costing.prepare(mode: start.candidate.mode, microBatches: start.candidate.microBatches)
       let improved = refine(start, limit: evaluations + evaluationLimit)
       note(improved)
       if improved.rank < best!.rank { best = improved }
     }
     return best
+  }
+
+  /// The best starts, not all of one mode.
+  private func diverse(_ starts: [RankedCandidate]) -> [RankedCandidate] {
+    var chosen: [RankedCandidate] = []
+    for start in starts where chosen.count < LocalSearch.refinedStarts {
+      let alike = chosen.count { $0.candidate.mode == start.candidate.mode }
+      if alike < LocalSearch.refinedStartsOfAMode { chosen.append(start) }
+    }
+    return chosen
   }
 
   /// An earlier plan under the present profiles.
@@ -101,18 +117,27 @@ struct LocalSearch {
     }
     var orders = [byMemory]
     if bySpeed != byMemory { orders.append(bySpeed) }
-    for stages in stageCounts {
+    let usable = bySpeed.filter(holdsALayer)
+    for stages in stageCounts where stages <= usable.count && isWorthwhile(stages, microBatches) {
       var best: RankedCandidate?
-      for order in orders {
-        // A group is no larger than a micro-batch: the slowest devices of the order's choice stay idle.
-        let usable = min(deviceCount, costing.job.planner == .ecofl ? stages : stages * costing.units)
-        let fastest = Set(bySpeed.prefix(usable))
-        let devices = order.filter { fastest.contains($0) }
-        guard devices.count >= stages else { continue }
-        let candidate = guess(mode, microBatches, stages, devices, speeds)
-        var ranked = evaluate(candidate)
-        ranked = moveBoundaries(ranked, limit: evaluations + 6 * stages)
-        if best == nil || ranked.rank < best!.rank { best = ranked }
+      // A group is no larger than a micro-batch, and the slowest devices may be better idle.
+      let most = min(usable.count, costing.job.planner == .ecofl ? stages : stages * costing.units)
+      var counts = [most]
+      for share in [3, 2, 1] where max(stages, most * share / 4) < counts[counts.count - 1] {
+        counts.append(max(stages, most * share / 4))
+      }
+      for count in counts {
+        let fastest = usable.prefix(count).reduce(UInt64(0)) { $0 | .device($1) }
+        for order in orders {
+          let devices = order.filter { fastest & .device($0) != 0 }
+          let candidate = guess(mode, microBatches, stages, devices, speeds)
+          var ranked = evaluate(candidate, known: best)
+          if ranked.rank.missingBytes > 0 || ranked.rank.total / 3 * 2 < bestTotal {
+            ranked = moveBoundaries(ranked, limit: evaluations + 6 * stages)
+          }
+          bestTotal = min(bestTotal, ranked.rank.total)
+          if best == nil || ranked.rank < best!.rank { best = ranked }
+        }
       }
       guard let best else { continue }
       note(best)
@@ -121,11 +146,31 @@ struct LocalSearch {
     return found
   }
 
-  private var stageCounts: ClosedRange<Int> {
-    switch costing.job.planner {
-    case .eddl: 1...1
-    case .pac, .ecofl: 1...min(deviceCount, layerCount)
+  /// Whether a device has memory for any layer at all.
+  private func holdsALayer(_ device: Int) -> Bool {
+    let budget = costing.household.devices[device].memoryBudget
+    return (0..<layerCount).contains { layer in
+      costing.memory(costing.range(layer, layer + 1), device: device, units: 1, fromEnd: 0) <= budget
     }
+  }
+
+  /// More stages than micro-batches leave stages idle; they are tried only where no more micro-batches can be had.
+  private func isWorthwhile(_ stages: Int, _ microBatches: Int) -> Bool {
+    stages <= microBatches || microBatches == costing.job.allowedMicroBatchCounts.last
+  }
+
+  /// The numbers of stages to try: all small ones, and ever fewer of the large ones.
+  private var stageCounts: [Int] {
+    guard costing.job.planner != .eddl else { return [1] }
+    let most = min(deviceCount, layerCount)
+    var counts: [Int] = []
+    var count = 1
+    while count <= most {
+      counts.append(count)
+      count += max(1, count / 4)
+    }
+    if counts.last != most { counts.append(most) }
+    return counts
   }
 
   /// Layers a second of a device, in a unit in which integers are exact enough.
@@ -219,23 +264,48 @@ struct LocalSearch {
 
   // MARK: Moves
 
-  private mutating func evaluate(_ candidate: CandidatePlan) -> RankedCandidate {
+  /// The rank of a candidate; stages that `known` has too are not computed again.
+  ///
+  /// A candidate that cannot be better than `known` is ranked by its lower bound, without a simulation.
+  private mutating func evaluate(_ candidate: CandidatePlan, known: RankedCandidate? = nil) -> RankedCandidate
+  {
     evaluations += 1
     var candidate = candidate
     var missing: Int64 = 0
     let last = candidate.stages.count - 1
+    let before = known?.rank.missingBytes == 0 ? known?.candidate.stages ?? [] : []
+    func isKnown(_ index: Int) -> Bool {
+      guard before.count == last + 1 else { return false }
+      let (old, new) = (before[index], candidate.stages[index])
+      return old.lower == new.lower && old.upper == new.upper && old.group == new.group
+    }
     for index in candidate.stages.indices {
       let stage = candidate.stages[index]
-      let range = costing.range(stage.lower, stage.upper)
-      if let split = costing.balancedSplit(range, group: stage.group, fromEnd: last - index) {
-        candidate.stages[index].split = split
+      let known = isKnown(index)
+      if known {
+        candidate.stages[index] = before[index]
       } else {
-        let lacks = costing.missingBytes(range, group: stage.group, fromEnd: last - index).bytes
-        missing += max(1, lacks)
+        let range = costing.range(stage.lower, stage.upper)
+        if let split = costing.balancedSplit(range, group: stage.group, fromEnd: last - index) {
+          candidate.stages[index].split = split
+          candidate.stages[index].reduction = costing.reduction(range, group: stage.group)
+        } else {
+          missing += max(1, costing.missingBytes(range, group: stage.group, fromEnd: last - index).bytes)
+        }
+      }
+      if index < last && !(known && isKnown(index + 1)) {
+        candidate.stages[index].boundary = costing.boundary(
+          from: stage.group, to: candidate.stages[index + 1].group, layer: stage.upper)
       }
     }
     guard missing == 0 else {
       return RankedCandidate(candidate: candidate, rank: CandidateRank(missingBytes: missing, total: .max))
+    }
+    if let known, known.rank.missingBytes == 0 {
+      let least = scorer.leastTotal(candidate)
+      if least >= known.rank.total {
+        return RankedCandidate(candidate: candidate, rank: CandidateRank(missingBytes: 0, total: least))
+      }
     }
     let total = scorer.score(candidate)?.total ?? .max
     return RankedCandidate(candidate: candidate, rank: CandidateRank(missingBytes: 0, total: total))
@@ -250,7 +320,7 @@ struct LocalSearch {
       for boundary in 1..<max(1, best.candidate.stages.count) {
         for step in [1, -1, 3, -3] {
           guard let moved = movingLayers(best.candidate, boundary, by: step) else { continue }
-          let ranked = evaluate(moved)
+          let ranked = evaluate(moved, known: best)
           if ranked.rank < best.rank {
             best = ranked
             improves = true
@@ -274,13 +344,21 @@ struct LocalSearch {
 
   /// Moves layers and devices while that helps, up to a number of candidates.
   private mutating func refine(_ start: RankedCandidate, limit: Int) -> RankedCandidate {
-    var best = moveBoundaries(start, limit: limit)
+    var best = moveBoundaries(recut(start), limit: limit)
     var improves = true
     while improves && evaluations < limit {
       improves = false
+      for candidate in swappingGroups(best.candidate) where evaluations < limit {
+        let ranked = evaluate(candidate, known: best)
+        if ranked.rank < best.rank {
+          best = ranked
+          improves = true
+          break
+        }
+      }
       for device in 0..<deviceCount where evaluations < limit {
         for candidate in movingDevice(best.candidate, device) {
-          let ranked = evaluate(candidate)
+          let ranked = evaluate(candidate, known: best)
           if ranked.rank < best.rank {
             best = ranked
             improves = true
@@ -288,6 +366,7 @@ struct LocalSearch {
           }
         }
       }
+      if improves { best = recut(best) }
       let settled = moveBoundaries(best, limit: limit)
       if settled.rank < best.rank {
         best = settled
@@ -295,6 +374,75 @@ struct LocalSearch {
       }
     }
     return best
+  }
+
+  /// The candidate with two stages' groups exchanged.
+  private func swappingGroups(_ candidate: CandidatePlan) -> [CandidatePlan] {
+    var swapped: [CandidatePlan] = []
+    for first in candidate.stages.indices {
+      for second in candidate.stages.indices where second > first {
+        var other = candidate
+        other.stages[first].group = candidate.stages[second].group
+        other.stages[second].group = candidate.stages[first].group
+        swapped.append(other)
+      }
+    }
+    return swapped
+  }
+
+  /// The same groups with their layers cut anew, if that is better: a dynamic program over the ends of stages.
+  ///
+  /// Of equal ends it keeps the one with the least bound, which is nearly always the right one and never a wrong plan.
+  private mutating func recut(_ ranked: RankedCandidate) -> RankedCandidate {
+    let groups = ranked.candidate.stages.map(\.group)
+    let count = groups.count
+    guard count > 1, count * layerCount * layerCount / 2 <= LocalSearch.mostCuts else { return ranked }
+    let microBatches = ranked.candidate.microBatches
+    var next: [(bound: StepBound, stages: [CandidateStage])?] = Array(repeating: nil, count: layerCount + 1)
+    for stage in stride(from: count - 1, through: 0, by: -1) {
+      var reached: [(bound: StepBound, stages: [CandidateStage])?] = Array(
+        repeating: nil, count: layerCount + 1)
+      let uppers = stage == count - 1 ? layerCount...layerCount : stage + 1...layerCount - (count - 1 - stage)
+      for upper in uppers where stage == count - 1 || next[upper] != nil {
+        let boundary =
+          stage == count - 1
+          ? nil : costing.boundary(from: groups[stage], to: groups[stage + 1], layer: upper)
+        for lower in stage == 0 ? 0...0 : stage...upper - 1 {
+          let range = costing.range(lower, upper)
+          guard let split = costing.balancedSplit(range, group: groups[stage], fromEnd: count - 1 - stage)
+          else {
+            continue
+          }
+          let reduction = costing.reduction(range, group: groups[stage])
+          var placed = CandidateStage(
+            lower: lower, upper: upper, group: groups[stage], split: split, reduction: reduction)
+          let bound: StepBound
+          if let boundary, let after = next[upper] {
+            placed.boundary = boundary
+            bound = after.bound.preceded(
+              by: split, reduction: reduction, boundary: boundary, fromEnd: count - 1 - stage,
+              microBatches: microBatches)
+          } else {
+            bound = StepBound(last: split, reduction: reduction, microBatches: microBatches)
+          }
+          if let known = reached[lower], measure(known.bound) <= measure(bound) { continue }
+          reached[lower] = (bound, [placed] + (next[upper]?.stages ?? []))
+        }
+      }
+      next = reached
+    }
+    evaluations += count * layerCount * layerCount / 16
+    guard let found = next[0] else { return ranked }
+    let candidate = CandidatePlan(
+      mode: ranked.candidate.mode, microBatches: microBatches, stages: found.stages)
+    let again = evaluate(candidate, known: ranked)
+    return again.rank < ranked.rank ? again : ranked
+  }
+
+  /// What a bound says of a mini-batch, or of the stream of a fill.
+  private func measure(_ bound: StepBound) -> Int64 {
+    guard costing.mode == .fill else { return bound.end }
+    return bound.way + repeated(bound.slowest, costing.microBatches * costing.job.stepsPerEpoch - 1)
   }
 
   /// The candidate with a device in another group, idle, or in the place of another device.

@@ -51,7 +51,7 @@ package struct ParallelPlanner {
     try household.validate(kinds: costs.kinds.count)
     try job.validate()
     let costing = StageCosting(costs: costs, household: household, job: job)
-    let scorer = PlanScorer(costing)
+    let scorer = PlanScorer(costing, earlier: earlier)
     var search = LocalSearch(costing, scorer: scorer)
     var incumbent = Incumbent()
     var start: CandidatePlan?
@@ -123,6 +123,7 @@ package struct ParallelPlanner {
       divided.stages[index].split = split
     }
     var scorer = scorer
+    scorer.connect(&divided)
     return scorer.score(divided).map { (divided, $0.total) }
   }
 

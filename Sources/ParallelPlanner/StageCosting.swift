@@ -42,6 +42,9 @@ final class StageCosting {
   private let forwardTable: [Int64]
   private let backwardTable: [Int64]
   private let fillTable: [Int64]
+  /// Costs of ranges of layers that were asked for before, at `lower · (layers + 1) + upper`.
+  private var trainingRanges: [RangeCosts?]
+  private var fillRanges: [RangeCosts?]
   /// Members of the group in question, their limits and their units.
   private var members: [Int] = []
   private var limits: [Int] = []
@@ -63,6 +66,8 @@ final class StageCosting {
     forwardTable = table(\.forward)
     backwardTable = table(\.backward)
     fillTable = table(\.fill)
+    trainingRanges = Array(repeating: nil, count: layerCount * (layerCount + 1))
+    fillRanges = trainingRanges
   }
 
   /// Chooses the mode and the number of micro-batches of the questions that follow.
@@ -74,6 +79,20 @@ final class StageCosting {
 
   /// What a range of layers costs in the present mode.
   func range(_ lower: Int, _ upper: Int) -> RangeCosts {
+    let place = lower * (layerCount + 1) + upper
+    if mode == .fill {
+      if let known = fillRanges[place] { return known }
+      let range = measuredRange(lower, upper)
+      fillRanges[place] = range
+      return range
+    }
+    if let known = trainingRanges[place] { return known }
+    let range = measuredRange(lower, upper)
+    trainingRanges[place] = range
+    return range
+  }
+
+  private func measuredRange(_ lower: Int, _ upper: Int) -> RangeCosts {
     var range = RangeCosts(lower: lower, upper: upper)
     let trainable = prefixes.trainable[upper] - prefixes.trainable[lower]
     range.fixedBytes = prefixes.frozen[upper] - prefixes.frozen[lower] + prefixes.sharedBytes(lower, upper)
