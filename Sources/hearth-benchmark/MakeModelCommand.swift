@@ -25,7 +25,7 @@ struct MakeModelCommand: ParsableCommand {
   var seed: UInt64 = 1
 
   func run() throws {
-    let json = Array(shape.configuration.utf8)
+    let json = Array(shape.configurationText.utf8)
     let configuration = try ModelConfiguration(region: MemoryRegion(name: "config.json", bytes: json))
     try createDirectory(output)
     var file = try AtomicFile(output + "/model.safetensors")
@@ -49,6 +49,8 @@ struct MakeModelCommand: ParsableCommand {
     }
   }
 }
+
+extension ModelShape: ExpressibleByArgument {}
 
 /// How the values of a tensor start: as the models' own initialisation has it, so that activations keep a
 /// natural size through all layers.

@@ -8,14 +8,16 @@ package struct BERTBackbone: Backbone {
   /// One encoder stack.
   package let architecture: BackboneArchitecture
   /// The word embedding, [vocabulary × width].
-  package let embedding: Parameter
+  package private(set) var embedding: Parameter
 
-  private let stack: FrozenStack
-  private let positions: Parameter
-  private let types: Parameter
-  private let embeddingNorm: NormParameters
+  private var stack: FrozenStack
+  private var positions: Parameter
+  private var types: Parameter
+  private var embeddingNorm: NormParameters
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
+  // The memory of leaves that took others' place.
+  private var owner: (any AnyObject & Sendable)?
 
   /// Borrows the weights of a Hugging Face checkpoint, whose names may begin with `bert.`.
   package init(
@@ -33,18 +35,14 @@ package struct BERTBackbone: Backbone {
     types = try leaves.matrix("\(embeddings).token_type_embeddings.weight", configuration.types, width)
     embeddingNorm = try leaves.norm(
       "\(embeddings).LayerNorm", .layer, width: width, epsilon: configuration.epsilon)
-    let shape = StackShape(
-      kind: .encoder, layers: configuration.layers, block: configuration.blockConfiguration,
-      relativeBias: nil, hasFinalNorm: false)
+    let shape = configuration.architecture.stacks[0]
     var blocks: [BlockParameters] = []
     for layer in 0..<configuration.layers {
       blocks.append(
         try Self.block("\(prefix)encoder.layer.\(layer)", shape.block, leaves))
     }
     stack = FrozenStack(shape: shape, blocks: blocks, relativeBias: nil, finalNorm: nil)
-    architecture = BackboneArchitecture(
-      name: "bert", width: width, stacks: [shape], vocabulary: configuration.vocabulary,
-      decoderStartID: nil, maximumLength: configuration.positions)
+    architecture = configuration.architecture
   }
 
   private static func block(
@@ -126,6 +124,28 @@ package struct BERTBackbone: Backbone {
   /// None: the last block ends with a norm.
   package func finalNorm(stack: Int) -> NormParameters? { nil }
 
+  /// Every leaf, by place.
+  package var leaves: BackboneLeaves {
+    let embedding = StackEmbedding(
+      words: embedding, positions: positions, types: types, norm: embeddingNorm)
+    return BackboneLeaves(stacks: [stack.leaves(embedding: embedding)], head: nil)
+  }
+
+  /// The same model over other leaves.
+  package func replacing(
+    _ leaves: BackboneLeaves, keepingAlive owner: (any AnyObject & Sendable)?
+  ) -> BERTBackbone {
+    let part = leaves.stacks[0].embedding
+    var copy = self
+    copy.embedding = part.words.frozen
+    copy.positions = part.positions?.frozen ?? positions
+    copy.types = part.types?.frozen ?? types
+    copy.embeddingNorm = part.norm?.frozen ?? embeddingNorm
+    copy.stack = FrozenStack(shape: stack.shape, leaves.stacks[0])
+    copy.owner = owner
+    return copy
+  }
+
   private struct Plan {
     let stream: Int
     let buffers: StackBuffers
@@ -143,6 +163,17 @@ package struct BERTBackbone: Backbone {
 }
 
 extension BERTConfiguration {
+  /// The stack of this model.
+  package var architecture: BackboneArchitecture {
+    BackboneArchitecture(
+      name: "bert", width: width,
+      stacks: [
+        StackShape(
+          kind: .encoder, layers: layers, block: blockConfiguration, relativeBias: nil, hasFinalNorm: false)
+      ],
+      vocabulary: vocabulary, decoderStartID: nil, maximumLength: positions)
+  }
+
   /// The block of this encoder.
   package var blockConfiguration: BlockConfiguration {
     BlockConfiguration(
