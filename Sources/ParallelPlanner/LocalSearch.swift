@@ -41,6 +41,9 @@ struct LocalSearch {
   private static let refinedStarts = 6
   /// Of them, those of one mode.
   private static let refinedStartsOfAMode = 3
+  /// Most stages, and most steps in all, of the paper's dynamic program.
+  private static let paperStages = 8
+  private static let paperEffort = 1_500_000
   /// Stages (stages × layer ranges) of the largest dynamic program over cuts.
   private static let mostCuts = 20_000
 
@@ -64,6 +67,8 @@ struct LocalSearch {
     }
     if let earlier, let ranked = fitted(earlier) { starts.append(ranked) }
     starts.sort { $0.rank < $1.rank }
+    starts += paperStarts(after: starts)
+    starts.sort { $0.rank < $1.rank }
     var best = starts.first
     for start in diverse(starts) {
       costing.prepare(mode: start.candidate.mode, microBatches: start.candidate.microBatches)
@@ -72,6 +77,51 @@ struct LocalSearch {
       if improved.rank < best!.rank { best = improved }
     }
     return best
+  }
+
+  /// Starts of the paper's dynamic program for the most promising modes and numbers of micro-batches.
+  private mutating func paperStarts(after starts: [RankedCandidate]) -> [RankedCandidate] {
+    guard costing.job.planner == .pac else { return [] }
+    var found: [RankedCandidate] = []
+    var effort = 0
+    var done: [(PlanMode, Int)] = []
+    for start in starts {
+      let (mode, microBatches) = (start.candidate.mode, start.candidate.microBatches)
+      if done.contains(where: { $0 == (mode, microBatches) }) { continue }
+      done.append((mode, microBatches))
+      costing.prepare(mode: mode, microBatches: microBatches)
+      let speeds = (0..<deviceCount).map(speed)
+      let works = layerWorks()
+      for order in orders(speeds) {
+        let able = order.filter(holdsALayer)
+        var most = min(able.count, layerCount, LocalSearch.paperStages)
+        let (layers, devices) = (layerCount, able.count)
+        func steps(_ stages: Int) -> Int {
+          PaperProgram.effort(layers: layers, devices: devices, stages: stages)
+        }
+        while most > 1 && effort + steps(most) > LocalSearch.paperEffort { most -= 1 }
+        guard most > 0, effort + steps(most) <= LocalSearch.paperEffort else { return found }
+        effort += steps(most)
+        let program = PaperProgram(costing, order: able, speeds: speeds, works: works, most: most)
+        for candidate in program.candidates(mode: mode, microBatches: microBatches) {
+          let stages = candidate.stages.count
+          let ranked = moveBoundaries(evaluate(candidate), limit: evaluations + 6 * stages)
+          note(ranked)
+          found.append(ranked)
+        }
+      }
+    }
+    return found
+  }
+
+  /// Devices by memory and by speed, largest first: the orders in which groups are cut.
+  private func orders(_ speeds: [Int64]) -> [[Int]] {
+    let bySpeed = (0..<deviceCount).sorted { (-speeds[$0], $0) < (-speeds[$1], $1) }
+    let byMemory = (0..<deviceCount).sorted {
+      (-costing.household.devices[$0].memoryBudget, -speeds[$0], $0)
+        < (-costing.household.devices[$1].memoryBudget, -speeds[$1], $1)
+    }
+    return bySpeed == byMemory ? [byMemory] : [byMemory, bySpeed]
   }
 
   /// The best starts, not all of one mode.
@@ -111,12 +161,7 @@ struct LocalSearch {
     var found: [RankedCandidate] = []
     let speeds = (0..<deviceCount).map(speed)
     let bySpeed = (0..<deviceCount).sorted { (-speeds[$0], $0) < (-speeds[$1], $1) }
-    let byMemory = (0..<deviceCount).sorted {
-      (-costing.household.devices[$0].memoryBudget, -speeds[$0], $0)
-        < (-costing.household.devices[$1].memoryBudget, -speeds[$1], $1)
-    }
-    var orders = [byMemory]
-    if bySpeed != byMemory { orders.append(bySpeed) }
+    let orders = orders(speeds)
     let usable = bySpeed.filter(holdsALayer)
     for stages in stageCounts where stages <= usable.count && isWorthwhile(stages, microBatches) {
       var best: RankedCandidate?
@@ -228,8 +273,8 @@ struct LocalSearch {
     return CandidatePlan(mode: mode, microBatches: microBatches, stages: stages)
   }
 
-  /// Where each stage's layers end when work is in proportion to speeds; every stage has a layer.
-  private func layerEnds(_ speeds: [Int64]) -> [Int] {
+  /// The mean time of each layer over the devices, for one unit.
+  private func layerWorks() -> [Int64] {
     let kinds = costing.costs.kinds.indices.map { kind in
       costing.household.devices.reduce(Int64(0)) { sum, device in
         sum
@@ -239,7 +284,12 @@ struct LocalSearch {
               + UnitTimes.time(device.times[kind].backward, units: 1)) / Int64(deviceCount)
       }
     }
-    let works = costing.costs.layers.map { max(1, kinds[$0.kind]) }
+    return costing.costs.layers.map { max(1, kinds[$0.kind]) }
+  }
+
+  /// Where each stage's layers end when work is in proportion to speeds; every stage has a layer.
+  private func layerEnds(_ speeds: [Int64]) -> [Int] {
+    let works = layerWorks()
     let total = Int128(works.reduce(0, +))
     let allSpeeds = Int128(max(1, speeds.reduce(0, +)))
     var ends: [Int] = []

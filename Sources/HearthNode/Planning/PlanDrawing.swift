@@ -61,7 +61,7 @@ extension PlanReport {
 
   /// Writes the chart to a file, all of it or nothing.
   package func writeDrawing(to path: String) throws {
-    try Array(svg.utf8).withUnsafeBytes { try AtomicFile.write($0, to: path) }
+    try AtomicFile.write(Array(svg.utf8), to: path)
   }
 
   /// Text that may stand between tags.
