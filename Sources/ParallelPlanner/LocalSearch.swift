@@ -340,7 +340,7 @@ struct LocalSearch {
           candidate.stages[index].split = split
           candidate.stages[index].reduction = costing.reduction(range, group: stage.group)
         } else {
-          missing += max(1, costing.missingBytes(range, group: stage.group, fromEnd: last - index).bytes)
+          missing += max(1, costing.missingMemory(range, group: stage.group, fromEnd: last - index).total)
         }
       }
       if index < last && !(known && isKnown(index + 1)) {

@@ -44,8 +44,10 @@ package struct ParallelPlanner {
   /// Plans a job.
   ///
   /// `earlier` is a plan for the same household and job whose profiles may have changed: the result is never worse than it.
+  /// `provesSmall` false uses the search of large households for small ones too, to measure it.
   package func plan(
-    _ costs: ModelCosts, household: HouseholdProfile, job: PlanningJob, earlier: Plan? = nil
+    _ costs: ModelCosts, household: HouseholdProfile, job: PlanningJob, earlier: Plan? = nil,
+    provesSmall: Bool = true
   ) throws(PlanningFailure) -> PlanningResult {
     try costs.validate()
     try household.validate(kinds: costs.kinds.count)
@@ -68,7 +70,7 @@ package struct ParallelPlanner {
     }
     var isProven = false
     let classes = DeviceClasses(household)
-    if ExactSearch.isSmallEnough(costing, classes: classes) {
+    if provesSmall && ExactSearch.isSmallEnough(costing, classes: classes) {
       let exact = ExactSearch(costing, scorer: scorer, classes: classes, incumbent: incumbent)
       (incumbent, isProven) = exact.run()
     }
@@ -158,8 +160,8 @@ package struct ParallelPlanner {
       let fromEnd = candidate.stages.count - 1 - index
       let range = costing.range(stage.lower, stage.upper)
       if costing.balancedSplit(range, group: stage.group, fromEnd: fromEnd) != nil { continue }
-      let missing = costing.missingBytes(range, group: stage.group, fromEnd: fromEnd)
-      if missing.bytes > worst.bytes { worst = (index, missing.device, missing.bytes) }
+      let missing = costing.missingMemory(range, group: stage.group, fromEnd: fromEnd)
+      if missing.deviceBytes > worst.bytes { worst = (index, missing.device, missing.deviceBytes) }
     }
     return worst
   }

@@ -8,6 +8,16 @@ struct StageSplit: Equatable {
   var work: Int64 { forward + backward }
 }
 
+/// Memory that a group lacks for a stage.
+struct MissingMemory {
+  /// Bytes, over all devices.
+  var total: Int64 = 0
+  /// The device that lacks most.
+  var device: Int
+  /// Bytes that it lacks.
+  var deviceBytes: Int64 = 0
+}
+
 /// What the layers `lower ..< upper` cost together.
 struct RangeCosts {
   var lower = 0
@@ -149,29 +159,29 @@ final class StageCosting {
     return low
   }
 
-  /// Bytes that are missing before a group can compute a stage at all; 0 when it can.
-  func missingBytes(_ range: RangeCosts, group: UInt64, fromEnd: Int) -> (bytes: Int64, device: Int) {
-    var missing: Int64 = 0
-    var worst = (bytes: Int64(0), device: group.trailingZeroBitCount)
+  /// Memory that is missing before a group can compute a stage at all; none when it can.
+  func missingMemory(_ range: RangeCosts, group: UInt64, fromEnd: Int) -> MissingMemory {
+    var missing = MissingMemory(device: group.trailingZeroBitCount)
     var room = 0
     for device in DeviceSet(group) {
       let lacks =
         memory(range, device: device, units: 1, fromEnd: fromEnd) - household.devices[device].memoryBudget
       if lacks > 0 {
-        missing += lacks
-        if lacks > worst.bytes { worst = (lacks, device) }
+        missing.total += lacks
+        if lacks > missing.deviceBytes { (missing.device, missing.deviceBytes) = (device, lacks) }
       } else {
         room += unitLimit(range, device: device, fromEnd: fromEnd)
       }
     }
-    if missing == 0 && room < units {
+    if missing.total == 0 && room < units {
       let inFlight =
         mode == .fill || fromEnd == 0
         ? 1 : PipelineSchedule.inFlight(fromEnd: fromEnd, microBatches: microBatches)
       let perUnit = max(1, Int64(inFlight) * range.retainedBytes + costs.transientBytes)
-      return (Int64(units - room) * perUnit, worst.device)
+      missing.deviceBytes = Int64(units - room) * perUnit
+      missing.total = missing.deviceBytes
     }
-    return (missing, worst.device)
+    return missing
   }
 
   // MARK: Time

@@ -166,38 +166,27 @@ import Testing
     }
   }
 
-  @Test("Local search alone, on households small enough for the exact one, is off by little")
-  func localSearchQuality() throws {
-    // Thirteen copies of nothing: devices without memory make the household too large for the exact search.
+  @Test("The large search, on households small enough for the exact one, is off by little")
+  func largeSearchQuality() throws {
     var maker = InstanceMaker(seed: 76)
     var off: [Double] = []
-    for _ in 0..<150 {
-      var instance = maker.instance(devices: 2 + maker.below(4), layers: 2 + maker.below(7), units: 4)
+    for _ in 0..<200 {
+      let instance = maker.instance(devices: 2 + maker.below(4), layers: 2 + maker.below(7), units: 4)
       guard let exact = try plan(instance)?.predicted.total else { continue }
-      let count = instance.household.devices.count
-      var links: [LinkProfile] = []
-      for row in 0..<count + 9 {
-        for column in 0..<count + 9 {
-          let isOld = row < count && column < count
-          links.append(
-            isOld ? instance.household.link(row, column) : LinkProfile(bytesPerSecond: 1_000_000, latency: 0))
-        }
+      do {
+        let large = try ParallelPlanner().plan(
+          instance.costs, household: instance.household, job: instance.job, provesSmall: false)
+        #expect(!large.isProven && large.plan.predicted.total >= exact)
+        off.append(Double(large.plan.predicted.total) / Double(exact) - 1)
+      } catch {
+        guard case .doesNotFit = error else { throw error }
+        off.append(.infinity)
       }
-      let idle = (0..<9).map { number in
-        var device = maker.device(index: 100 + number, kinds: instance.costs.kinds.count, memory: 0)
-        device.cacheBudget = 0
-        return device
-      }
-      instance.household = HouseholdProfile(devices: instance.household.devices + idle, links: links)
-      let local = try plan(instance)?.predicted.total ?? 10 * exact
-      #expect(local >= exact)
-      off.append(Double(local) / Double(exact) - 1)
     }
     off.sort()
-    print("median", off[off.count / 2], "p90", off[off.count * 9 / 10], off.suffix(5))
-    // What docs/PLANNING.md says of plans that are not proven.
-    #expect(off.count > 60)
-    #expect(off[off.count / 2] <= 0.02, "median \(off[off.count / 2])")
-    #expect(off[off.count * 9 / 10] <= 0.25, "ninth decile \(off[off.count * 9 / 10])")
+    #expect(off.count > 100)
+    #expect(off[off.count / 2] <= 0.001, "median \(off[off.count / 2])")
+    #expect(off[off.count * 9 / 10] <= 0.1, "ninth decile \(off[off.count * 9 / 10])")
+    #expect(off.count { $0 == .infinity } <= off.count / 50)
   }
 }

@@ -27,6 +27,14 @@ package struct PlanningModel: Sendable {
   /// What each layer is called, such as "encoder 3".
   package var layerNames: [String]
 
+  /// Whose memory is counted.
+  package enum MemoryAccounting: Sendable {
+    /// Hearth's engine with AdamW.
+    case engine
+    /// PyTorch's autograd with SGD, as behind the paper's figures.
+    case paper
+  }
+
   /// The names of models whose shapes are built in.
   package static var shapes: [String] { ModelShape.allCases.map(\.rawValue) }
 
@@ -43,7 +51,7 @@ package struct PlanningModel: Sendable {
   /// Counts a model under a technique for units of some texts.
   package init(
     name: String, architecture: BackboneArchitecture, technique: TechniqueConfiguration, head: TaskHead,
-    workload: CostWorkload, counting: TechniqueCosts.Counting, paperMemory: Bool = false
+    workload: CostWorkload, counting: TechniqueCosts.Counting, accounting: MemoryAccounting = .engine
   ) throws {
     let counted: TechniqueCosts
     do {
@@ -68,7 +76,7 @@ package struct PlanningModel: Sendable {
       layers.append(
         LayerCosts(
           kind: kind, frozenBytes: frozen, trainableBytes: 4 * Int64(costs.trainableParameters),
-          retainedBytes: Int64(paperMemory ? costs.autogradBytes : costs.activationBytes),
+          retainedBytes: Int64(accounting == .paper ? costs.autogradBytes : costs.activationBytes),
           cacheBytes: Int64(costs.cacheBytes), forwardBoundaryBytes: Int64(costs.forwardBoundaryBytes),
           backwardBoundaryBytes: Int64(costs.backwardBoundaryBytes),
           fillBoundaryBytes: Int64(costs.fillBoundaryBytes)))
@@ -81,6 +89,8 @@ package struct PlanningModel: Sendable {
     costs = ModelCosts(
       name: "\(name), \(technique.name)", kinds: work.indices.map { "kind \($0 + 1)" }, layers: layers,
       shared: isFrozen ? [SharedWeights(bytes: table, layers: PlanningModel.tableReaders(blocks, head))] : [],
+      // Weights, gradient, and AdamW's two moments; the paper's timing runs have plain SGD.
+      trainableCopies: accounting == .paper ? 2 : 4,
       // Rows of one block: input, normed, query, key, value, mixed, and the feed-forward's hidden ones.
       transientBytes: Int64(4 * tokens * (6 * architecture.width + hidden)),
       cachedUnitBytes: canCache ? layers.reduce(0) { $0 + $1.retainedBytes + $1.cacheBytes } : 0,
