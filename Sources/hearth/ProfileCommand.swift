@@ -6,11 +6,12 @@ import HearthNode
 struct ProfileCommand: ReportingCommand {
   static let configuration = CommandConfiguration(
     commandName: "profile",
-    abstract: "Measure what plans need to know of this device: products, memory and disk.",
+    abstract: "Measure what plans need to know of this device: layers, memory and disk.",
     discussion: """
-      Measures the matrix products of a model's layers and of the side network beside it, the memory and the \
-      disk that a plan may use. --json also has the device as an entry for a household file (docs/PLANNING.md). \
-      Takes about three seconds and writes (and removes) 64 MiB.
+      Measures each kind of a model's layers and of the side network's beside them, forward and backward, for \
+      one, two and four texts, with random weights on one core; then the memory and the disk that a plan may \
+      use. --json also has the device as an entry for a household file (docs/PLANNING.md). Takes a few seconds \
+      and writes (and removes) 64 MiB.
 
       Example:
         hearth profile

@@ -8,10 +8,10 @@ package struct LocalProfile: Sendable, Encodable {
   package var device: HouseholdFile.Device
   /// Cores that may be used.
   package var cores: Int
-  /// Rate of the backbone's products on one core, GFLOP/s.
-  package var coreGflops: Double
-  /// Rate of the side network's products on one core, GFLOP/s.
-  package var sideCoreGflops: Double
+  /// Rate of a large matrix product on one core, GFLOP/s.
+  package var productGflops: Double
+  /// Every kind of layer, measured on one core.
+  package var layers: [LayerTimes]
   /// What a plan may use of the memory that is available.
   package var memoryBytes: Int
   /// Free space of the disk with the state directory.
@@ -32,10 +32,10 @@ package struct LocalProfile: Sendable, Encodable {
   /// Rates of disks that could not be measured, MB/s.
   private static let unknownDiskRate = 50.0
 
-  /// Measures the products of a model's layers, memory, and the disk with the state directory.
+  /// Measures a model's layers, memory, and the disk with the state directory.
   ///
-  /// Products are those of one text's rows with a feed-forward matrix of the backbone and of the side network, on one core,
-  /// times the cores: a layer is nearly all products, and the cores work on different micro-batches.
+  /// Layers of the model's shape, and of the side network beside it, run with random weights on one core. The device's rates
+  /// are those of the encoder's layers, times the cores: the cores compute different micro-batches.
   package static func measure(
     architecture: BackboneArchitecture, reduction: Int, length: Int, environment: [String: String] = [:]
   ) -> LocalProfile {
@@ -47,16 +47,23 @@ package struct LocalProfile: Sendable, Encodable {
         "OpenBLAS uses a core that does not fit this CPU; see 'hearth doctor'. The rates are too low.")
     }
     let hidden = architecture.stacks.map(\.block.hidden).max() ?? 4 * architecture.width
-    let backbone = best { measureGemmGFLOPS(m: length, n: hidden, k: architecture.width) }
-    let side = best {
-      measureGemmGFLOPS(
-        m: length, n: max(16, hidden / reduction), k: max(16, architecture.width / reduction))
+    let product = best { measureGemmGFLOPS(m: length, n: hidden, k: architecture.width) }
+    let layers = LayerProbe.measure(architecture, reduction: reduction, length: length)
+    let first = architecture.stacks.first?.kind.rawValue
+    func rate(isSide: Bool) -> Double {
+      let measured = layers.filter { $0.stack == first && $0.isSide == isSide }
+      guard !isSide else {
+        // Forward and backward, as a cached step has them: three forward passes' operations in the time of both.
+        return measured.map { 3 * $0.forwardGflops * $0.forwardMs / ($0.forwardMs + $0.backwardMs) }.max()
+          ?? product
+      }
+      return measured.map(\.forwardGflops).max() ?? product
     }
     let cores = machine.usableCores
     let memory = Int(Double(machine.availableMemory) * memoryShare)
     var device = HouseholdFile.Device(
-      name: "this device", memory: "\(memory)", gflops: rounded(backbone * Double(cores)))
-    device.sideGflops = rounded(side * Double(cores))
+      name: "this device", memory: "\(memory)", gflops: rounded(rate(isSide: false) * Double(cores)))
+    device.sideGflops = rounded(rate(isSide: true) * Double(cores))
     device.workers = cores
     var free: Int?
     if let path = StateDirectory.path(environment: environment) {
@@ -74,15 +81,32 @@ package struct LocalProfile: Sendable, Encodable {
     }
     device.cache = free.map { "\(Int(Double($0) * diskShare))" }
     return LocalProfile(
-      device: device, cores: cores, coreGflops: rounded(backbone), sideCoreGflops: rounded(side),
+      device: device, cores: cores, productGflops: rounded(product), layers: layers,
       memoryBytes: memory, freeDiskBytes: free, notes: notes)
   }
 
   /// The profile for people.
   package var text: String {
     var lines = [
-      "backbone products   \(decimal(coreGflops, 1)) GFLOP/s a core, \(cores) \(cores == 1 ? "core" : "cores")",
-      "side products       \(decimal(sideCoreGflops, 1)) GFLOP/s a core",
+      "one core, one to four texts   forward ms          backward ms"
+    ]
+    for group in stride(from: 0, to: layers.count, by: 3).map({ layers[$0..<min($0 + 3, layers.count)] }) {
+      guard let kind = group.first else { continue }
+      func row(_ value: (LayerTimes) -> Double) -> String {
+        group.map { number in
+          let text = decimal(value(number), 2)
+          return String(repeating: " ", count: max(0, 6 - text.count)) + text
+        }.joined()
+      }
+      let name = "\(kind.stack) layer\(kind.isSide ? ", side network" : ", backbone")"
+      lines.append(
+        "  \(name)\(String(repeating: " ", count: max(1, 28 - name.count)))\(row(\.forwardMs))  \(row(\.backwardMs))"
+      )
+    }
+    lines += [
+      "large product       \(decimal(productGflops, 1)) GFLOP/s a core, \(cores) \(cores == 1 ? "core" : "cores")",
+      "backbone            \(decimal(device.gflops, 1)) GFLOP/s, all cores",
+      "side network        \(decimal(device.sideGflops ?? 0, 1)) GFLOP/s, all cores",
       "memory for plans    \(ByteCount(memoryBytes))",
     ]
     if let write = device.diskWriteMbS, let read = device.diskReadMbS {
