@@ -229,6 +229,8 @@ package struct EvaluateRequest: Sendable, Equatable {
   package var data: DataOptions
   /// Compute threads; nil uses the cores that this process may use.
   package var threads: Int?
+  /// Most bytes that the plan may take; nil uses the memory that is available.
+  package var memoryBudget: Int?
 
   /// An evaluation of an adapter on a file.
   package init(adapterDirectory: String, dataFile: String) {
@@ -237,6 +239,7 @@ package struct EvaluateRequest: Sendable, Equatable {
     modelDirectory = nil
     data = DataOptions()
     threads = nil
+    memoryBudget = nil
   }
 }
 
@@ -248,11 +251,14 @@ package struct PredictRequest: Sendable, Equatable {
   package var modelDirectory: String?
   /// Compute threads; nil uses the cores that this process may use.
   package var threads: Int?
+  /// Most bytes that the plan may take; nil uses the memory that is available.
+  package var memoryBudget: Int?
 
   /// Predictions of an adapter.
   package init(adapterDirectory: String) {
     self.adapterDirectory = adapterDirectory
     modelDirectory = nil
     threads = nil
+    memoryBudget = nil
   }
 }

@@ -83,7 +83,7 @@ package enum RunFailure: UserFacingFailure, Equatable {
     case .outputOccupied(let path, let detail):
       "'\(path)' \(detail); choose another directory with --output, or go on with --resume '\(path)'"
     case .memoryBudgetExceeded(let needed, let budget, let detail):
-      "the plan needs \(ByteCount(needed)) of memory and \(ByteCount(budget)) are allowed (\(detail)); "
+      "the plan needs at least \(ByteCount(needed)) of memory and \(ByteCount(budget)) are allowed (\(detail)); "
         + "use a smaller --micro-batch, --max-length or --threads, or a larger --memory-budget"
     case .diskBudgetExceeded(let needed, let free, let path):
       "the activation cache needs \(ByteCount(needed)) and \(ByteCount(free)) are free at '\(path)'; "

@@ -41,12 +41,13 @@ struct JobOptions: ParsableArguments {
   }
 }
 
-/// What a run may take of the machine's memory.
+/// What a run or a prediction may take of the machine's memory.
 struct MemoryOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "Most memory that the run may plan with, for instance 2GiB; a plan that needs more is refused with "
-        + "its numbers before any work. (default: what is available)",
+      "Most memory to plan with, for instance 2GiB. A backbone that needs more is read from the disk layer by "
+        + "layer, with the same result; what does not fit even so is refused with its numbers before any work. "
+        + "(default: what is available)",
       valueName: "size"))
   var memoryBudget: ByteCount?
 
