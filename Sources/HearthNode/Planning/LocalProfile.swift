@@ -1,5 +1,6 @@
 import ComputeRuntime
 package import LanguageModels
+import NeuralNetworks
 import TensorKernels
 
 /// What this device was measured to do, in the words of a household file.

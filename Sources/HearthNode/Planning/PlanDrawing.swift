@@ -1,4 +1,5 @@
 import HearthStorage
+import ParallelPlanner
 import PipelineSchedules
 
 extension PlanReport {

@@ -1,6 +1,7 @@
 package import FineTuning
 import HearthStorage
 package import LanguageModels
+import NeuralNetworks
 package import ParallelPlanner
 import TensorKernels
 
