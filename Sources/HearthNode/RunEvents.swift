@@ -28,6 +28,8 @@ package struct RunPlan: Sendable, Codable, Equatable {
   package var stepsPerEpoch: Int
   /// Passes over the training rows.
   package var epochs: Int
+  /// How the backbone is adapted, for instance "lora".
+  package var technique: String
   /// Trainable parameters.
   package var trainableParameters: Int
   /// Parameters of the frozen backbone.
@@ -42,13 +44,17 @@ package struct RunPlan: Sendable, Codable, Equatable {
   package var cacheBytes: Int
   /// First step that this run computes: 0, or more after a resume.
   package var firstStep: Int
+  /// The memory of a run that reads its backbone layer by layer; nil when the whole backbone stays in memory.
+  package var streaming: StreamingPlan?
 
   /// A plan; every number is measured or computed by the caller.
   package init(
     model: String, device: String, kernels: String, blasCore: String, threads: Int, samples: Int,
     validationSamples: Int, skippedRows: Int, truncatedTexts: Int, labels: [String], lanes: Int,
-    stepsPerEpoch: Int, epochs: Int, trainableParameters: Int, backboneParameters: Int, memoryBytes: Int,
-    backboneBytes: Int, cacheElement: ActivationElement, cacheBytes: Int, firstStep: Int
+    stepsPerEpoch: Int, epochs: Int, technique: String = "parallel", trainableParameters: Int,
+    backboneParameters: Int, memoryBytes: Int,
+    backboneBytes: Int, cacheElement: ActivationElement, cacheBytes: Int, firstStep: Int,
+    streaming: StreamingPlan? = nil
   ) {
     self.model = model
     self.device = device
@@ -63,6 +69,7 @@ package struct RunPlan: Sendable, Codable, Equatable {
     self.lanes = lanes
     self.stepsPerEpoch = stepsPerEpoch
     self.epochs = epochs
+    self.technique = technique
     self.trainableParameters = trainableParameters
     self.backboneParameters = backboneParameters
     self.memoryBytes = memoryBytes
@@ -70,6 +77,7 @@ package struct RunPlan: Sendable, Codable, Equatable {
     self.cacheElement = cacheElement
     self.cacheBytes = cacheBytes
     self.firstStep = firstStep
+    self.streaming = streaming
   }
 }
 
@@ -79,6 +87,8 @@ package enum RunPhase: String, Sendable, Codable, CaseIterable {
   case preparation
   /// Measuring held-out rows.
   case evaluation
+  /// The backbone is read layer by layer and fills the cache; nothing is trained yet.
+  case fill
   /// A live epoch: the backbone runs and fills the cache.
   case liveEpoch = "live"
   /// A cached epoch: the backbone is not needed.
@@ -113,11 +123,15 @@ package struct RunProgress: Sendable, Codable, Equatable {
   package var loss: Double?
   /// Seconds until the phase ends at this rate; nil while unknown.
   package var etaSeconds: Double?
+  /// 1-based layer that a fill is in; nil in other phases.
+  package var layer: Int?
+  /// Layers of all stacks.
+  package var layers: Int?
 
   /// A position in a run.
   package init(
     phase: RunPhase, epoch: Int, step: Int, steps: Int, samplesPerSecond: Double, loss: Double? = nil,
-    etaSeconds: Double? = nil
+    etaSeconds: Double? = nil, layer: Int? = nil, layers: Int? = nil
   ) {
     self.phase = phase
     self.epoch = epoch
@@ -126,6 +140,8 @@ package struct RunProgress: Sendable, Codable, Equatable {
     self.samplesPerSecond = samplesPerSecond
     self.loss = loss
     self.etaSeconds = etaSeconds
+    self.layer = layer
+    self.layers = layers
   }
 }
 
@@ -140,6 +156,20 @@ package struct MetricValue: Sendable, Codable, Equatable {
   package init(name: String, value: Double) {
     self.name = name
     self.value = value
+  }
+}
+
+/// A finished fill of the activation cache by a backbone that was read layer by layer.
+package struct FillSummary: Sendable, Codable, Equatable {
+  /// Samples that were computed.
+  package var samples: Int
+  /// Wall-clock seconds.
+  package var seconds: Double
+
+  /// A finished fill.
+  package init(samples: Int, seconds: Double) {
+    self.samples = samples
+    self.seconds = seconds
   }
 }
 
@@ -186,6 +216,10 @@ package struct MetricChange: Sendable, Codable, Equatable {
 package struct TrainSummary: Sendable, Codable, Equatable {
   /// The task's main metric.
   package var metric: MetricChange
+  /// How the backbone was adapted, for instance "lora".
+  package var technique: String
+  /// Trained parameters.
+  package var trainableParameters: Int
   /// Every epoch in order.
   package var epochs: [EpochSummary]
   /// Bytes of the complete activation cache.
@@ -200,13 +234,19 @@ package struct TrainSummary: Sendable, Codable, Equatable {
   package var steps: Int
   /// All metrics of the finished adapter.
   package var metrics: [MetricValue]
+  /// What this process filled the cache with before the first epoch; nil unless the backbone was streamed.
+  package var fill: FillSummary?
 
   /// A result.
   package init(
-    metric: MetricChange, epochs: [EpochSummary], cacheBytes: Int, peakResidentBytes: Int,
-    adapterDigest: String, adapterDirectory: String, steps: Int, metrics: [MetricValue]
+    metric: MetricChange, technique: String = "parallel", trainableParameters: Int = 0,
+    epochs: [EpochSummary], cacheBytes: Int, peakResidentBytes: Int,
+    adapterDigest: String, adapterDirectory: String, steps: Int, metrics: [MetricValue],
+    fill: FillSummary? = nil
   ) {
     self.metric = metric
+    self.technique = technique
+    self.trainableParameters = trainableParameters
     self.epochs = epochs
     self.cacheBytes = cacheBytes
     self.peakResidentBytes = peakResidentBytes
@@ -214,6 +254,31 @@ package struct TrainSummary: Sendable, Codable, Equatable {
     self.adapterDirectory = adapterDirectory
     self.steps = steps
     self.metrics = metrics
+    self.fill = fill
+  }
+
+  private enum CodingKeys: String, CodingKey {
+    case metric, technique, trainableParameters, epochs, trainingSeconds, cacheBytes, peakResidentBytes
+    case adapterDigest, adapterDirectory, steps, metrics, fill
+  }
+
+  /// Wall-clock seconds of all epochs, evaluation not counted.
+  package var trainingSeconds: Double { epochs.reduce(0) { $0 + $1.seconds } }
+
+  /// Reads what `encode` writes.
+  package init(from decoder: any Decoder) throws {
+    let keys = try decoder.container(keyedBy: CodingKeys.self)
+    metric = try keys.decode(MetricChange.self, forKey: .metric)
+    technique = try keys.decode(String.self, forKey: .technique)
+    trainableParameters = try keys.decode(Int.self, forKey: .trainableParameters)
+    epochs = try keys.decode([EpochSummary].self, forKey: .epochs)
+    cacheBytes = try keys.decode(Int.self, forKey: .cacheBytes)
+    peakResidentBytes = try keys.decode(Int.self, forKey: .peakResidentBytes)
+    adapterDigest = try keys.decode(String.self, forKey: .adapterDigest)
+    adapterDirectory = try keys.decode(String.self, forKey: .adapterDirectory)
+    steps = try keys.decode(Int.self, forKey: .steps)
+    metrics = try keys.decode([MetricValue].self, forKey: .metrics)
+    fill = try keys.decodeIfPresent(FillSummary.self, forKey: .fill)
   }
 
   /// Keeps `metric.before` and `metric.after` present (as null) when there is no value.
@@ -223,13 +288,17 @@ package struct TrainSummary: Sendable, Codable, Equatable {
     try change.encode(metric.name, forKey: .name)
     try change.encode(metric.before, forKey: .before)
     try change.encode(metric.after, forKey: .after)
+    try keys.encode(technique, forKey: .technique)
+    try keys.encode(trainableParameters, forKey: .trainableParameters)
     try keys.encode(epochs, forKey: .epochs)
+    try keys.encode(trainingSeconds, forKey: .trainingSeconds)
     try keys.encode(cacheBytes, forKey: .cacheBytes)
     try keys.encode(peakResidentBytes, forKey: .peakResidentBytes)
     try keys.encode(adapterDigest, forKey: .adapterDigest)
     try keys.encode(adapterDirectory, forKey: .adapterDirectory)
     try keys.encode(steps, forKey: .steps)
     try keys.encode(metrics, forKey: .metrics)
+    try keys.encodeIfPresent(fill, forKey: .fill)
   }
 }
 
@@ -282,9 +351,9 @@ package struct PredictionInput: Sendable, Equatable {
 
 /// The prediction for one text.
 package struct Prediction: Sendable, Equatable {
-  /// Most likely label of a classification; nil for a regression.
+  /// Most likely label of a classification, or the text that was written; nil for a regression.
   package var label: String?
-  /// Probabilities in the order of the adapter's labels, or the one predicted number.
+  /// Probabilities in the order of the adapter's labels, or the one predicted number; empty beside a text.
   package var scores: [Double]
   /// True when the text was cut at the greatest length.
   package var truncated: Bool
@@ -307,6 +376,8 @@ package enum RunEvent: Sendable, Equatable {
   case progress(RunProgress)
   /// A metric of the held-out rows; `epoch` is 0 before training.
   case evaluated(MetricValue, epoch: Int)
+  /// The cache holds every sample's activations before the first epoch.
+  case filled(FillSummary)
   /// An epoch is done; `index` counts from 1.
   case epoch(index: Int, EpochSummary)
   /// The backbone left memory: resident bytes of the process before and after.
@@ -343,6 +414,9 @@ extension RunEvent: Encodable {
       try keys.encode(epoch, forKey: .epoch)
       try keys.encode(metric.name, forKey: .metric)
       try keys.encode(metric.value, forKey: .value)
+    case .filled(let summary):
+      try keys.encode("filled", forKey: .event)
+      try summary.encode(to: encoder)
     case .epoch(let index, let summary):
       try keys.encode("epoch", forKey: .event)
       try keys.encode(index, forKey: .epoch)

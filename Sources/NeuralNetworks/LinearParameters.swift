@@ -50,7 +50,8 @@ package struct LinearParameters: Sendable {
     dropout: LowRankDropout? = nil
   ) {
     precondition(
-      lowRank == nil || activation == .none || !accumulate, "\(weight.name): an activation of a sum that is added")
+      lowRank == nil || activation == .none || !accumulate,
+      "\(weight.name): an activation of a sum that is added")
     matrixMultiply(
       x, .none, weight.matrix, .transposed, into: y,
       epilogue: Epilogue(

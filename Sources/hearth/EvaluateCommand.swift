@@ -8,7 +8,8 @@ struct EvaluateCommand: ReportingCommand {
     commandName: "evaluate",
     abstract: "Measure an adapter on labelled rows.",
     discussion: """
-      Prints accuracy and F1 for labels, Pearson and Spearman correlation for scores. The model is the one \
+      Prints accuracy and F1 for labels, Pearson and Spearman correlation for scores, and for texts the share that \
+      is written exactly (greedily), the mean loss of a token and its exponential, the perplexity. The model is the one \
       that the adapter was trained on; another one is refused.
 
       Example:
@@ -27,6 +28,7 @@ struct EvaluateCommand: ReportingCommand {
 
   @OptionGroup(title: "Data file") var rows: DataFileOptions
   @OptionGroup(title: "Machine") var threads: ThreadOptions
+  @OptionGroup(title: "Machine") var memory: MemoryOptions
   @OptionGroup var reporting: ReportingOptions
 
   func validate() throws { try rows.checkFormat(among: Choices.tableFormats) }
@@ -39,6 +41,7 @@ struct EvaluateCommand: ReportingCommand {
     request.modelDirectory = model
     request.data = rows.options
     request.threads = threads.threads
+    request.memoryBudget = memory.memoryBudget?.bytes
     var console = RunConsole(json: reporting.json, environment: ProcessInfo.processInfo.environment)
     defer { console.close() }
     let summary = try evaluate(

@@ -6,7 +6,8 @@ import HearthNode
 struct Hearth: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "hearth",
-    abstract: "Fine-tune a language model at home, with Parallel Adapters and an activation cache.",
+    abstract:
+      "Fine-tune a language model at home, with Parallel Adapters and an activation cache, or with LoRA, Houlsby, Full.",
     discussion: """
       A frozen backbone computes each text once; its activations go to a cache, and a small side network \
       (the adapter) learns from them. Later epochs skip the backbone.
@@ -44,7 +45,7 @@ struct Hearth: ParsableCommand {
       TrainCommand.self, EvaluateCommand.self, PredictCommand.self, GenerateCommand.self, InspectCommand.self,
       ConvertCommand.self, VerifyCommand.self, HouseholdCommand.self, UpCommand.self, PeersCommand.self,
       InviteCommand.self, JoinCommand.self, RevokeCommand.self, LeaveCommand.self, DoctorCommand.self,
-      SimulateCommand.self, PlanCommand.self, ProfileCommand.self,
+      SimulateCommand.self, BenchCommand.self, PlanCommand.self, ProfileCommand.self,
     ])
 
   static func main() {

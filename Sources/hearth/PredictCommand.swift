@@ -12,8 +12,9 @@ struct PredictCommand: ReportingCommand {
       line); --format says otherwise.
 
       Output is one line a text: the label and the probability of each label in the adapter's order, \
-      separated by tabs; for a regression, the number. --print-header names the columns. With --json each \
-      line is an object with row, label and scores (or score).
+      separated by tabs; for a regression, the number; for a seq2seq adapter the text, written greedily \
+      ('hearth generate' has beams). --print-header names the columns. With --json each \
+      line is an object with row, label and scores (or score, or text).
 
       Example:
         echo "what a film" | hearth predict --adapter sentiment
@@ -35,6 +36,7 @@ struct PredictCommand: ReportingCommand {
 
   @OptionGroup(title: "Data file") var rows: DataFileOptions
   @OptionGroup(title: "Machine") var threads: ThreadOptions
+  @OptionGroup(title: "Machine") var memory: MemoryOptions
   @OptionGroup var reporting: ReportingOptions
 
   func validate() throws { try rows.checkFormat(among: Choices.textFormats) }
@@ -46,6 +48,7 @@ struct PredictCommand: ReportingCommand {
     var request = PredictRequest(adapterDirectory: adapter)
     request.modelDirectory = model
     request.threads = threads.threads
+    request.memoryBudget = memory.memoryBudget?.bytes
     let predictor = try Predictor(request)
     let text = PredictionText(task: predictor.task, labels: predictor.labels, json: reporting.json)
     if printHeader && !reporting.json { try OutputStream.standard.write(text.header) }

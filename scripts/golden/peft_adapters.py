@@ -1,6 +1,6 @@
 """Writes LoRA adapters of the tiny models with PEFT, and what they and Hearth's own make the models compute.
 
-Needs requirements.txt and peft==0.21.2. A directory peft-*/hearth holds an adapter that Hearth wrote
+Needs requirements.txt and requirements-peft.txt. A directory peft-*/hearth holds an adapter that Hearth wrote
 (HEARTH_WRITE_FIXTURES=1 swift test --filter PEFT); PEFT loads it and its outputs become hearth-expected.safetensors.
 """
 

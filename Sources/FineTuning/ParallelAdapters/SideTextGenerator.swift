@@ -20,6 +20,8 @@ package final class SideTextGenerator: @unchecked Sendable {
   private let encoderTaps: TapBuffer
   private let shape: SideNetworkShape
   private let decoder: SideDecoder
+  // The leaves borrow its memory.
+  private let parameters: ParameterTree
 
   /// A generator for input texts of at most `maximumSource` tokens; `parameters` are those of a network with a
   /// language-model head.
@@ -32,6 +34,7 @@ package final class SideTextGenerator: @unchecked Sendable {
     }
     self.backbone = backbone
     self.shape = shape
+    self.parameters = parameters
     self.startID = startID
     self.maximumSource = maximumSource
     self.settings = settings.limited(by: backbone)
@@ -178,7 +181,8 @@ private final class SideDecoder: TokenScoring {
   ) -> Int {
     DecoderState.floatCount(backbone, capacity: capacity)
       + IncrementalStack.floatCount(stackShape(shape.stacks[1]), capacity: capacity)
-      + Places(shape, vocabulary: backbone.architecture.vocabulary, hypotheses: capacity.hypotheses).floatCount
+      + Places(shape, vocabulary: backbone.architecture.vocabulary, hypotheses: capacity.hypotheses)
+      .floatCount
   }
 
   private static func stackShape(_ side: SideStackShape) -> StackShape {

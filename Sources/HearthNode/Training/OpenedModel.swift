@@ -23,13 +23,16 @@ package final class OpenedModel {
   private var checkpoint: Checkpoint?
 
   /// Maps and checks the weights, configuration and tokenizer of `directory`.
-  package init(directory: String) throws {
+  ///
+  /// Weights over `memoryBudget` pass through memory piece by piece while they are hashed.
+  package init(directory: String, memoryBudget: Int? = nil) throws {
     let loaded = try ModelDirectory.load(ModelFolder(directory))
     self.directory = directory
     tokenizer = loaded.tokenizer
     parameterCount = loaded.checkpoint.parameterCount
     byteCount = loaded.checkpoint.byteCount
-    digest = loaded.checkpoint.digest
+    digest = loaded.checkpoint.digest(
+      releasing: memoryBudget.map { loaded.checkpoint.byteCount > $0 } ?? false)
     let backbone: any Backbone =
       switch loaded.configuration {
       case .bert(let configuration): try BERTBackbone(loaded.checkpoint, configuration)
@@ -41,6 +44,9 @@ package final class OpenedModel {
     checkpoint = loaded.checkpoint
   }
 
+  /// The weights as a layer-by-layer forward reads them; nil once the backbone was released.
+  var streamedWeights: StreamedWeights? { checkpoint.map(StreamedWeights.init) }
+
   /// "BERT, 6 layers, width 384".
   package var name: String {
     let layers = architecture.stacks.map { String($0.layers) }.joined(separator: " + ")
@@ -51,6 +57,12 @@ package final class OpenedModel {
   package var decoderIDs: [Int32] {
     architecture.decoderStartID.map { [$0] } ?? []
   }
+
+  /// Tells the system that the pages of the weights may go; they come back when somebody reads them.
+  package func releasePages() { checkpoint?.releaseResidentPages() }
+
+  /// The checkpoint that the backbone borrows; nil once it was released.
+  var weights: Checkpoint? { checkpoint }
 
   /// Lets go of the backbone: its pages leave memory and its mapping ends with the last reference.
   package func release() {

@@ -32,7 +32,8 @@ package struct StackEmbedding: Sendable {
   /// Writes the rows of packed sequences before the norm.
   ///
   /// - Parameter types: segment of each token; empty means segment 0.
-  package func sums(_ ids: [Int32], types segments: [Int32], _ sequences: PackedSequences, into rows: Matrix) {
+  package func sums(_ ids: [Int32], types segments: [Int32], _ sequences: PackedSequences, into rows: Matrix)
+  {
     precondition(
       positions.map { positionOffset + sequences.longest <= $0.rows } ?? true,
       "sequences of \(sequences.longest) tokens and \(positions?.rows ?? 0) rows of positions")
