@@ -233,7 +233,7 @@ private func permissions(_ path: String) throws -> Int {
     let peers = devices.map {
       KnownPeer(
         device: $0, addresses: [NetworkAddress(.v4(0xC0A8_0101), port: 7946)], lastContact: 17,
-        roundTripMicroseconds: 300, versionPin: 1)
+        roundTripMicroseconds: 300)
     }
     try directory.store(Array(peers[..<200]) + peers[..<10])
     #expect(try directory.knownPeers() == peers[..<200].sorted { $0.device < $1.device })
@@ -277,6 +277,32 @@ private func permissions(_ path: String) throws -> Int {
     #expect(read.failures == [200, 3800] && read.invites.isEmpty)
     for time in 0..<100 as Range<UInt64> { read.noteFailure(at: time) }
     #expect(read.failures.count == InviteBook.failureLimit && read.failures.last == 99)
+  }
+
+  @Test("Changes of the invitations from several threads all count, and one that throws changes nothing")
+  func changesOfInvites() async throws {
+    struct Refused: Error {}
+    var home = try StoredHome()
+    let directory = try home.create()
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for thread in 0..<4 as Range<UInt64> {
+        group.addTask {
+          for guess in 0..<5 as Range<UInt64> {
+            try directory.updateInvites { $0.noteFailure(at: 100 * thread + guess) }
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    let failures = try directory.inviteBook().failures
+    #expect(failures.sorted() == (0..<4).flatMap { thread in (0..<5).map { UInt64(100 * thread + $0) } })
+    #expect(throws: Refused.self) {
+      try directory.updateInvites { book in
+        book.noteFailure(at: 9)
+        throw Refused()
+      }
+    }
+    #expect(try directory.inviteBook().failures == failures)
   }
 
   @Test("Erasing leaves no key and no household, and another can be created")

@@ -23,13 +23,16 @@ package final class OpenedModel {
   private var checkpoint: Checkpoint?
 
   /// Maps and checks the weights, configuration and tokenizer of `directory`.
-  package init(directory: String) throws {
+  ///
+  /// Weights over `memoryBudget` pass through memory piece by piece while they are hashed.
+  package init(directory: String, memoryBudget: Int? = nil) throws {
     let loaded = try ModelDirectory.load(ModelFolder(directory))
     self.directory = directory
     tokenizer = loaded.tokenizer
     parameterCount = loaded.checkpoint.parameterCount
     byteCount = loaded.checkpoint.byteCount
-    digest = loaded.checkpoint.digest
+    digest = loaded.checkpoint.digest(
+      releasing: memoryBudget.map { loaded.checkpoint.byteCount > $0 } ?? false)
     let backbone: any Backbone =
       switch loaded.configuration {
       case .bert(let configuration): try BERTBackbone(loaded.checkpoint, configuration)
@@ -40,6 +43,9 @@ package final class OpenedModel {
     architecture = backbone.architecture
     checkpoint = loaded.checkpoint
   }
+
+  /// The weights as a layer-by-layer forward reads them; nil once the backbone was released.
+  var streamedWeights: StreamedWeights? { checkpoint.map(StreamedWeights.init) }
 
   /// "BERT, 6 layers, width 384".
   package var name: String {
