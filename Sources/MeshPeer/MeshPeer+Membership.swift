@@ -33,7 +33,8 @@ extension MeshPeer {
     let full = table.controls(of: peer).filter { $0.info.standing == .full }
     guard let preferred = table.preferred(of: peer, own: own) else { return }
     // A new preferred session may still prove itself; the one that has carried something last is the safest.
-    let proven = full.max { ($0.carriedAtInput ?? 0, $0.id.value) < ($1.carriedAtInput ?? 0, $1.id.value) }
+    let proven = full.filter { table.follower(of: $0) == nil }
+      .max { ($0.carriedAtInput ?? 0, $0.id.value) < ($1.carriedAtInput ?? 0, $1.id.value) }
     send(MeshFrame(kind, body: body), on: (proven ?? preferred).id)
   }
 

@@ -104,7 +104,7 @@ package enum CloseReason: UInt8, Hashable, Sendable, CaseIterable {
   case left = 7
   /// The device goes to sleep.
   case asleep = 8
-  /// Keys or versions changed; a new session follows.
+  /// Keys changed or grew old; a new session follows, or has done so already.
   case renewed = 9
 }
 
