@@ -44,7 +44,7 @@ import WireCoding
             NetworkAddress(.v4(0xC000_0201), port: 7946),
             NetworkAddress(.v6(high: 1 << 61, low: 9, scope: 0), port: 1),
           ],
-          lastContact: 1_700_000_000, roundTripMicroseconds: 412, versionPin: 3)))
+          lastContact: 1_700_000_000, roundTripMicroseconds: 412)))
     samples.append(Sample("unknown peer", KnownPeer(device: home.id(1))))
     return samples
   }
