@@ -57,6 +57,30 @@ import Testing
     }
   }
 
+  @Test("twenty wrong codes close pairing for an hour, and a daemon that starts anew gives no more of them")
+  func wrongCodesOverRestarts() throws {
+    try withHousehold("desk", outside: ["stranger"]) { devices in
+      let (desk, stranger) = (devices[0], devices[1])
+      var guesses = 0
+      while guesses < 20 {
+        let (invitation, code) = try desk.invite("--yes")
+        for _ in 0..<min(2, 20 - guesses) {
+          let wrong = code == "0000-0000" ? "1111-1111" : "0000-0000"
+          let join = try stranger.tryToJoin(desk, with: wrong)
+          #expect(join.exitCode == 77 && join.errors.contains("code is wrong"), "\(join.errors)")
+          guesses += 1
+        }
+        _ = try desk.down(guesses % 4 == 0 ? SIGKILL : SIGTERM)
+        _ = invitation.wait()
+        try desk.up()
+      }
+      let closed = try desk.run("invite", "--yes")
+      #expect(closed.exitCode == 77 && closed.errors.contains("20 wrong codes"), "\(closed.errors)")
+      #expect(try desk.run("invite", "--token").exitCode == 77)
+      #expect(!stranger.hasKeys)
+    }
+  }
+
   @Test("a token admits one device without a question, and no second one")
   func token() throws {
     try withHousehold("desk", outside: ["nas", "second"]) { devices in

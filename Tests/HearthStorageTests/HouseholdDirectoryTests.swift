@@ -297,6 +297,35 @@ private func permissions(_ path: String) throws -> Int {
     #expect(read.failures.count == InviteBook.failureLimit && read.failures.last == 99)
   }
 
+  @Test("Changes of the invitations from several threads all count, and one that throws changes nothing")
+  func changesOfInvites() async throws {
+    struct Refused: Error {}
+    var home = try StoredHome()
+    let directory = try home.create()
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for thread in 0..<4 as Range<UInt64> {
+        group.addTask {
+          for guess in 0..<5 as Range<UInt64> {
+            try directory.updateInvites { $0.noteFailure(at: 100 * thread + guess) }
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    let failures = try directory.inviteBook().failures
+    let expected: [UInt64] = [
+      0, 1, 2, 3, 4, 100, 101, 102, 103, 104, 200, 201, 202, 203, 204, 300, 301, 302, 303, 304,
+    ]
+    #expect(failures.sorted() == expected)
+    #expect(throws: Refused.self) {
+      try directory.updateInvites { (book: inout InviteBook) throws -> Void in
+        book.noteFailure(at: 9)
+        throw Refused()
+      }
+    }
+    #expect(try directory.inviteBook().failures == failures)
+  }
+
   @Test("Erasing leaves no key and no household, and another can be created")
   func erasing() throws {
     var home = try StoredHome()

@@ -23,19 +23,32 @@ package final class PairingDesk: Sendable {
   }
 
   private let versions: WireVersions
+  private let keepFailure: @Sendable () -> Bool
   private let continuation: AsyncStream<PairingRequest>.Continuation
   private let state: Mutex<State>
 
   /// A desk of an admin's device, without invitations.
-  package init(trust: TrustSnapshot, versions: WireVersions = .current) {
+  ///
+  /// `keepFailure` puts a wrong guess on the disk, so that a restart gives no new ones; it is called before the guess
+  /// is answered. When it cannot (false) the code burns.
+  package init(
+    trust: TrustSnapshot, versions: WireVersions = .current,
+    keepFailure: @escaping @Sendable () -> Bool = { true }
+  ) {
     self.versions = versions
+    self.keepFailure = keepFailure
     (requests, continuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(Self.connections))
     state = Mutex(State(trust: trust))
   }
 
   /// Looks at the invitations, or changes them; instants are of the clock since boot.
   package func withWindow<Value: Sendable>(_ body: (inout PairingWindow) -> sending Value) -> Value {
-    state.withLock { body(&$0.window) }
+    state.withLock { state in
+      let before = state.window.wrongGuesses
+      let value = body(&state.window)
+      if state.window.wrongGuesses != before, !keepFailure() { state.window.burnCode() }
+      return value
+    }
   }
 
   /// Opens an invitation by code, in place of an earlier one.
