@@ -9,6 +9,44 @@ package import TensorKernels
 package struct AbsorbedCrossAttention {
   let configuration: BlockConfiguration
   let parameters: AttentionParameters
+  /// [inner × width], with low-rank pairs merged in.
+  private let keyWeight: Matrix
+  private let valueWeight: Matrix
+
+  private init(
+    _ configuration: BlockConfiguration, _ parameters: AttentionParameters, key: Matrix, value: Matrix
+  ) {
+    self.configuration = configuration
+    self.parameters = parameters
+    keyWeight = key
+    valueWeight = value
+  }
+
+  /// Calls `body` with the attention over merged keys and values.
+  ///
+  /// Merging a low-rank pair costs rank · inner · width, which is little beside one use of the matrix.
+  static func with(
+    _ configuration: BlockConfiguration, _ parameters: AttentionParameters,
+    _ body: (AbsorbedCrossAttention) -> Void
+  ) {
+    merged(parameters.key) { key in
+      merged(parameters.value) { value in
+        body(AbsorbedCrossAttention(configuration, parameters, key: key, value: value))
+      }
+    }
+  }
+
+  private static func merged(_ linear: LinearParameters, _ body: (Matrix) -> Void) {
+    guard let lowRank = linear.lowRank else {
+      body(linear.weight.matrix)
+      return
+    }
+    withRows(linear.outputs, linear.inputs) { sum in
+      copyRows(linear.weight.matrix, into: sum)
+      lowRank.merge(into: sum)
+      body(sum)
+    }
+  }
 
   /// True when absorbing costs fewer multiplications than projecting, and the target fits the scratch.
   package static func isCheaper(
@@ -34,7 +72,7 @@ package struct AbsorbedCrossAttention {
       for head in 0..<configuration.heads {
         let bias = parameters.value.bias.map { UnsafePointer($0.values + head * configuration.headSize) }
         matrixMultiply(
-          group.head(group.mixed, head), .none, headRows(parameters.value.weight, head), .transposed,
+          group.head(group.mixed, head), .none, headRows(valueWeight, head), .transposed,
           into: headColumns(context.rowRange(group.firstRow, count: group.rows), head),
           epilogue: Epilogue(bias: bias))
       }
@@ -58,6 +96,12 @@ package struct AbsorbedCrossAttention {
     let (inner, width) = (configuration.inner, configuration.width)
     let keyGradient = Matrix(parameter, rows: inner, columns: width)
     let valueGradient = Matrix(parameter + inner * width, rows: inner, columns: width)
+    func needsGradient(_ linear: LinearParameters) -> Bool {
+      linear.weight.isTrainable || linear.lowRank != nil
+    }
+    let (needsKeyGradient, needsValueGradient) = (
+      needsGradient(parameters.key), needsGradient(parameters.value)
+    )
     forEachGroup(queries) { range in
       let group = Group(self, queries: queries, range: range, scratch, arena)
       let isFirst = range.lowerBound == 0
@@ -66,8 +110,9 @@ package struct AbsorbedCrossAttention {
       let contextGradient = gradient.rowRange(group.firstRow, count: group.rows)
       for head in 0..<configuration.heads {
         matrixMultiply(
-          headColumns(contextGradient, head), .none, headRows(parameters.value.weight, head), .none,
+          headColumns(contextGradient, head), .none, headRows(valueWeight, head), .none,
           into: group.head(group.mixedGradient, head))
+        guard needsValueGradient else { continue }
         matrixMultiply(
           headColumns(contextGradient, head), .transposed, group.head(group.mixed, head), .none,
           into: headRows(valueGradient, head), epilogue: Epilogue(accumulate: !isFirst))
@@ -77,8 +122,9 @@ package struct AbsorbedCrossAttention {
       for head in 0..<configuration.heads {
         let carriedGradient = group.head(group.carriedGradient, head)
         matrixMultiply(
-          carriedGradient, .none, headRows(parameters.key.weight, head), .transposed,
+          carriedGradient, .none, headRows(keyWeight, head), .transposed,
           into: headColumns(queryGradient.rowRange(group.firstRow, count: group.rows), head))
+        guard needsKeyGradient else { continue }
         matrixMultiply(
           headColumns(rows, head), .transposed, carriedGradient, .none, into: headRows(keyGradient, head),
           epilogue: Epilogue(accumulate: !isFirst))
@@ -92,11 +138,13 @@ package struct AbsorbedCrossAttention {
     scratch: UnsafeMutablePointer<Float>, sink: any GradientSink
   ) {
     if parameters.key.weight.isTrainable { sink.add(keyGradient.base, of: parameters.key.weight) }
+    parameters.key.lowRank?.parameterGradients(ofMerged: keyGradient, scratch: scratch, sink: sink)
     if let bias = parameters.key.bias, bias.isTrainable {
       scratch.update(repeating: 0, count: bias.count)
       sink.add(scratch, of: bias)
     }
     if parameters.value.weight.isTrainable { sink.add(valueGradient.base, of: parameters.value.weight) }
+    parameters.value.lowRank?.parameterGradients(ofMerged: valueGradient, scratch: scratch, sink: sink)
     // The weights of a row sum to one, so the bias gets the whole gradient of every row.
     parameters.value.biasGradient(contextGradient, scratch: scratch, sink: sink)
   }
@@ -124,7 +172,7 @@ package struct AbsorbedCrossAttention {
     for head in 0..<configuration.heads {
       matrixMultiply(
         headColumns(query.rowRange(group.firstRow, count: group.rows), head), .none,
-        headRows(parameters.key.weight, head), .none, into: group.head(group.carried, head))
+        headRows(keyWeight, head), .none, into: group.head(group.carried, head))
     }
     for index in range {
       let part = group.sequence(index, queries: queries, encoder: encoder)
@@ -233,8 +281,6 @@ package struct AbsorbedCrossAttention {
   private func headColumns(_ rows: Matrix, _ head: Int) -> Matrix {
     rows.columnRange(head * configuration.headSize, count: configuration.headSize)
   }
-
-  private func headRows(_ weight: Parameter, _ head: Int) -> Matrix { headRows(weight.matrix, head) }
 
   private func headRows(_ weight: Matrix, _ head: Int) -> Matrix {
     weight.rowRange(head * configuration.headSize, count: configuration.headSize)

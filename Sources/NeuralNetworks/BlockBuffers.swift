@@ -35,23 +35,28 @@ package struct BlockActivations: Sendable {
   let feedForward: FeedForwardActivations
 
   /// Reserves a set in `layout`.
+  ///
+  /// - Parameter bottlenecks: true when the blocks have bottlenecks, whose inputs a backward reads.
   package init(
-    _ configuration: BlockConfiguration, capacity: BlockCapacity, training: Bool,
+    _ configuration: BlockConfiguration, capacity: BlockCapacity, training: Bool, bottlenecks: Bool = false,
     layout: inout ArenaLayout
   ) {
+    let bottlenecks = training && bottlenecks
     isTraining = training
     self.capacity = capacity
     let tokens = capacity.tokens
     selfAttention = AttentionActivations(
-      configuration, tokens: tokens, projections: 3, training: training, layout: &layout)
+      configuration, tokens: tokens, projections: 3, training: training, bottleneck: bottlenecks,
+      layout: &layout)
     if configuration.crossAttention {
       crossAttention = AttentionActivations(
-        configuration, tokens: tokens, projections: 1, training: training, layout: &layout)
+        configuration, tokens: tokens, projections: 1, training: training, bottleneck: bottlenecks,
+        layout: &layout)
     } else {
       crossAttention = nil
     }
     feedForward = FeedForwardActivations(
-      configuration, tokens: tokens, training: training, layout: &layout)
+      configuration, tokens: tokens, training: training, bottleneck: bottlenecks, layout: &layout)
   }
 }
 
@@ -71,11 +76,14 @@ struct AttentionActivations: Sendable {
   let stream: Int?
   /// [tokens × width] residual sum before the norm, with norms after.
   let residual: Int?
+  /// [tokens × width] what the bottleneck read.
+  let branch: Int?
 
   init(
-    _ configuration: BlockConfiguration, tokens: Int, projections: Int, training: Bool,
+    _ configuration: BlockConfiguration, tokens: Int, projections: Int, training: Bool, bottleneck: Bool,
     layout: inout ArenaLayout
   ) {
+    branch = bottleneck ? layout.reserve(tokens * configuration.width) : nil
     let inner = configuration.inner
     projected = layout.reserve(tokens * projections * inner)
     context = layout.reserve(tokens * inner)
@@ -93,10 +101,14 @@ struct FeedForwardActivations: Sendable {
   let statistics: Int?
   /// [tokens × width] residual sum before the norm, with norms after.
   let residual: Int?
+  /// [tokens × width] what the bottleneck read.
+  let branch: Int?
 
   init(
-    _ configuration: BlockConfiguration, tokens: Int, training: Bool, layout: inout ArenaLayout
+    _ configuration: BlockConfiguration, tokens: Int, training: Bool, bottleneck: Bool,
+    layout: inout ArenaLayout
   ) {
+    branch = bottleneck ? layout.reserve(tokens * configuration.width) : nil
     statistics = training ? layout.reserve(tokens * configuration.norm.statisticsPerRow) : nil
     let keepsResidual = training && configuration.placement == .post
     residual = keepsResidual ? layout.reserve(tokens * configuration.width) : nil

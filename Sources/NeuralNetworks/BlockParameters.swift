@@ -12,6 +12,8 @@ package struct AttentionParameters: Sendable {
   package var output: LinearParameters
   /// The sub-layer's norm.
   package var norm: NormParameters
+  /// Behind the output, before the residual sum, when the sub-layer has one.
+  package var bottleneck: BottleneckParameters?
 
   /// A sub-layer from its leaves.
   package init(
@@ -37,6 +39,19 @@ package struct AttentionParameters: Sendable {
   }
 }
 
+extension AttentionParameters {
+  /// True when a leaf that scores or mixes is trainable; without one, nothing is needed below the output.
+  func isTrainable(placement: NormPlacement) -> Bool {
+    query.isTrainable || key.isTrainable || value.isTrainable || (placement == .pre && norm.isTrainable)
+  }
+
+  /// True when any leaf of the sub-layer is trainable.
+  var isTrainable: Bool {
+    query.isTrainable || key.isTrainable || value.isTrainable || output.isTrainable || norm.isTrainable
+      || (bottleneck?.isTrainable ?? false)
+  }
+}
+
 /// The leaves of a feed-forward sub-layer.
 package struct FeedForwardParameters: Sendable {
   /// Width to hidden; the linear half when there is a gate.
@@ -47,6 +62,8 @@ package struct FeedForwardParameters: Sendable {
   package var down: LinearParameters
   /// The sub-layer's norm.
   package var norm: NormParameters
+  /// Behind `down`, before the residual sum, when the sub-layer has one.
+  package var bottleneck: BottleneckParameters?
 
   /// A sub-layer from its leaves.
   package init(up: LinearParameters, gate: LinearParameters?, down: LinearParameters, norm: NormParameters) {
@@ -95,6 +112,25 @@ package struct BlockParameters: Sendable {
       feedForward: FeedForwardParameters(tree, "\(prefix).feedForward", configuration))
   }
 
+  /// Leaves beside the canonical ones: low-rank pairs and bottlenecks.
+  package var additions: [Parameter] {
+    var linears: [LinearParameters] = []
+    var bottlenecks: [BottleneckParameters?] = []
+    for attention in [selfAttention, crossAttention].compactMap({ $0 }) {
+      linears += [attention.query, attention.key, attention.value, attention.output]
+      bottlenecks.append(attention.bottleneck)
+    }
+    linears += [feedForward.gate, feedForward.up, feedForward.down].compactMap { $0 }
+    bottlenecks.append(feedForward.bottleneck)
+    return linears.compactMap(\.lowRank).flatMap { [$0.a, $0.b] }
+      + bottlenecks.compactMap { $0 }.flatMap(\.leaves)
+  }
+
+  /// True when a sub-layer has a bottleneck, whose input a backward needs.
+  var hasBottleneck: Bool {
+    selfAttention.bottleneck != nil || crossAttention?.bottleneck != nil || feedForward.bottleneck != nil
+  }
+
   /// Every leaf, in the canonical order of `BlockConfiguration.parameterShapes(prefix:)`.
   package var leaves: [Parameter] {
     var leaves: [Parameter] = []
@@ -115,5 +151,55 @@ package struct BlockParameters: Sendable {
     append([feedForward.down])
     append(feedForward.norm)
     return leaves
+  }
+}
+
+extension LinearParameters {
+  /// The same values as leaves that are only read.
+  package var frozen: LinearParameters {
+    var copy = LinearParameters(weight: weight.frozen, bias: bias?.frozen)
+    copy.lowRank = lowRank.map { LowRankPair(a: $0.a.frozen, b: $0.b.frozen, scale: $0.scale) }
+    return copy
+  }
+}
+
+extension NormParameters {
+  /// The same values as leaves that are only read.
+  package var frozen: NormParameters {
+    NormParameters(kind: kind, epsilon: epsilon, weight: weight.frozen, bias: bias?.frozen)
+  }
+}
+
+extension BottleneckParameters {
+  /// The same values as leaves that are only read.
+  package var frozen: BottleneckParameters { BottleneckParameters(down: down.frozen, up: up.frozen) }
+}
+
+extension AttentionParameters {
+  /// The same values as leaves that are only read.
+  package var frozen: AttentionParameters {
+    var copy = AttentionParameters(
+      query: query.frozen, key: key.frozen, value: value.frozen, output: output.frozen, norm: norm.frozen)
+    copy.bottleneck = bottleneck?.frozen
+    return copy
+  }
+}
+
+extension FeedForwardParameters {
+  /// The same values as leaves that are only read.
+  package var frozen: FeedForwardParameters {
+    var copy = FeedForwardParameters(
+      up: up.frozen, gate: gate?.frozen, down: down.frozen, norm: norm.frozen)
+    copy.bottleneck = bottleneck?.frozen
+    return copy
+  }
+}
+
+extension BlockParameters {
+  /// The same values as leaves that are only read.
+  package var frozen: BlockParameters {
+    BlockParameters(
+      selfAttention: selfAttention.frozen, crossAttention: crossAttention?.frozen,
+      feedForward: feedForward.frozen)
   }
 }

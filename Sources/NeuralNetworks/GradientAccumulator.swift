@@ -11,11 +11,13 @@ import TensorKernels
 ///
 /// All threads of a step add to one accumulator: 8 bytes a parameter, whatever the number of threads.
 ///
-/// - Safety: a parameter's sums are written under the lock that its offset names; `reset`, `merge`, `zero`, `read`
+/// - Safety: a sum is written under the lock of its chunk of the vector; `begin`, `conclude`, `reset`, `merge`, `zero`, `read`
 ///   and `withSums` run while nobody adds.
-package final class GradientAccumulator: GradientSink, @unchecked Sendable {
-  /// The exponent to start with.
+package final class GradientAccumulator: GradientSums, @unchecked Sendable {
+  /// The exponent to start with: a resolution of 2^−44 (docs/decisions/0003).
   package static let defaultExponent: Int32 = 44
+  /// Smallest exponent; a gradient over 2^42 is no gradient.
+  package static let smallestExponent: Int32 = 20
 
   /// Binary digits after the point.
   package private(set) var exponent: Int32
@@ -24,14 +26,9 @@ package final class GradientAccumulator: GradientSink, @unchecked Sendable {
   private let overflow = Atomic<Bool>(false)
   private let sums: UnsafeMutableBufferPointer<Int64>
   private let limitBits: Int32
-  /// One lock for all would make threads that run the same layers wait for each other.
-  private let locks: [Lock]
-
-  private final class Lock: Sendable {
-    let mutex = Mutex(())
-  }
-
-  private static let lockCount = 64
+  private let locks = ChunkLocks()
+  /// The exponent of the next step.
+  private var nextExponent: Int32
 
   /// Zeroed sums for a flat vector of `count` floats.
   ///
@@ -43,11 +40,11 @@ package final class GradientAccumulator: GradientSink, @unchecked Sendable {
   package init(count: Int, maximumContributions: Int, exponent: Int32 = defaultExponent) {
     precondition(count >= 0 && maximumContributions > 0, "\(count) sums of \(maximumContributions) values")
     self.exponent = exponent
+    nextExponent = exponent
     let contributionBits = Int32(Int.bitWidth - (maximumContributions - 1).leadingZeroBitCount)
     limitBits = 62 - contributionBits
     sums = .allocate(capacity: count)
     sums.initialize(repeating: 0)
-    locks = (0..<Self.lockCount).map { _ in Lock() }
   }
 
   deinit {
@@ -56,12 +53,15 @@ package final class GradientAccumulator: GradientSink, @unchecked Sendable {
 
   /// Zeroes the sums and the overflow flag, and changes the exponent when one is given.
   package func reset(exponent: Int32? = nil) {
-    if let exponent { self.exponent = exponent }
+    if let exponent {
+      self.exponent = exponent
+      nextExponent = exponent
+    }
     overflow.store(false, ordering: .relaxed)
     sums.update(repeating: 0)
   }
 
-  /// Adds one micro-batch's gradient of a trainable parameter; any thread may call it at any time.
+  /// Adds one micro-batch's gradient of a trainable leaf, or of some of its rows; any thread may call it at any time.
   package func add(_ gradient: UnsafePointer<Float>, of parameter: Parameter) {
     guard let offset = parameter.gradientOffset, let base = sums.baseAddress else {
       preconditionFailure("a gradient of the frozen parameter \(parameter.name)")
@@ -69,12 +69,36 @@ package final class GradientAccumulator: GradientSink, @unchecked Sendable {
     precondition(
       offset + parameter.count <= sums.count,
       "\(parameter.name) ends at \(offset + parameter.count) of \(sums.count) sums")
-    // Leaves start at multiples of a cache line, so neighbours get different locks.
-    let fits = locks[offset / 16 % Self.lockCount].mutex.withLock { _ in
-      accumulateFixedPoint(
-        gradient, count: parameter.count, exponent: exponent, limitBits: limitBits, into: base + offset)
+    locks.forEachChunk(of: offset..<offset + parameter.count) { range in
+      let fits = accumulateFixedPoint(
+        gradient + (range.lowerBound - offset), count: range.count, exponent: exponent, limitBits: limitBits,
+        into: base + range.lowerBound)
+      if !fits { overflow.store(true, ordering: .relaxed) }
     }
-    if !fits { overflow.store(true, ordering: .relaxed) }
+  }
+
+  /// The exponent of the next step, alone in an array.
+  package var exponents: [Int32] { [nextExponent] }
+
+  /// Goes on with the exponent of a saved run; false when there is not exactly one, in range.
+  package func restore(exponents: [Int32]) -> Bool {
+    guard exponents.count == 1, (Self.smallestExponent...100).contains(exponents[0]) else { return false }
+    nextExponent = exponents[0]
+    exponent = nextExponent
+    return true
+  }
+
+  /// Takes over the exponent that the last step has led to.
+  package func begin() {
+    exponent = nextExponent
+    overflow.store(false, ordering: .relaxed)
+  }
+
+  /// Whether every value fitted; if not, the step is computed again with a smaller exponent.
+  package func conclude() -> GradientSumOutcome {
+    guard overflowed else { return .complete }
+    nextExponent = exponent - 8
+    return nextExponent >= Self.smallestExponent ? .redo : .diverged
   }
 
   /// Adds the sums of another accumulator of the same size and exponent; exact.

@@ -6,6 +6,10 @@ package struct LinearParameters: Sendable {
   package var weight: Parameter
   /// The bias, when the layer has one.
   package var bias: Parameter?
+  /// A trained product beside the matrix, when the layer has one.
+  package var lowRank: LowRankPair? {
+    didSet { checkLowRank() }
+  }
 
   /// A layer from its leaves.
   package init(weight: Parameter, bias: Parameter?) {
@@ -14,6 +18,13 @@ package struct LinearParameters: Sendable {
       "\(weight.name) has \(weight.rows) outputs, its bias \(bias?.count ?? 0)")
     self.weight = weight
     self.bias = bias
+  }
+
+  private func checkLowRank() {
+    guard let lowRank else { return }
+    precondition(
+      lowRank.a.columns == inputs && lowRank.b.rows == outputs,
+      "\(weight.name) of \(outputs) x \(inputs) with a pair of \(lowRank.b.rows) x \(lowRank.a.columns)")
   }
 
   /// The layer at `prefix.weight` and, when asked for, `prefix.bias`.
@@ -26,30 +37,48 @@ package struct LinearParameters: Sendable {
   /// Number of inputs.
   package var inputs: Int { weight.columns }
   /// True when a leaf of the layer is trainable.
-  package var isTrainable: Bool { weight.isTrainable || (bias?.isTrainable ?? false) }
+  package var isTrainable: Bool {
+    weight.isTrainable || (bias?.isTrainable ?? false)
+      || (lowRank.map { $0.a.isTrainable || $0.b.isTrainable } ?? false)
+  }
 
-  /// `y = activation(x·Wᵀ + b)`, added to `y` when `accumulate`.
+  /// `y = activation(x·Wᵀ + b)`, added to `y` when `accumulate`; with a low-rank pair, that of the sum of both.
+  ///
+  /// - Parameter dropout: of what the low-rank pair reads.
   package func forward(
-    _ x: Matrix, into y: Matrix, activation: Activation = .none, accumulate: Bool = false
+    _ x: Matrix, into y: Matrix, activation: Activation = .none, accumulate: Bool = false,
+    dropout: LowRankDropout? = nil
   ) {
+    precondition(
+      lowRank == nil || activation == .none || !accumulate, "\(weight.name): an activation of a sum that is added")
     matrixMultiply(
       x, .none, weight.matrix, .transposed, into: y,
       epilogue: Epilogue(
-        bias: bias.map { UnsafePointer($0.values) }, activation: activation, accumulate: accumulate))
+        bias: bias.map { UnsafePointer($0.values) }, activation: lowRank == nil ? activation : .none,
+        accumulate: accumulate))
+    guard let lowRank else { return }
+    lowRank.forward(x, into: y, dropout: dropout)
+    if activation != .none { applyActivation(activation, y, into: y) }
   }
 
   /// `dx = dy·W`, added to `dx` when `accumulate`.
-  package func inputGradient(_ dy: Matrix, into dx: Matrix, accumulate: Bool) {
+  package func inputGradient(
+    _ dy: Matrix, into dx: Matrix, accumulate: Bool, dropout: LowRankDropout? = nil
+  ) {
     matrixMultiply(dy, .none, weight.matrix, .none, into: dx, epilogue: Epilogue(accumulate: accumulate))
+    lowRank?.inputGradient(dy, into: dx, dropout: dropout)
   }
 
   /// Floats of scratch that `parameterGradients` needs.
   package var gradientScratch: Int { weight.count }
 
-  /// Hands `dyᵀ·x` and the column sums of `dy` to `sink`, for the leaves that are trainable.
+  /// Hands `dyᵀ·x`, the column sums of `dy` and a low-rank pair's gradients to `sink`, for the leaves that are
+  /// trainable.
   package func parameterGradients(
-    _ dy: Matrix, _ x: Matrix, scratch: UnsafeMutablePointer<Float>, sink: any GradientSink
+    _ dy: Matrix, _ x: Matrix, scratch: UnsafeMutablePointer<Float>, sink: any GradientSink,
+    dropout: LowRankDropout? = nil
   ) {
+    lowRank?.parameterGradients(dy, x, scratch: scratch, sink: sink, dropout: dropout)
     if weight.isTrainable {
       matrixMultiply(
         dy, .transposed, x, .none, into: Matrix(scratch, rows: weight.rows, columns: weight.columns))
@@ -78,7 +107,7 @@ struct LinearGroup: Sendable {
   init(_ members: [LinearParameters]) {
     precondition(!members.isEmpty, "a group of no layers")
     self.members = members
-    allTrainable = members.allSatisfy { $0.weight.isTrainable }
+    allTrainable = members.allSatisfy { $0.weight.isTrainable && $0.lowRank == nil }
     fused = Self.fuse(members)
   }
 
@@ -104,52 +133,73 @@ struct LinearGroup: Sendable {
     return first.values + first.count == second.values
   }
 
+  /// True when a leaf of a member is trainable.
+  var isTrainable: Bool { members.contains { $0.isTrainable } }
+
   /// `y = x·[W₁; W₂; …]ᵀ + b`.
-  func forward(_ x: Matrix, into y: Matrix) {
-    if let fused {
-      fused.forward(x, into: y)
-      return
-    }
+  func forward(_ x: Matrix, into y: Matrix, dropout: GroupDropout? = nil) {
+    fused?.forward(x, into: y)
     var column = 0
-    for member in members {
-      member.forward(x, into: y.columnRange(column, count: member.outputs))
+    for (index, member) in members.enumerated() {
+      let part = y.columnRange(column, count: member.outputs)
+      if fused != nil {
+        member.lowRank?.forward(x, into: part, dropout: dropout?[index])
+      } else {
+        member.forward(x, into: part, dropout: dropout?[index])
+      }
       column += member.outputs
     }
   }
 
   /// `dx = Σ dyᵢ·Wᵢ`, added to `dx` when `accumulate`.
-  func inputGradient(_ dy: Matrix, into dx: Matrix, accumulate: Bool) {
-    if let fused {
-      fused.inputGradient(dy, into: dx, accumulate: accumulate)
-      return
-    }
+  func inputGradient(_ dy: Matrix, into dx: Matrix, accumulate: Bool, dropout: GroupDropout? = nil) {
+    fused?.inputGradient(dy, into: dx, accumulate: accumulate)
     var column = 0
-    for member in members {
-      member.inputGradient(
-        dy.columnRange(column, count: member.outputs), into: dx, accumulate: accumulate || column > 0)
+    for (index, member) in members.enumerated() {
+      let part = dy.columnRange(column, count: member.outputs)
+      if fused != nil {
+        member.lowRank?.inputGradient(part, into: dx, dropout: dropout?[index])
+      } else {
+        member.inputGradient(
+          part, into: dx, accumulate: accumulate || column > 0, dropout: dropout?[index])
+      }
       column += member.outputs
     }
   }
 
   /// Hands the gradients of all trainable leaves to `sink`; `scratch` holds all members' weights and outputs.
   func parameterGradients(
-    _ dy: Matrix, _ x: Matrix, scratch: UnsafeMutablePointer<Float>, sink: any GradientSink
+    _ dy: Matrix, _ x: Matrix, scratch: UnsafeMutablePointer<Float>, sink: any GradientSink,
+    dropout: GroupDropout? = nil
   ) {
+    guard isTrainable else { return }
     let together = allTrainable ? fused?.weight : nil
     if let together {
       matrixMultiply(
         dy, .transposed, x, .none, into: Matrix(scratch, rows: together.rows, columns: together.columns))
     }
     var column = 0
-    for member in members {
+    for (index, member) in members.enumerated() {
       let part = dy.columnRange(column, count: member.outputs)
       if let together {
         sink.add(scratch + column * member.inputs, of: member.weight)
         member.biasGradient(part, scratch: scratch + together.count, sink: sink)
       } else {
-        member.parameterGradients(part, x, scratch: scratch, sink: sink)
+        member.parameterGradients(part, x, scratch: scratch, sink: sink, dropout: dropout?[index])
       }
       column += member.outputs
     }
+  }
+}
+
+/// The dropouts of a group's low-rank pairs, one site a member.
+struct GroupDropout: Sendable {
+  let dropout: RowDropout
+  let sequences: PackedSequences
+  let layer: Int
+  let sites: [DropoutSite]
+
+  subscript(member: Int) -> LowRankDropout {
+    LowRankDropout(dropout: dropout, sequences: sequences, layer: layer, site: sites[member])
   }
 }

@@ -42,6 +42,20 @@ package struct Parameter: @unchecked Sendable {
   package var count: Int { rows * columns }
   /// The values as a matrix.
   package var matrix: Matrix { Matrix(values, rows: rows, columns: columns) }
+  /// Some rows of the leaf, with their place in the gradient vector.
+  package func rowRange(_ range: Range<Int>) -> Parameter {
+    precondition(
+      range.lowerBound >= 0 && range.upperBound <= rows, "rows \(range) of the \(rows) of \(name)")
+    return Parameter(
+      name: name, rows: range.count, columns: columns, values: values + range.lowerBound * columns,
+      gradientOffset: gradientOffset.map { $0 + range.lowerBound * columns }, decays: decays)
+  }
+
+  /// The same values as a leaf that is only read.
+  package var frozen: Parameter {
+    Parameter(frozen: name, rows: rows, columns: columns, values: UnsafePointer(values))
+  }
+
   /// True when the leaf has a place in the gradient vector.
   package var isTrainable: Bool { gradientOffset != nil }
 }

@@ -11,12 +11,14 @@ extension TransformerBlock {
   ///   - biasGradient: in the layout of `bias`; the gradient is added. Nil when the biases are frozen.
   ///   - encoderGradient: [encoder tokens × width]; the gradient is added. Nil when nothing needs it.
   ///   - sink: receives each trainable leaf's gradient once.
-  ///   - needsInputGradient: false in the first layer over a frozen input, which saves a product.
+  ///   - needsInputGradient: false when nothing below the block is trainable: the backward then ends at the
+  ///     lowest trainable leaf.
+  ///   - dropout: what the forward dropped.
   package func backward(
     _ gradient: Matrix, input: Matrix, sequences: PackedSequences, bias: PositionBias?,
     biasGradient: UnsafeMutablePointer<Float>?, encoder: EncoderStates?, encoderGradient: Matrix?,
     activations: BlockActivations, scratch: BlockScratch, arena: Arena, sink: any GradientSink,
-    needsInputGradient: Bool = true
+    needsInputGradient: Bool = true, dropout: BlockDropout? = nil
   ) {
     guard activations.isTraining, let temporary = scratch.gradient else {
       preconditionFailure("a backward needs buffers that were reserved for training")
@@ -27,13 +29,19 @@ extension TransformerBlock {
       "a gradient of \(gradient.rows) x \(gradient.columns) for \(input.rows) x \(input.columns) rows")
     let workspace = Workspace(
       rows: input.rows, configuration: configuration, activations: activations, scratch: scratch,
-      arena: arena)
+      arena: arena, sequences: sequences, dropout: dropout)
     let pass = BackwardPass(
       workspace: workspace, temporary: temporary, parameter: arena.base + temporary.parameter, sink: sink)
 
     let afterSelf = workspace.stream(activations.selfAttention, else: input)
     let afterAttention = activations.crossAttention.map { workspace.stream($0, else: input) } ?? afterSelf
-    backwardFeedForward(gradient, input: afterAttention, pass)
+    let attentions = [parameters.selfAttention, parameters.crossAttention].compactMap { $0 }
+    guard
+      backwardFeedForward(
+        gradient, input: afterAttention,
+        needsInputGradient: needsInputGradient || encoderGradient != nil || biasGradient != nil
+          || attentions.contains { $0.isTrainable }, pass)
+    else { return }
     if let encoder, let saved = activations.crossAttention {
       backwardCrossAttention(
         gradient, input: afterSelf, sequences: sequences, encoder: encoder,
@@ -44,11 +52,20 @@ extension TransformerBlock {
       needsInputGradient: needsInputGradient, pass)
   }
 
-  private func backwardFeedForward(_ gradient: Matrix, input: Matrix, _ pass: BackwardPass) {
+  /// Returns false when nothing is needed below.
+  private func backwardFeedForward(
+    _ gradient: Matrix, input: Matrix, needsInputGradient: Bool, _ pass: BackwardPass
+  ) -> Bool {
     let saved = pass.workspace.activations.feedForward
     let feedForward = parameters.feedForward
     let norm = feedForward.norm
     backwardNormAfter(gradient, norm, residual: saved.residual, statistics: saved.statistics, pass)
+    let normIsTrainable = configuration.placement == .pre && norm.isTrainable
+    let needsHidden = needsInputGradient || normIsTrainable || hiddenProjection.isTrainable
+    let branch = branchGradient(
+      gradient, feedForward.bottleneck, saved.branch, site: .feedForward,
+      needsInputGradient: needsHidden || feedForward.down.isTrainable, pass)
+    guard needsHidden || feedForward.down.isTrainable else { return false }
     let rows = subLayerInput(input, norm, pass)
 
     let width = hiddenProjection.outputs
@@ -56,7 +73,10 @@ extension TransformerBlock {
     let hiddenGradient = pass.matrix(pass.temporary.hidden, configuration.hidden)
     let before = preActivation(rows, pass.workspace)
     let beforeGradient = pass.matrix(pass.temporary.preActivation, width)
-    feedForward.down.inputGradient(gradient, into: hiddenGradient, accumulate: false)
+    let dropout = pass.workspace.dropout
+    let downDropout = pass.workspace.lowRank(.down)
+    feedForward.down.inputGradient(branch, into: hiddenGradient, accumulate: false, dropout: downDropout)
+    pass.workspace.drop(dropout?.hidden, hiddenGradient, site: .hidden)
     if configuration.gated {
       let half = configuration.hidden
       let (gate, linear) = (before.columnRange(0, count: half), before.columnRange(half, count: half))
@@ -70,11 +90,43 @@ extension TransformerBlock {
       activationBackward(
         configuration.activation, input: before, gradient: hiddenGradient, into: beforeGradient)
     }
-    feedForward.down.parameterGradients(gradient, hidden, scratch: pass.parameter, sink: pass.sink)
-    hiddenProjection.parameterGradients(beforeGradient, rows, scratch: pass.parameter, sink: pass.sink)
+    if feedForward.down.isTrainable {
+      pass.workspace.drop(dropout?.hidden, hidden, site: .hidden)
+      feedForward.down.parameterGradients(
+        branch, hidden, scratch: pass.parameter, sink: pass.sink, dropout: downDropout)
+    }
+    let hiddenDropout = pass.workspace.lowRank(hiddenSites)
+    hiddenProjection.parameterGradients(
+      beforeGradient, rows, scratch: pass.parameter, sink: pass.sink, dropout: hiddenDropout)
+    guard needsInputGradient || normIsTrainable else { return false }
     backwardInput(
       beforeGradient, through: hiddenProjection, gradient, input: input, norm, statistics: saved.statistics,
-      pass)
+      dropout: hiddenDropout, pass)
+    return needsInputGradient
+  }
+
+  /// The gradient of what a sub-layer computed aside, before its bottleneck and its dropout.
+  private func branchGradient(
+    _ gradient: Matrix, _ bottleneck: BottleneckParameters?, _ saved: Int?, site: DropoutSite,
+    needsInputGradient: Bool, _ pass: BackwardPass
+  ) -> Matrix {
+    let dropout = pass.workspace.dropout
+    guard bottleneck != nil || dropout?.residual != nil else { return gradient }
+    // The gradient of the normalised rows comes later, and from this one.
+    let branch = pass.matrix(pass.temporary.normed, configuration.width)
+    if let dropout, let residual = dropout.residual {
+      residual.apply(
+        gradient, into: branch, sequences: pass.workspace.sequences, layer: dropout.layer, site: site)
+    } else {
+      copyRows(gradient, into: branch)
+    }
+    if let bottleneck {
+      guard let saved else { preconditionFailure("a backward needs the rows that the bottleneck read") }
+      bottleneck.backward(
+        input: pass.matrix(saved, configuration.width), gradient: branch,
+        needsInputGradient: needsInputGradient, scratch: pass.parameter, sink: pass.sink)
+    }
+    return branch
   }
 
   private func backwardCrossAttention(
@@ -90,27 +142,33 @@ extension TransformerBlock {
     let rows = subLayerInput(input, attention.norm, pass)
     let context = pass.matrix(saved.context, inner)
     let contextGradient = pass.matrix(pass.temporary.context, inner)
-    attention.output.inputGradient(gradient, into: contextGradient, accumulate: false)
-    attention.output.parameterGradients(gradient, context, scratch: pass.parameter, sink: pass.sink)
+    let branch = branchGradient(
+      gradient, attention.bottleneck, saved.branch, site: .crossAttention, needsInputGradient: true, pass)
+    let outputDropout = pass.workspace.lowRank(.crossOutput)
+    attention.output.inputGradient(branch, into: contextGradient, accumulate: false, dropout: outputDropout)
+    attention.output.parameterGradients(
+      branch, context, scratch: pass.parameter, sink: pass.sink, dropout: outputDropout)
 
     let query = pass.matrix(saved.projected, inner)
     let queryGradient = pass.matrix(pass.temporary.projected, inner)
-    if let absorbed = pass.workspace.scratch.absorbed,
-      AbsorbedCrossAttention.isCheaper(configuration, queries: sequences, keys: encoder.sequences)
-    {
-      AbsorbedCrossAttention(configuration: configuration, parameters: attention).backward(
-        query, gradient: contextGradient, queries: sequences, encoder: encoder,
-        queryGradient: queryGradient, encoderGradient: encoderGradient, absorbed, pass.workspace.arena,
-        parameter: pass.parameter, sink: pass.sink)
+    if let absorbed = pass.workspace.scratch.absorbed, isAbsorbed(sequences, encoder, pass.workspace.dropout) {
+      AbsorbedCrossAttention.with(configuration, attention) {
+        $0.backward(
+          query, gradient: contextGradient, queries: sequences, encoder: encoder,
+          queryGradient: queryGradient, encoderGradient: encoderGradient, absorbed, pass.workspace.arena,
+          parameter: pass.parameter, sink: pass.sink)
+      }
     } else {
       backwardProjected(
         encoderProjection, query, context, contextGradient, queryGradient, sequences: sequences,
         encoder: encoder, encoderGradient: encoderGradient, saved, pass)
     }
-    queryProjection.parameterGradients(queryGradient, rows, scratch: pass.parameter, sink: pass.sink)
+    let queryDropout = pass.workspace.lowRank([.crossQuery])
+    queryProjection.parameterGradients(
+      queryGradient, rows, scratch: pass.parameter, sink: pass.sink, dropout: queryDropout)
     backwardInput(
       queryGradient, through: queryProjection, gradient, input: input, attention.norm,
-      statistics: saved.statistics, pass)
+      statistics: saved.statistics, dropout: queryDropout, pass)
   }
 
   /// Cross-attention over keys and values of every encoder row, which are projected again.
@@ -122,7 +180,8 @@ extension TransformerBlock {
     let inner = configuration.inner
     let projected = pass.workspace.encoderMatrix(
       pass.workspace.scratch.encoderProjected, encoder.rows.rows)
-    projection.forward(encoder.rows, into: projected)
+    let dropout = pass.workspace.lowRank(Self.encoderSites, sequences: encoder.sequences)
+    projection.forward(encoder.rows, into: projected, dropout: dropout)
     let projectedGradient = pass.workspace.encoderMatrix(
       pass.temporary.encoderProjected, encoder.rows.rows)
     attentionBackward(
@@ -132,9 +191,11 @@ extension TransformerBlock {
       keys: encoder.sequences, bias: nil, dq: queryGradient,
       dk: projectedGradient.columnRange(0, count: inner),
       dv: projectedGradient.columnRange(inner, count: inner), biasGradient: nil)
-    projection.parameterGradients(projectedGradient, encoder.rows, scratch: pass.parameter, sink: pass.sink)
+    projection.parameterGradients(
+      projectedGradient, encoder.rows, scratch: pass.parameter, sink: pass.sink, dropout: dropout)
     if let encoderGradient {
-      projection.inputGradient(projectedGradient, into: encoderGradient, accumulate: true)
+      projection.inputGradient(
+        projectedGradient, into: encoderGradient, accumulate: true, dropout: dropout)
     }
   }
 
@@ -145,13 +206,22 @@ extension TransformerBlock {
     let saved = pass.workspace.activations.selfAttention
     let attention = parameters.selfAttention
     let inner = configuration.inner
+    guard needsInputGradient || biasGradient != nil || attention.isTrainable else { return }
     backwardNormAfter(
       gradient, attention.norm, residual: saved.residual, statistics: saved.statistics, pass)
-    let rows = subLayerInput(input, attention.norm, pass)
+    let needsContext =
+      needsInputGradient || biasGradient != nil || attention.isTrainable(placement: configuration.placement)
+    let branch = branchGradient(
+      gradient, attention.bottleneck, saved.branch, site: .selfAttention,
+      needsInputGradient: needsContext || attention.output.isTrainable, pass)
     let context = pass.matrix(saved.context, inner)
     let contextGradient = pass.matrix(pass.temporary.context, inner)
-    attention.output.inputGradient(gradient, into: contextGradient, accumulate: false)
-    attention.output.parameterGradients(gradient, context, scratch: pass.parameter, sink: pass.sink)
+    let outputDropout = pass.workspace.lowRank(.selfOutput)
+    attention.output.parameterGradients(
+      branch, context, scratch: pass.parameter, sink: pass.sink, dropout: outputDropout)
+    guard needsContext else { return }
+    let rows = subLayerInput(input, attention.norm, pass)
+    attention.output.inputGradient(branch, into: contextGradient, accumulate: false, dropout: outputDropout)
 
     let (query, key, value) = split(pass.matrix(saved.projected, 3 * inner))
     let projectedGradient = pass.matrix(pass.temporary.projected, 3 * inner)
@@ -161,12 +231,14 @@ extension TransformerBlock {
       logSumExp: pass.saved(saved.logSumExp), gradient: contextGradient, queries: sequences,
       keys: sequences, bias: bias, dq: queryGradient, dk: keyGradient, dv: valueGradient,
       biasGradient: biasGradient)
-    selfProjection.parameterGradients(projectedGradient, rows, scratch: pass.parameter, sink: pass.sink)
+    let dropout = pass.workspace.lowRank(Self.selfSites)
+    selfProjection.parameterGradients(
+      projectedGradient, rows, scratch: pass.parameter, sink: pass.sink, dropout: dropout)
     let normIsTrainable = configuration.placement == .pre && attention.norm.isTrainable
     guard needsInputGradient || normIsTrainable else { return }
     backwardInput(
       projectedGradient, through: selfProjection, gradient, input: input, attention.norm,
-      statistics: saved.statistics, pass)
+      statistics: saved.statistics, dropout: dropout, pass)
   }
 
   /// With norms after: turns the gradient of the normalised sum into that of the sum, in place.
@@ -190,14 +262,14 @@ extension TransformerBlock {
   /// Adds the gradient that comes through a sub-layer's first layers to that of the residual stream.
   private func backwardInput(
     _ projectedGradient: Matrix, through projection: LinearGroup, _ gradient: Matrix, input: Matrix,
-    _ norm: NormParameters, statistics: Int?, _ pass: BackwardPass
+    _ norm: NormParameters, statistics: Int?, dropout: GroupDropout?, _ pass: BackwardPass
   ) {
     guard configuration.placement == .pre else {
-      projection.inputGradient(projectedGradient, into: gradient, accumulate: true)
+      projection.inputGradient(projectedGradient, into: gradient, accumulate: true, dropout: dropout)
       return
     }
     let normedGradient = pass.matrix(pass.temporary.normed, configuration.width)
-    projection.inputGradient(projectedGradient, into: normedGradient, accumulate: false)
+    projection.inputGradient(projectedGradient, into: normedGradient, accumulate: false, dropout: dropout)
     norm.backward(
       input: input, statistics: pass.saved(statistics), gradient: normedGradient, into: gradient,
       accumulate: true, scratch: pass.parameter, sink: pass.sink)

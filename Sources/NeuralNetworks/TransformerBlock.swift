@@ -66,13 +66,20 @@ package struct TransformerBlock: Sendable {
   ///   - activations: where rows for the backward go.
   ///   - scratch: temporary rows.
   ///   - arena: the memory that both are offsets of.
+  ///   - dropout: what this step drops; nil drops nothing.
   package func forward(
     _ input: Matrix, into output: Matrix, sequences: PackedSequences, bias: PositionBias?,
-    encoder: EncoderStates?, activations: BlockActivations, scratch: BlockScratch, arena: Arena
+    encoder: EncoderStates?, activations: BlockActivations, scratch: BlockScratch, arena: Arena,
+    dropout: BlockDropout? = nil
   ) {
     let workspace = Workspace(
       rows: input.rows, configuration: configuration, activations: activations, scratch: scratch,
-      arena: arena)
+      arena: arena, sequences: sequences, dropout: dropout)
+    precondition(
+      dropout == nil || activations.isTraining, "dropout is for training, where all rows are handled at once")
+    precondition(
+      !activations.isTraining || !parameters.hasBottleneck || activations.feedForward.branch != nil,
+      "training bottlenecks needs buffers that keep their inputs")
     precondition(
       input.columns == configuration.width && output.columns == configuration.width
         && output.rows == input.rows && sequences.tokens == input.rows,
@@ -101,15 +108,13 @@ package struct TransformerBlock: Sendable {
     let attention = parameters.selfAttention
     let rows = normalizedInput(x, attention.norm, saved.statistics, workspace)
     let projected = workspace.matrix(saved.projected, columns: 3 * configuration.inner)
-    selfProjection.forward(rows, into: projected)
+    selfProjection.forward(rows, into: projected, dropout: workspace.lowRank(Self.selfSites))
     let context = workspace.matrix(saved.context, columns: configuration.inner)
     let (query, key, value) = split(projected)
     attentionForward(
       attentionShape(causal: configuration.causal), q: query, k: key, v: value, queries: sequences,
       keys: sequences, bias: bias, into: context, logSumExp: workspace.pointer(saved.logSumExp))
-    addResidual(
-      x, attention.output, context, into: y, norm: attention.norm, residual: saved.residual,
-      statistics: saved.statistics, workspace)
+    addResidual(x, attention, context, into: y, saved, (.selfOutput, .selfAttention), workspace)
   }
 
   private func forwardCrossAttention(
@@ -122,24 +127,32 @@ package struct TransformerBlock: Sendable {
       "\(sequences.count) sequences against \(encoder.sequences.count) of width \(encoder.rows.columns)")
     let rows = normalizedInput(x, attention.norm, saved.statistics, workspace)
     let query = workspace.matrix(saved.projected, columns: configuration.inner)
-    attention.query.forward(rows, into: query)
+    attention.query.forward(rows, into: query, dropout: workspace.lowRank(.crossQuery))
     let context = workspace.matrix(saved.context, columns: configuration.inner)
-    if let absorbed = workspace.scratch.absorbed,
-      AbsorbedCrossAttention.isCheaper(configuration, queries: sequences, keys: encoder.sequences)
-    {
-      AbsorbedCrossAttention(configuration: configuration, parameters: attention).forward(
-        query, queries: sequences, encoder: encoder, into: context, absorbed, workspace.arena)
+    if let absorbed = workspace.scratch.absorbed, isAbsorbed(sequences, encoder, workspace.dropout) {
+      AbsorbedCrossAttention.with(configuration, attention) {
+        $0.forward(query, queries: sequences, encoder: encoder, into: context, absorbed, workspace.arena)
+      }
     } else {
       let projected = workspace.encoderMatrix(workspace.scratch.encoderProjected, encoder.rows.rows)
-      encoderProjection.forward(encoder.rows, into: projected)
+      encoderProjection.forward(
+        encoder.rows, into: projected,
+        dropout: workspace.lowRank(Self.encoderSites, sequences: encoder.sequences))
       attentionForward(
         attentionShape(causal: false), q: query, k: projected.columnRange(0, count: configuration.inner),
         v: projected.columnRange(configuration.inner, count: configuration.inner), queries: sequences,
         keys: encoder.sequences, bias: nil, into: context, logSumExp: workspace.pointer(saved.logSumExp))
     }
-    addResidual(
-      x, attention.output, context, into: y, norm: attention.norm, residual: saved.residual,
-      statistics: saved.statistics, workspace)
+    addResidual(x, attention, context, into: y, saved, (.crossOutput, .crossAttention), workspace)
+  }
+
+  /// True when cross-attention never projects the encoder's rows; dropped rows would be others for each pair.
+  func isAbsorbed(_ sequences: PackedSequences, _ encoder: EncoderStates, _ dropout: BlockDropout?) -> Bool {
+    let drops =
+      dropout?.lowRank != nil
+      && (parameters.crossAttention?.key.lowRank != nil || parameters.crossAttention?.value.lowRank != nil)
+    return !drops
+      && AbsorbedCrossAttention.isCheaper(configuration, queries: sequences, keys: encoder.sequences)
   }
 
   private func forwardFeedForward(_ x: Matrix, into y: Matrix, _ workspace: Workspace) {
@@ -149,26 +162,33 @@ package struct TransformerBlock: Sendable {
     let isPost = configuration.placement == .post
     let sum = isPost ? saved.residual.map { workspace.matrix($0, columns: configuration.width) } ?? y : y
     if sum.base != x.base { copyRows(x, into: sum) }
+    // A branch's rows may take the place of the normalised ones, which a piece has read when it writes.
+    let branch = workspace.branch(feedForward.bottleneck, saved.branch)
     var first = 0
     while first < x.rows {
       let count = min(workspace.scratch.hiddenRows, x.rows - first)
       let hidden = workspace.hiddenMatrix(rows: count)
       forwardHidden(rows.rowRange(first, count: count), into: hidden, workspace)
-      feedForward.down.forward(hidden, into: sum.rowRange(first, count: count), accumulate: true)
+      feedForward.down.forward(
+        hidden, into: (branch ?? sum).rowRange(first, count: count), accumulate: branch == nil,
+        dropout: workspace.lowRank(.down))
       first += count
     }
+    if let branch { addBranch(branch, feedForward.bottleneck, into: sum, site: .feedForward, workspace) }
     if isPost { feedForward.norm.forward(sum, into: y, statistics: workspace.pointer(saved.statistics)) }
   }
 
   private func forwardHidden(_ rows: Matrix, into hidden: Matrix, _ workspace: Workspace) {
-    guard configuration.gated else {
-      parameters.feedForward.up.forward(rows, into: hidden, activation: configuration.activation)
-      return
+    if configuration.gated {
+      let halves = preActivation(rows, workspace)
+      gatedActivation(
+        configuration.activation, gate: halves.columnRange(0, count: configuration.hidden),
+        linear: halves.columnRange(configuration.hidden, count: configuration.hidden), into: hidden)
+    } else {
+      parameters.feedForward.up.forward(
+        rows, into: hidden, activation: configuration.activation, dropout: workspace.lowRank(.up))
     }
-    let halves = preActivation(rows, workspace)
-    gatedActivation(
-      configuration.activation, gate: halves.columnRange(0, count: configuration.hidden),
-      linear: halves.columnRange(configuration.hidden, count: configuration.hidden), into: hidden)
+    workspace.drop(workspace.dropout?.hidden, hidden, site: .hidden)
   }
 
   /// The hidden rows before the activation: gate and linear half when gated.
@@ -177,7 +197,7 @@ package struct TransformerBlock: Sendable {
       preconditionFailure("buffers without a place for what is before the activation")
     }
     let before = workspace.matrix(offset, rows: rows.rows, columns: hiddenProjection.outputs)
-    hiddenProjection.forward(rows, into: before)
+    hiddenProjection.forward(rows, into: before, dropout: workspace.lowRank(hiddenSites))
     return before
   }
 
@@ -193,16 +213,43 @@ package struct TransformerBlock: Sendable {
 
   /// `y = x + output(context)`, normalised when norms stand after.
   private func addResidual(
-    _ x: Matrix, _ output: LinearParameters, _ context: Matrix, into y: Matrix, norm: NormParameters,
-    residual: Int?, statistics: Int?, _ workspace: Workspace
+    _ x: Matrix, _ attention: AttentionParameters, _ context: Matrix, into y: Matrix,
+    _ saved: AttentionActivations, _ sites: (lowRank: DropoutSite, residual: DropoutSite),
+    _ workspace: Workspace
   ) {
-    let sum = residual.map { workspace.matrix($0, columns: configuration.width) } ?? y
+    let sum = saved.residual.map { workspace.matrix($0, columns: configuration.width) } ?? y
     if sum.base != x.base { copyRows(x, into: sum) }
-    output.forward(context, into: sum, accumulate: true)
+    let branch = workspace.branch(attention.bottleneck, saved.branch)
+    attention.output.forward(
+      context, into: branch ?? sum, accumulate: branch == nil, dropout: workspace.lowRank(sites.lowRank))
+    if let branch { addBranch(branch, attention.bottleneck, into: sum, site: sites.residual, workspace) }
     if configuration.placement == .post {
-      norm.forward(sum, into: y, statistics: workspace.pointer(statistics))
+      attention.norm.forward(sum, into: y, statistics: workspace.pointer(saved.statistics))
     }
   }
+
+  /// Adds what a sub-layer computed aside to the residual sum, through its bottleneck and its dropout.
+  private func addBranch(
+    _ branch: Matrix, _ bottleneck: BottleneckParameters?, into sum: Matrix, site: DropoutSite,
+    _ workspace: Workspace
+  ) {
+    var rows = branch
+    if let bottleneck {
+      rows = workspace.matrix(workspace.scratch.normed, columns: configuration.width)
+      if rows.base != branch.base { copyRows(branch, into: rows) }
+      bottleneck.forward(rows)
+    }
+    guard let dropout = workspace.dropout, let residual = dropout.residual else {
+      addRows(rows, into: sum)
+      return
+    }
+    residual.apply(
+      rows, into: sum, sequences: workspace.sequences, layer: dropout.layer, site: site, accumulate: true)
+  }
+
+  static let selfSites: [DropoutSite] = [.selfQuery, .selfKey, .selfValue]
+  static let encoderSites: [DropoutSite] = [.crossKey, .crossValue]
+  var hiddenSites: [DropoutSite] { configuration.gated ? [.gate, .up] : [.up] }
 
   func attentionShape(causal: Bool) -> AttentionShape {
     AttentionShape(
@@ -220,7 +267,7 @@ package struct TransformerBlock: Sendable {
   }
 }
 
-private func copyRows(_ x: Matrix, into y: Matrix) {
+func copyRows(_ x: Matrix, into y: Matrix) {
   for row in 0..<x.rows {
     (y.base + row * y.stride).update(from: x.base + row * x.stride, count: x.columns)
   }
@@ -233,10 +280,12 @@ struct Workspace {
   let activations: BlockActivations
   let scratch: BlockScratch
   let arena: Arena
+  let sequences: PackedSequences
+  let dropout: BlockDropout?
 
   init(
     rows: Int, configuration: BlockConfiguration, activations: BlockActivations, scratch: BlockScratch,
-    arena: Arena
+    arena: Arena, sequences: PackedSequences, dropout: BlockDropout?
   ) {
     precondition(
       rows > 0 && rows <= activations.capacity.tokens && rows <= scratch.capacity.tokens,
@@ -246,6 +295,33 @@ struct Workspace {
     self.activations = activations
     self.scratch = scratch
     self.arena = arena
+    self.sequences = sequences
+    self.dropout = dropout
+  }
+
+  /// The dropout of a low-rank pair over the block's own rows.
+  func lowRank(_ site: DropoutSite) -> LowRankDropout? {
+    guard let dropout, let rows = dropout.lowRank else { return nil }
+    return LowRankDropout(dropout: rows, sequences: sequences, layer: dropout.layer, site: site)
+  }
+
+  /// The dropouts of a group's low-rank pairs, over the block's own rows unless told otherwise.
+  func lowRank(_ sites: [DropoutSite], sequences other: PackedSequences? = nil) -> GroupDropout? {
+    guard let dropout, let rows = dropout.lowRank else { return nil }
+    return GroupDropout(dropout: rows, sequences: other ?? sequences, layer: dropout.layer, sites: sites)
+  }
+
+  /// Drops values of `rows` in place.
+  func drop(_ rowDropout: RowDropout?, _ rows: Matrix, site: DropoutSite) {
+    guard let rowDropout, let dropout else { return }
+    rowDropout.apply(rows, into: rows, sequences: sequences, layer: dropout.layer, site: site)
+  }
+
+  /// Where a sub-layer's output goes when it cannot be added to the residual stream at once; else nil.
+  func branch(_ bottleneck: BottleneckParameters?, _ saved: Int?) -> Matrix? {
+    guard bottleneck != nil || dropout?.residual != nil else { return nil }
+    let offset = bottleneck == nil ? scratch.normed : saved ?? scratch.normed
+    return matrix(offset, columns: configuration.width)
   }
 
   func matrix(_ offset: Int, columns: Int) -> Matrix {

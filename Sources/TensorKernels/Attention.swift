@@ -44,14 +44,15 @@ package struct PositionBias: @unchecked Sendable {
 ///
 /// Query sequence `i` attends to key sequence `i`. The probabilities exist only in the cache; backward
 /// recomputes them from `logSumExp` ([query rows × heads], nil when not training), as FlashAttention does
-/// (Dao et al. 2022). A query whose scores are all −∞ gives 0.
+/// (Dao et al. 2022). A query whose scores are all −∞ gives 0. `dropout` drops probabilities after the softmax; the
+/// mask's row is the head and the query's position in its sequence, its column the key's position.
 package func attentionForward(
   _ shape: AttentionShape, q: Matrix, k: Matrix, v: Matrix, queries: PackedSequences,
-  keys: PackedSequences, bias: PositionBias?, into out: Matrix, logSumExp: UnsafeMutablePointer<Float>?,
-  using set: KernelSet = .best
+  keys: PackedSequences, bias: PositionBias?, dropout: SampleDropout? = nil, into out: Matrix,
+  logSumExp: UnsafeMutablePointer<Float>?, using set: KernelSet = .best
 ) {
   checkAttention(shape, (q, out), (k, v), queries, keys, bias)
-  withAttentionOperands(shape, q, k, v, queries, keys, bias) { operands in
+  withAttentionOperands(shape, q, k, v, queries, keys, bias, dropout) { operands in
     let done = set.kernels.pointee.attention_forward(&operands, out.base, out.stride, logSumExp)
     precondition(done, "no memory for the scratch of attention over \(keys.longest) keys")
   }
@@ -59,11 +60,12 @@ package func attentionForward(
 
 /// Writes the gradients of `attentionForward` to `dq`, `dk` and `dv`, and adds the bias' to `biasGradient`.
 ///
-/// `out` and `logSumExp` are what forward wrote; `biasGradient` has the layout of `bias`.
+/// `out` and `logSumExp` are what forward wrote with the same `dropout`; `biasGradient` has the layout of `bias`.
 package func attentionBackward(
   _ shape: AttentionShape, q: Matrix, k: Matrix, v: Matrix, out: Matrix, logSumExp: UnsafePointer<Float>,
-  gradient dOut: Matrix, queries: PackedSequences, keys: PackedSequences, bias: PositionBias?, dq: Matrix,
-  dk: Matrix, dv: Matrix, biasGradient: UnsafeMutablePointer<Float>?, using set: KernelSet = .best
+  gradient dOut: Matrix, queries: PackedSequences, keys: PackedSequences, bias: PositionBias?,
+  dropout: SampleDropout? = nil, dq: Matrix, dk: Matrix, dv: Matrix,
+  biasGradient: UnsafeMutablePointer<Float>?, using set: KernelSet = .best
 ) {
   checkAttention(shape, (q, out), (k, v), queries, keys, bias)
   checkAttention(shape, (dOut, dq), (dk, dv), queries, keys, bias)
@@ -71,7 +73,7 @@ package func attentionBackward(
     out: out.base, log_sum_exp: logSumExp, d_out: dOut.base, out_stride: out.stride,
     d_out_stride: dOut.stride, dq: dq.base, dk: dk.base, dv: dv.base, dq_stride: dq.stride,
     dk_stride: dk.stride, dv_stride: dv.stride, bias_gradient: biasGradient)
-  withAttentionOperands(shape, q, k, v, queries, keys, bias) { operands in
+  withAttentionOperands(shape, q, k, v, queries, keys, bias, dropout) { operands in
     let done = set.kernels.pointee.attention_backward(&operands, &gradient)
     precondition(done, "no memory for the scratch of attention over \(keys.longest) keys")
   }
@@ -79,17 +81,26 @@ package func attentionBackward(
 
 private func withAttentionOperands(
   _ shape: AttentionShape, _ q: Matrix, _ k: Matrix, _ v: Matrix, _ queries: PackedSequences,
-  _ keys: PackedSequences, _ bias: PositionBias?, _ body: (inout hearth_attention) -> Void
+  _ keys: PackedSequences, _ bias: PositionBias?, _ dropout: SampleDropout?,
+  _ body: (inout hearth_attention) -> Void
 ) {
+  // A mask's row is the head above 20 bits of the query's position.
+  precondition(
+    dropout == nil || (queries.longest <= 1 << 20 && shape.heads <= 1 << 12),
+    "dropout in attention of \(shape.heads) heads over \(queries.longest) queries")
+  var kernelDropout = dropout?.dropout.kernelOperand ?? hearth_dropout()
   queries.offsets.withUnsafeBufferPointer { queryOffsets in
     keys.offsets.withUnsafeBufferPointer { keyOffsets in
       guard let firstQuery = queryOffsets.baseAddress, let firstKey = keyOffsets.baseAddress else { return }
-      var operands = hearth_attention(
-        q: q.base, k: k.base, v: v.base, q_stride: q.stride, k_stride: k.stride, v_stride: v.stride,
-        query_offsets: firstQuery, key_offsets: firstKey, sequences: queries.count, heads: shape.heads,
-        head_size: shape.headSize, scale: shape.scale, causal: shape.causal, bias: bias?.values,
-        bias_span: bias?.span ?? 0)
-      body(&operands)
+      withUnsafePointer(to: &kernelDropout) { kernelDropout in
+        var operands = hearth_attention(
+          q: q.base, k: k.base, v: v.base, q_stride: q.stride, k_stride: k.stride, v_stride: v.stride,
+          query_offsets: firstQuery, key_offsets: firstKey, sequences: queries.count, heads: shape.heads,
+          head_size: shape.headSize, scale: shape.scale, causal: shape.causal, bias: bias?.values,
+          bias_span: bias?.span ?? 0, dropout: dropout == nil ? nil : kernelDropout,
+          samples: dropout?.samples)
+        body(&operands)
+      }
     }
   }
 }

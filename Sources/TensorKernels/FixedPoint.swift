@@ -33,3 +33,32 @@ package func fixedPointToFloat(
   let scale = Float(sign: .plus, exponent: -Int(exponent), significand: 1)
   set.kernels.pointee.fixed_to_float(x, count, scale, y)
 }
+
+/// sums[i] += Int32(rint(x[i]·2^exponent)), ties to even; returns the largest |x|, or NaN when there is one.
+///
+/// The sums are meaningless when that is 2^(30 − exponent) or more: the caller checks it, with room for its number of
+/// addends.
+package func accumulateScaled(
+  _ x: UnsafePointer<Float>, count: Int, exponent: Int32, into sums: UnsafeMutablePointer<Int32>,
+  using set: KernelSet = .best
+) -> Float {
+  precondition(abs(exponent) <= 100 && count >= 0, "fixed point at exponent \(exponent) for \(count) values")
+  let scale = Float(sign: .plus, exponent: Int(exponent), significand: 1)
+  return Float(bitPattern: set.kernels.pointee.accumulate_scaled(x, count, scale, sums))
+}
+
+/// The largest |x|, or NaN when there is one.
+package func largestMagnitude(_ x: UnsafePointer<Float>, count: Int, using set: KernelSet = .best) -> Float {
+  precondition(count >= 0, "\(count) values cannot be")
+  return Float(bitPattern: set.kernels.pointee.largest_magnitude(x, count))
+}
+
+/// y[i] = x[i]·2^−exponent, rounded once to float32; every kernel set gives the same bits.
+package func scaledToFloat(
+  _ x: UnsafePointer<Int32>, count: Int, exponent: Int32, into y: UnsafeMutablePointer<Float>,
+  using set: KernelSet = .best
+) {
+  precondition(abs(exponent) <= 100 && count >= 0, "exponent \(exponent) for \(count) sums")
+  let scale = Float(sign: .plus, exponent: -Int(exponent), significand: 1)
+  set.kernels.pointee.scaled_to_float(x, count, scale, y)
+}

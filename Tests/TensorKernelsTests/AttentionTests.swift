@@ -13,6 +13,8 @@ private final class AttentionCase {
   var biasGradient: [Float]
   var logSumExp: [Float]
   let hasBias: Bool
+  /// Drops probabilities; sequence `i` is then sample `1000 − i`.
+  var dropout: Dropout?
 
   init(
     shape: AttentionShape, queryLengths: [Int], keyLengths: [Int], hasBias: Bool, seed: UInt64,
@@ -40,16 +42,24 @@ private final class AttentionCase {
   }
 
   func run(using set: KernelSet) {
+    let samples = (0..<queries.count).map { 1000 - $0 }
+    samples.withUnsafeBufferPointer { samples in
+      run(using: set, dropout: dropout.map { SampleDropout($0, samples: samples.baseAddress!) })
+    }
+  }
+
+  private func run(using set: KernelSet, dropout: SampleDropout?) {
     bias.withUnsafeBufferPointer { biases in
       let positionBias = hasBias ? PositionBias(values: biases.baseAddress!, span: span) : nil
       attentionForward(
         shape, q: q.view, k: k.view, v: v.view, queries: queries, keys: keys, bias: positionBias,
-        into: out.view, logSumExp: &logSumExp, using: set)
+        dropout: dropout, into: out.view, logSumExp: &logSumExp, using: set)
       biasGradient.withUnsafeMutableBufferPointer { biasGradients in
         attentionBackward(
           shape, q: q.view, k: k.view, v: v.view, out: out.view, logSumExp: logSumExp,
-          gradient: dOut.view, queries: queries, keys: keys, bias: positionBias, dq: dq.view, dk: dk.view,
-          dv: dv.view, biasGradient: hasBias ? biasGradients.baseAddress : nil, using: set)
+          gradient: dOut.view, queries: queries, keys: keys, bias: positionBias,
+          dropout: dropout, dq: dq.view, dk: dk.view, dv: dv.view,
+          biasGradient: hasBias ? biasGradients.baseAddress : nil, using: set)
       }
     }
   }
@@ -60,7 +70,21 @@ private final class AttentionCase {
       let start = head * (2 * span - 1) + span - queries.length(sequence)
       row = bias[start..<start + queries.length(sequence) + keys.length(sequence) - 1].map(Double.init)
     }
-    return Reference.Attention(scale: Double(shape.scale), causal: shape.causal, bias: row)
+    return Reference.Attention(
+      scale: Double(shape.scale), causal: shape.causal, bias: row, mask: mask(head: head, sequence: sequence))
+  }
+
+  /// Factors of the probabilities by the mask's definition.
+  private func mask(head: Int, sequence: Int) -> [[Double]]? {
+    guard let dropout else { return nil }
+    return (0..<queries.length(sequence)).map { query in
+      let keyCount = keys.length(sequence)
+      let drawn = (0..<(keyCount + 63) / 64).flatMap { block in
+        dropoutBits(
+          dropout, sample: UInt32(1000 - sequence), row: UInt32(head << 20 + query), block: UInt32(block))
+      }
+      return drawn.prefix(keyCount).map { UInt32($0) < dropout.threshold ? Double(dropout.scale) : 0 }
+    }
   }
 
   /// The largest differences from the reference: forward, backward.
@@ -132,6 +156,23 @@ struct AttentionTests {
         #expect(differences.backward < 2e-5, "set \(set), lengths \(lengths), seed \(seed)")
         #expect(problem.out.gapIsUntouched() && problem.dq.gapIsUntouched())
         #expect(problem.dk.gapIsUntouched() && problem.dv.gapIsUntouched())
+      }
+    }
+  }
+
+  @Test(
+    "with dropout forward and backward equal the reference under the same mask", arguments: [8, 12, 64])
+  func dropout(headSize: Int) {
+    for set in supportedSets {
+      for (index, lengths) in [[1, 2, 70, 16], [17, 33], [129]].enumerated() {
+        let problem = AttentionCase(
+          shape: attentionShape(heads: 2, headSize: headSize, causal: index == 1), queryLengths: lengths,
+          keyLengths: lengths, hasBias: index != 1, seed: UInt64(headSize * 50 + index))
+        problem.dropout = Dropout(key: DropoutKey(seed: 5, step: 9), site: 77, rate: 0.25)
+        problem.run(using: set)
+        let differences = problem.differences()
+        #expect(differences.forward < 4e-6, "set \(set), lengths \(lengths)")
+        #expect(differences.backward < 4e-5, "set \(set), lengths \(lengths)")
       }
     }
   }

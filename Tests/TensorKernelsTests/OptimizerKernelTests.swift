@@ -54,6 +54,54 @@ struct OptimizerKernelTests {
     }
   }
 
+  @Test(
+    "Scaled sums are the rounded integers of the definition in every kernel set, with the largest magnitude")
+  func scaledSumsMatchTheDefinition() {
+    let seed: UInt64 = 641
+    var random = SeededGenerator(seed: seed)
+    var values: [Float] = [
+      0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 0x1p28, -0x1p28, 0x1.fffffep27, 4194303.5, -4194304.5,
+    ]
+    for _ in 0..<3001 {
+      let size = Float(sign: .plus, exponent: random.uniform(below: 56) - 30, significand: 1)
+      values.append(max(-0x1p28, min(0x1p28, random.normalFloat() * size)))
+    }
+    for exponent in [-3, 0, 20] as [Int32] {
+      let scale = Float(sign: .plus, exponent: -Int(exponent), significand: 1)
+      let scaled = values.map { $0 * scale }
+      for set in KernelSet.available {
+        for count in [values.count, 3, 16, 33] {
+          var sums = [Int32](repeating: 7, count: count)
+          let largest = accumulateScaled(scaled, count: count, exponent: exponent, into: &sums, using: set)
+          #expect(
+            sums == values.prefix(count).map { Int32($0.rounded(.toNearestOrEven)) + 7 },
+            "\(set.name), exponent \(exponent), seed \(seed)")
+          #expect(largest == scaled.prefix(count).map(\.magnitude).max())
+          #expect(largestMagnitude(scaled, count: count, using: set) == largest)
+          var floats = [Float](repeating: .nan, count: count)
+          scaledToFloat(sums, count: count, exponent: exponent, into: &floats, using: set)
+          #expect(floats == sums.map { Float($0) * scale })
+        }
+      }
+    }
+  }
+
+  @Test(
+    "The largest magnitude tells infinities and values that are no numbers",
+    arguments: [Float.nan, .infinity])
+  func largestMagnitudeOfNoNumber(value: Float) {
+    for set in KernelSet.available {
+      for place in [0, 15, 16, 18] {
+        var values = [Float](repeating: 1, count: 19)
+        values[place] = -value
+        var sums = [Int32](repeating: 0, count: 19)
+        let largest = accumulateScaled(values, count: 19, exponent: 3, into: &sums, using: set)
+        #expect(largest.bitPattern == value.magnitude.bitPattern, "\(set.name)")
+        #expect(largestMagnitude(values, count: 19, using: set).bitPattern == value.magnitude.bitPattern)
+      }
+    }
+  }
+
   @Test("No order of addition changes a fixed-point sum")
   func orderIsFree() {
     let seed: UInt64 = 3

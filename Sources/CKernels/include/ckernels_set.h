@@ -56,6 +56,13 @@ typedef struct {
   void (*decode_bfloat16)(const void *x, size_t count, float *y);
   void (*decode_float16)(const void *x, size_t count, float *y);
   void (*decode_int8)(const void *x, size_t count, float *y);
+  // y = dropout(x), or y += dropout(x) when accumulating; y may be x. The same call is its own backward pass.
+  void (*dropout)(
+    const hearth_dropout *d, uint32_t sample, uint32_t row, const float *x, float *y, size_t count,
+    bool accumulate);
+  // The 16 bits that decide each of the 64 elements of a column block.
+  void (*dropout_bits)(
+    const hearth_dropout *d, uint32_t sample, uint32_t row, uint32_t block, uint16_t *bits);
   double (*dot)(const float *x, const float *y, size_t count);
   void (*adamw)(
     const hearth_adamw_step *step, float *parameters, const float *gradients, float *m, float *v, size_t count);
@@ -63,6 +70,13 @@ typedef struct {
   int32_t (*accumulate_fixed)(const float *x, size_t count, double scale, float limit, int64_t *sums);
   // y = (float)x·scale
   void (*fixed_to_float)(const int64_t *x, size_t count, float scale, float *y);
+  // sums += rint(x·scale), ties to even, for a power of two `scale`; returns the bits of the largest |x|, NaN above all.
+  // A sum whose |x·scale| is above 2^30 is garbage.
+  uint32_t (*accumulate_scaled)(const float *x, size_t count, float scale, int32_t *sums);
+  // The bits of the largest |x|, NaN above all.
+  uint32_t (*largest_magnitude)(const float *x, size_t count);
+  // y = (float)x·scale
+  void (*scaled_to_float)(const int32_t *x, size_t count, float scale, float *y);
   // Independent chains of fused multiply-adds, for measuring the peak; returns the operations done.
   double (*multiply_add_chains)(size_t iterations, float *sink);
 } hearth_kernels;

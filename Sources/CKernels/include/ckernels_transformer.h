@@ -7,6 +7,15 @@
 
 // Operands of the kernels of a transformer block.
 
+// Dropout by a counter-based generator: an element of row `row` of sample `sample` is kept when its 16 bits are under
+// `threshold`, and then multiplied by `scale` = 65536 / threshold.
+typedef struct {
+  uint32_t key[2];
+  uint32_t site;
+  uint32_t threshold;  // 1 to 65536
+  float scale;
+} hearth_dropout;
+
 // Operands of multi-head attention over token-packed sequences. Strides are in floats. Head h is the
 // columns h·head_size ..< (h+1)·head_size. Sequence s of the queries attends to sequence s of the keys.
 typedef struct {
@@ -18,6 +27,9 @@ typedef struct {
   bool causal;
   const float *_Nullable bias;  // heads rows of 2·bias_span − 1, indexed by key − query + bias_span − 1
   ptrdiff_t bias_span;
+  // Dropout of the probabilities when it is not NULL: the mask's row is head·2^20 + query, its column the key.
+  const hearth_dropout *_Nullable dropout;
+  const ptrdiff_t *_Nullable samples;  // one a sequence
 } hearth_attention;
 
 // Gradients of attention; dq, dk and dv are written, bias_gradient is added to. False: no memory.

@@ -37,26 +37,22 @@ package struct StepResult: Sendable, Equatable {
 /// Optimizer steps over mini-batches: exact, order-free gradient sums and one replicated update (docs/ARCHITECTURE.md).
 ///
 /// Micro-batches of a mini-batch run on any worker in any order. Each one's gradient becomes fixed-point
-/// integers, whose sum no order can change; so the new parameters depend on the mini-batch alone. All workers add
+/// integers, in the format that the technique names, whose sum no order can change; so the new parameters depend on
+/// the mini-batch alone. All workers add
 /// to one vector of sums, and the update takes the gradient from it a block at a time: a gradient in floats never
 /// exists as a whole.
 ///
 /// - Safety: one thread drives a trainer.
 package final class MiniBatchTrainer: @unchecked Sendable {
-  /// Exponent of the fixed point at the start: a resolution of 2^−44 (docs/decisions/0003).
-  package static let initialExponent: Int32 = 44
-  /// Smallest exponent; a gradient over 2^42 is no gradient.
-  package static let smallestExponent: Int32 = 20
-
   /// The technique that is trained.
   package let technique: any TechniqueComputation
   /// The optimizer with its moments.
   package private(set) var optimizer: AdamWOptimizer
-  /// Current exponent of the fixed point; part of a run's state.
-  package private(set) var exponent: Int32
+  /// Steps that were computed a second time, because a gradient did not fit its sum.
+  package private(set) var repeatedSteps = 0
   private let schedule: LearningRateSchedule
   private let clipping: GradientClipping
-  private let accumulator: GradientAccumulator
+  private let sums: any GradientSums
   private let work: MiniBatchWork
   private let update: ParameterUpdate
   /// Made once, so that a step hands out its work without allocating.
@@ -72,26 +68,26 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     self.technique = technique
     self.maximumMicroBatches = maximumMicroBatches
     self.workers = max(1, workers)
-    exponent = Self.initialExponent
     var configuration = AdamWConfiguration()
     configuration.weightDecay = settings.weightDecay
     optimizer = AdamWOptimizer(technique.parameters, configuration: configuration)
     schedule = LearningRateSchedule(
       peak: settings.learningRate, warmupFraction: settings.warmupFraction, totalSteps: max(1, totalSteps))
     clipping = GradientClipping(maximumNorm: settings.maximumNorm)
-    accumulator = GradientAccumulator(
-      count: technique.parameters.vectorCount, maximumContributions: max(1, maximumMicroBatches),
-      exponent: Self.initialExponent)
+    sums = technique.gradientSums.makeSums(
+      of: technique.parameters, maximumContributions: max(1, maximumMicroBatches))
     let work = MiniBatchWork(
-      technique: technique, accumulator: accumulator, maximumMicroBatches: max(1, maximumMicroBatches))
+      technique: technique, sums: sums, maximumMicroBatches: max(1, maximumMicroBatches))
     self.work = work
     computePiece = { piece, worker in work.compute(piece, worker: worker) }
-    update = ParameterUpdate(accumulator, workers: self.workers)
+    update = ParameterUpdate(sums, workers: self.workers)
   }
 
   /// Bytes that a trainer of `count` parameters takes beside the technique's own.
-  package static func byteCount(parameters count: Int, workers: Int) -> Int {
-    count * (2 * MemoryLayout<Float>.stride + MemoryLayout<Int64>.stride)
+  package static func byteCount(
+    parameters count: Int, workers: Int, sums: GradientSumFormat = .fixed64
+  ) -> Int {
+    count * (2 * MemoryLayout<Float>.stride + sums.bytesPerParameter)
       + ParameterUpdate.byteCount(workers: workers)
   }
 
@@ -102,12 +98,13 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     precondition(
       miniBatch.count <= maximumMicroBatches && loop.width <= workers,
       "\(miniBatch.count) micro-batches on \(loop.width) workers exceed the plan")
+    technique.begin(step: optimizer.step + 1)
     var lossSum = try accumulate(miniBatch, loop: loop)
-    while accumulator.overflowed {
-      exponent -= 8
-      guard exponent >= Self.smallestExponent, lossSum.isFinite else {
-        throw .diverged(step: optimizer.step + 1)
-      }
+    while true {
+      let outcome = sums.conclude()
+      if outcome == .complete { break }
+      guard outcome == .redo, lossSum.isFinite else { throw .diverged(step: optimizer.step + 1) }
+      repeatedSteps += 1
       lossSum = try accumulate(miniBatch, loop: loop)
     }
     let scaled = clipping.scale(
@@ -119,11 +116,12 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     return StepResult(lossSum: lossSum, units: units, gradientNorm: scaled.norm)
   }
 
-  /// Runs every micro-batch and leaves the sum of their gradients in the accumulator.
+  /// Runs every micro-batch and leaves the sum of their gradients in the sums.
   private func accumulate(
     _ miniBatch: [PackedMicroBatch], loop: any ParallelLoop
   ) throws(TrainingFailure) -> Double {
-    update.clearSums(exponent: exponent)
+    update.clearSums()
+    sums.begin()
     work.begin(miniBatch)
     loop.forEach(miniBatch.count, computePiece)
     return try work.finish()
@@ -131,8 +129,11 @@ package final class MiniBatchTrainer: @unchecked Sendable {
 
   // MARK: State
 
+  /// The exponents of the gradient sums; part of a run's state.
+  package var exponents: [Int32] { sums.exponents }
+
   /// Continues from saved state; the moments must have the length of the parameter vector.
-  package func restore(step: Int, exponent: Int32, firstMoments: [Float], secondMoments: [Float])
+  package func restore(step: Int, exponents: [Int32], firstMoments: [Float], secondMoments: [Float])
     throws(TrainingFailure)
   {
     let count = technique.parameters.vectorCount
@@ -141,8 +142,12 @@ package final class MiniBatchTrainer: @unchecked Sendable {
         "the saved optimizer has \(firstMoments.count) values and this run needs \(count); "
           + "the run directory belongs to another configuration")
     }
+    guard sums.restore(exponents: exponents) else {
+      throw .foreignState(
+        "the \(exponents.count) saved exponents of the gradient sums do not fit this run; "
+          + "the run directory belongs to another configuration")
+    }
     optimizer.step = step
-    self.exponent = exponent
     for index in 0..<count {
       optimizer.firstMoments[index] = firstMoments[index]
       optimizer.secondMoments[index] = secondMoments[index]
@@ -156,14 +161,14 @@ package final class MiniBatchTrainer: @unchecked Sendable {
 ///   writes only its piece's loss.
 private final class MiniBatchWork: @unchecked Sendable {
   private let technique: any TechniqueComputation
-  private let accumulator: GradientAccumulator
+  private let sums: any GradientSums
   private let losses: UnsafeMutablePointer<Double>
   private let failure = Mutex<TrainingFailure?>(nil)
   private var miniBatch: [PackedMicroBatch] = []
 
-  init(technique: any TechniqueComputation, accumulator: GradientAccumulator, maximumMicroBatches: Int) {
+  init(technique: any TechniqueComputation, sums: any GradientSums, maximumMicroBatches: Int) {
     self.technique = technique
-    self.accumulator = accumulator
+    self.sums = sums
     losses = .allocate(capacity: maximumMicroBatches)
     losses.initialize(repeating: 0, count: maximumMicroBatches)
   }
@@ -177,7 +182,7 @@ private final class MiniBatchWork: @unchecked Sendable {
 
   func compute(_ piece: Int, worker: Int) {
     do throws(TrainingFailure) {
-      losses[piece] = try technique.train(miniBatch[piece], worker: worker, sink: accumulator)
+      losses[piece] = try technique.train(miniBatch[piece], worker: worker, sink: sums)
     } catch {
       failure.withLock { $0 = $0 ?? error }
     }

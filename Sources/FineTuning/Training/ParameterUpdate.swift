@@ -10,7 +10,7 @@ final class ParameterUpdate: @unchecked Sendable {
   /// Parameters of a block: its gradient stays in the second-level cache from one pass to the next.
   static let blockSize = 1 << 15
 
-  private let accumulator: GradientAccumulator
+  private let sums: any GradientSums
   private let blocks: Int
   /// A block of gradients for each worker.
   private let gradients: UnsafeMutablePointer<Float>
@@ -23,9 +23,9 @@ final class ParameterUpdate: @unchecked Sendable {
   private var squareBlock: @Sendable (Int, Int) -> Void = { _, _ in }
   private var updateBlock: @Sendable (Int, Int) -> Void = { _, _ in }
 
-  init(_ accumulator: GradientAccumulator, workers: Int) {
-    self.accumulator = accumulator
-    blocks = (accumulator.count + Self.blockSize - 1) / Self.blockSize
+  init(_ sums: any GradientSums, workers: Int) {
+    self.sums = sums
+    blocks = (sums.count + Self.blockSize - 1) / Self.blockSize
     gradients = .allocate(capacity: workers * Self.blockSize)
     gradients.initialize(repeating: 0, count: workers * Self.blockSize)
     squares = .allocate(capacity: max(1, blocks))
@@ -37,7 +37,7 @@ final class ParameterUpdate: @unchecked Sendable {
       optimizer?.update(
         range(block), gradients: read(block, worker), gradientScale: gradientScale, learningRate: learningRate
       )
-      accumulator.zero(range(block))
+      sums.zero(range(block))
     }
   }
 
@@ -49,9 +49,9 @@ final class ParameterUpdate: @unchecked Sendable {
   /// Bytes of the blocks of `workers` workers.
   static func byteCount(workers: Int) -> Int { workers * blockSize * MemoryLayout<Float>.stride }
 
-  /// Makes the sums zero at `exponent`; nothing is left to do after an update at the same exponent.
-  func clearSums(exponent: Int32) {
-    if !sumsAreZero || accumulator.exponent != exponent { accumulator.reset(exponent: exponent) }
+  /// Makes the sums zero, which they are after an update.
+  func clearSums() {
+    if !sumsAreZero { sums.zero(0..<sums.count) }
     sumsAreZero = false
   }
 
@@ -74,12 +74,12 @@ final class ParameterUpdate: @unchecked Sendable {
   }
 
   private func range(_ block: Int) -> Range<Int> {
-    block * Self.blockSize..<min((block + 1) * Self.blockSize, accumulator.count)
+    block * Self.blockSize..<min((block + 1) * Self.blockSize, sums.count)
   }
 
   private func read(_ block: Int, _ worker: Int) -> UnsafeMutablePointer<Float> {
     let floats = gradients + worker * Self.blockSize
-    accumulator.read(range(block), into: floats)
+    sums.read(range(block), into: floats)
     return floats
   }
 }

@@ -8,10 +8,28 @@ package import TensorKernels
 package protocol TechniqueComputation: AnyObject, Sendable {
   /// The trainable parameters.
   var parameters: ParameterTree { get }
+  /// How the sums of its gradients are kept.
+  var gradientSums: GradientSumFormat { get }
+  /// Called before each optimizer step with its number, from 1 on; a step that is computed again has the same number.
+  func begin(step: Int)
   /// Adds the gradient of the micro-batch's loss sum to `sink`.
   ///
   /// - Returns: the sum of the losses of the micro-batch's units (samples, or decoder tokens).
   func train(_ batch: PackedMicroBatch, worker: Int, sink: any GradientSink) throws(TrainingFailure) -> Double
   /// Predicts one row a sample; the result is valid until the worker's next call.
   func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix
+  /// Tells which optimizer step, from 1, the next `train` calls belong to; it decides what dropout drops.
+  func begin(step: Int)
+}
+
+extension TechniqueComputation {
+  /// Nothing, for a technique without dropout.
+  package func begin(step: Int) {}
+}
+
+extension TechniqueComputation {
+  /// 64-bit sums, unless the technique trains too many parameters for them.
+  package var gradientSums: GradientSumFormat { .fixed64 }
+  /// Nothing to prepare: only dropout needs the step's number.
+  package func begin(step: Int) {}
 }

@@ -13,8 +13,8 @@ package struct RunPosition: Codable, Equatable, Sendable {
   package var step: Int
   /// Finished optimizer steps.
   package var optimizerStep: Int
-  /// Fixed-point exponent of the gradient sums.
-  package var exponent: Int32
+  /// Exponents of the gradient sums: one, or one a leaf.
+  package var exponents: [Int32]
   /// Loss sum and units of the epoch in progress.
   package var lossSum: Double
   /// Units of the epoch in progress.
@@ -41,7 +41,7 @@ package struct RunPosition: Codable, Equatable, Sendable {
     epoch = 0
     step = 0
     optimizerStep = 0
-    exponent = MiniBatchTrainer.initialExponent
+    exponents = []
     lossSum = 0
     units = 0
     seconds = 0

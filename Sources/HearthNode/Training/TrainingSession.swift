@@ -73,7 +73,7 @@ final class TrainingSession {
     }
     for (index, value) in state.parameters.enumerated() { technique.parameters.vector[index] = value }
     try trainer.restore(
-      step: state.position.optimizerStep, exponent: state.position.exponent,
+      step: state.position.optimizerStep, exponents: state.position.exponents,
       firstMoments: state.firstMoments, secondMoments: state.secondMoments)
     position = state.position
   }
@@ -238,7 +238,7 @@ final class TrainingSession {
   private func checkpoint() throws {
     try cache?.flush()
     position.optimizerStep = trainer.optimizer.step
-    position.exponent = trainer.exponent
+    position.exponents = trainer.exponents
     try directory.save(
       position,
       parameters: UnsafeBufferPointer(

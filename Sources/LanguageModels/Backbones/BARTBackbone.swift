@@ -9,17 +9,19 @@ package struct BARTBackbone: Backbone {
   /// An encoder and a decoder stack.
   package let architecture: BackboneArchitecture
   /// The word embedding of both stacks and of the head, [vocabulary × width].
-  package let embedding: Parameter
+  package private(set) var embedding: Parameter
   /// Added to the head's output (`final_logits_bias`), [1 × vocabulary]; nil where the weights hold none.
   package let headBias: Parameter?
 
   /// The id that ends a text.
   package let endID: Int32
 
-  private let stacks: [EmbeddedStack]
+  private var stacks: [EmbeddedStack]
   private let embeddingScale: Float
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
+  // The memory of leaves that took others' place.
+  private var owner: (any AnyObject & Sendable)?
 
   /// A stack with what it adds to the word embedding.
   private struct EmbeddedStack: Sendable {
@@ -166,6 +168,34 @@ package struct BARTBackbone: Backbone {
   package func relativeBias(stack: Int) -> Parameter? { nil }
   /// None: the last block ends with a norm.
   package func finalNorm(stack: Int) -> NormParameters? { nil }
+
+  /// Every leaf, by place.
+  package var leaves: BackboneLeaves {
+    BackboneLeaves(
+      stacks: stacks.map { part in
+        part.stack.leaves(
+          embedding: StackEmbedding(
+            words: embedding, scale: embeddingScale, positions: part.positions,
+            positionOffset: BARTConfiguration.positionOffset, norm: part.norm))
+      },
+      head: LanguageModelHead(weight: embedding, scale: 1, bias: headBias))
+  }
+
+  /// The same model over other leaves.
+  package func replacing(
+    _ leaves: BackboneLeaves, keepingAlive owner: (any AnyObject & Sendable)?
+  ) -> BARTBackbone {
+    var copy = self
+    copy.embedding = leaves.stacks[0].embedding.words.frozen
+    copy.stacks = zip(stacks, leaves.stacks).map { part, leaves in
+      EmbeddedStack(
+        stack: FrozenStack(shape: part.stack.shape, leaves),
+        positions: leaves.embedding.positions?.frozen ?? part.positions,
+        norm: leaves.embedding.norm?.frozen ?? part.norm)
+    }
+    copy.owner = owner
+    return copy
+  }
 }
 
 extension BARTConfiguration {

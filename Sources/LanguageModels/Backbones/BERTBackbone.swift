@@ -8,14 +8,16 @@ package struct BERTBackbone: Backbone {
   /// One encoder stack.
   package let architecture: BackboneArchitecture
   /// The word embedding, [vocabulary × width].
-  package let embedding: Parameter
+  package private(set) var embedding: Parameter
 
-  private let stack: FrozenStack
-  private let positions: Parameter
-  private let types: Parameter
-  private let embeddingNorm: NormParameters
+  private var stack: FrozenStack
+  private var positions: Parameter
+  private var types: Parameter
+  private var embeddingNorm: NormParameters
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
+  // The memory of leaves that took others' place.
+  private var owner: (any AnyObject & Sendable)?
 
   /// Borrows the weights of a Hugging Face checkpoint, whose names may begin with `bert.`.
   package init(
@@ -125,6 +127,28 @@ package struct BERTBackbone: Backbone {
   package func relativeBias(stack: Int) -> Parameter? { nil }
   /// None: the last block ends with a norm.
   package func finalNorm(stack: Int) -> NormParameters? { nil }
+
+  /// Every leaf, by place.
+  package var leaves: BackboneLeaves {
+    let embedding = StackEmbedding(
+      words: embedding, positions: positions, types: types, norm: embeddingNorm)
+    return BackboneLeaves(stacks: [stack.leaves(embedding: embedding)], head: nil)
+  }
+
+  /// The same model over other leaves.
+  package func replacing(
+    _ leaves: BackboneLeaves, keepingAlive owner: (any AnyObject & Sendable)?
+  ) -> BERTBackbone {
+    let part = leaves.stacks[0].embedding
+    var copy = self
+    copy.embedding = part.words.frozen
+    copy.positions = part.positions?.frozen ?? positions
+    copy.types = part.types?.frozen ?? types
+    copy.embeddingNorm = part.norm?.frozen ?? embeddingNorm
+    copy.stack = FrozenStack(shape: stack.shape, leaves.stacks[0])
+    copy.owner = owner
+    return copy
+  }
 
   private struct Plan {
     let stream: Int

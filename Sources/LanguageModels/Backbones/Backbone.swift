@@ -178,4 +178,8 @@ package protocol Backbone: Sendable {
   var embedding: Parameter { get }
   /// Every leaf that the forward reads.
   var parameters: [Parameter] { get }
+  /// Every leaf, by place.
+  var leaves: BackboneLeaves { get }
+  /// The same model over other leaves of the same shapes, whose memory `owner` keeps alive.
+  func replacing(_ leaves: BackboneLeaves, keepingAlive owner: (any AnyObject & Sendable)?) -> Self
 }

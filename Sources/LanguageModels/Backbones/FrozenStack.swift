@@ -25,9 +25,23 @@ struct FrozenStack: Sendable {
     for leaf in leaves { precondition(!leaf.isTrainable, "\(leaf.name) of a backbone is trainable") }
   }
 
+  /// The same stack over other leaves, which become frozen.
+  init(shape: StackShape, _ leaves: StackLeaves) {
+    self.init(
+      shape: shape, blocks: leaves.blocks.map(\.frozen), relativeBias: leaves.relativeBias?.frozen,
+      finalNorm: leaves.finalNorm?.frozen)
+  }
+
+  /// The stack's leaves by place, below `embedding`.
+  func leaves(embedding: StackEmbedding) -> StackLeaves {
+    StackLeaves(
+      embedding: embedding, blocks: blocks.map(\.parameters), relativeBias: relativeBias?.table,
+      finalNorm: finalNorm)
+  }
+
   /// Every leaf of the stack.
   var leaves: [Parameter] {
-    var leaves = blocks.flatMap { $0.parameters.leaves }
+    var leaves = blocks.flatMap { $0.parameters.leaves + $0.parameters.additions }
     if let relativeBias { leaves.append(relativeBias.table) }
     if let finalNorm { leaves += [finalNorm.weight] + (finalNorm.bias.map { [$0] } ?? []) }
     return leaves

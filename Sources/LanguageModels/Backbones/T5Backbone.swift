@@ -9,18 +9,20 @@ package struct T5Backbone: Backbone {
   /// An encoder and a decoder stack.
   package let architecture: BackboneArchitecture
   /// The word embedding of both stacks, [vocabulary × width].
-  package let embedding: Parameter
+  package private(set) var embedding: Parameter
   /// The language-model head, [vocabulary × width]; the embedding itself when tied.
-  package let headWeight: Parameter
+  package private(set) var headWeight: Parameter
   /// Multiplies the decoder's final states before the head: width^(−1/2) when tied, else 1.
   package let headScale: Float
 
   /// The id that ends a text.
   package let endID: Int32
 
-  private let stacks: [FrozenStack]
+  private var stacks: [FrozenStack]
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
+  // The memory of leaves that took others' place.
+  private var owner: (any AnyObject & Sendable)?
 
   /// Borrows the weights of a Hugging Face checkpoint.
   package init(
@@ -139,6 +141,25 @@ package struct T5Backbone: Backbone {
   package func relativeBias(stack: Int) -> Parameter? { stacks[stack].relativeBias?.table }
   /// The frozen norm behind the last block.
   package func finalNorm(stack: Int) -> NormParameters? { stacks[stack].finalNorm }
+
+  /// Every leaf, by place.
+  package var leaves: BackboneLeaves {
+    BackboneLeaves(
+      stacks: stacks.map { $0.leaves(embedding: StackEmbedding(words: embedding)) },
+      head: LanguageModelHead(weight: headWeight, scale: headScale, bias: nil))
+  }
+
+  /// The same model over other leaves.
+  package func replacing(
+    _ leaves: BackboneLeaves, keepingAlive owner: (any AnyObject & Sendable)?
+  ) -> T5Backbone {
+    var copy = self
+    copy.embedding = leaves.stacks[0].embedding.words.frozen
+    copy.headWeight = leaves.head?.weight.frozen ?? headWeight
+    copy.stacks = zip(stacks, leaves.stacks).map { FrozenStack(shape: $0.shape, $1) }
+    copy.owner = owner
+    return copy
+  }
 }
 
 extension T5Configuration {

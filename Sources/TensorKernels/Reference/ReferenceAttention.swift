@@ -7,9 +7,12 @@ extension Reference {
     package var causal: Bool
     /// `bias[queries - 1 + key - query]`, or nil.
     package var bias: [Double]?
+    /// Factor of each probability after the softmax ([queries][keys]): 0 or 1/keep of dropout; nil without.
+    package var mask: [[Double]]?
 
     /// Attention with an optional bias over `queries + keys - 1` distances.
-    package init(scale: Double, causal: Bool, bias: [Double]?) {
+    package init(scale: Double, causal: Bool, bias: [Double]?, mask: [[Double]]? = nil) {
+      self.mask = mask
       self.scale = scale
       self.causal = causal
       self.bias = bias
@@ -49,7 +52,8 @@ extension Reference {
         let (probabilities, logSumExp) = Reference.softmax(scores)
         var context = [Double](repeating: 0, count: v[0].count)
         for key in k.indices {
-          for column in context.indices { context[column] += probabilities[key] * v[key][column] }
+          let weight = probabilities[key] * (mask?[query][key] ?? 1)
+          for column in context.indices { context[column] += weight * v[key][column] }
         }
         result.context.append(context)
         result.probabilities.append(probabilities)
@@ -69,10 +73,11 @@ extension Reference {
         let delta = Attention.dot(dContext[query], result.context[query])
         for key in k.indices {
           let probability = result.probabilities[query][key]
-          let dScore = probability * (Attention.dot(dContext[query], v[key]) - delta)
+          let factor = mask?[query][key] ?? 1
+          let dScore = probability * (factor * Attention.dot(dContext[query], v[key]) - delta)
           if bias != nil { gradients.bias[q.count - 1 + key - query] += dScore }
           for column in zeroRow.indices {
-            gradients.v[key][column] += probability * dContext[query][column]
+            gradients.v[key][column] += factor * probability * dContext[query][column]
             gradients.q[query][column] += scale * dScore * k[key][column]
             gradients.k[key][column] += scale * dScore * q[query][column]
           }

@@ -1,0 +1,81 @@
+package import LanguageModels
+package import NeuralNetworks
+package import TensorKernels
+
+/// Full fine-tuning, Houlsby's adapters and LoRA: the backbone itself is run over a transformed tree of leaves.
+///
+/// A technique changes leaves and nothing else: the blocks are those of the frozen backbone, and the backward
+/// computes what a trained leaf needs. Dropout is decided by (seed, step, sample), so that gradients depend on the
+/// micro-batch alone. Frozen leaves stay where the backbone has them.
+///
+/// - Safety: worker `w` is used by one thread at a time; parameters and the step change between steps only.
+package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
+  /// The trainable parameters.
+  package let parameters: ParameterTree
+  private let workers: [TuningWorker]
+  private let dropout: TuningDropout
+  private var step = 0
+  /// Keeps frozen leaves alive; full fine-tuning has none, so that the backbone can leave memory.
+  private let backbone: (any Backbone)?
+
+  /// The technique on `workers` workers for micro-batches within `capacity`.
+  ///
+  /// - Parameters:
+  ///   - parameters: the leaves of `parameterShapes(configuration:head:backbone:)`.
+  ///   - checkpointsActivations: keeps only what enters each block and computes the rest again in the backward.
+  ///   - dropoutSeed: decides, with the step and the sample, what is dropped.
+  package init(
+    configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone, parameters: ParameterTree,
+    capacity: MicroBatchCapacity, workers: Int, training: Bool, checkpointsActivations: Bool,
+    dropoutSeed: UInt64
+  ) {
+    self.parameters = parameters
+    dropout = TuningDropout(configuration, seed: dropoutSeed)
+    let architecture = backbone.architecture
+    let leaves = configuration.tunedLeaves(
+      of: backbone.leaves, architecture: architecture, parameters: parameters)
+    self.workers = (0..<max(1, workers)).map { _ in
+      TuningWorker(
+        head: head, architecture: architecture, leaves: leaves, tree: parameters, capacity: capacity,
+        training: training, checkpoints: checkpointsActivations)
+    }
+    var isFull = false
+    if case .full = configuration { isFull = head != .languageModel || leaves.head?.bias == nil }
+    self.backbone = isFull ? nil : backbone
+  }
+
+  /// Bytes of one worker's buffers.
+  package static func workerBytes(
+    configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone,
+    capacity: MicroBatchCapacity, training: Bool, checkpointsActivations: Bool
+  ) -> Int {
+    let tree = emptyParameters(configuration: configuration, head: head, backbone: backbone)
+    let architecture = backbone.architecture
+    let leaves = configuration.tunedLeaves(
+      of: backbone.leaves, architecture: architecture, parameters: tree)
+    return MemoryLayout<Float>.stride
+      * TuningWorker.floatCount(
+        head: head, architecture: architecture, leaves: leaves, tree: tree, capacity: capacity,
+        training: training, checkpoints: checkpointsActivations)
+  }
+
+  /// Tells which step the next micro-batches belong to.
+  package func begin(step: Int) { self.step = step }
+
+  /// Forward, loss and backward of a micro-batch; returns the sum of the losses.
+  package func train(
+    _ batch: PackedMicroBatch, worker: Int, sink: any GradientSink
+  ) throws(TrainingFailure) -> Double {
+    workers[worker].train(batch, dropout: BatchDropout(dropout, batch, step: step), sink: sink)
+  }
+
+  /// Predicts one row a sample, without dropout; a language-model head has no predictions, only a loss.
+  package func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix {
+    workers[worker].predict(batch)
+  }
+
+  /// The sum of the losses of a micro-batch, without dropout and without gradients.
+  package func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double {
+    workers[worker].loss(batch)
+  }
+}

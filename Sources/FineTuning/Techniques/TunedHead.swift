@@ -1,0 +1,158 @@
+import LanguageModels
+import NeuralNetworks
+import TensorKernels
+
+/// A language-model head whose gradient, or whose bias, the streamed kernel does not know; a tile of words at a time.
+///
+/// Scores of all words never exist. A tile's share of a row's probabilities follows from the logarithms of the
+/// tiles' sums, whose own softmax says how much of the whole each tile is.
+struct TiledHead {
+  /// Words of a tile.
+  static let tileWords = 1024
+
+  let head: LanguageModelHead
+  private let scores: Int
+  private let shares: Int
+  private let gradient: Int
+
+  /// Reserves the buffers for up to `rows` states.
+  init(_ head: LanguageModelHead, rows: Int, training: Bool, layout: inout ArenaLayout) {
+    self.head = head
+    scores = layout.reserve(rows * Self.tileWords)
+    shares = layout.reserve(rows * Self.tiles(head.weight))
+    gradient = layout.reserve(training ? Self.tileWords * head.weight.columns : 0)
+  }
+
+  private static func tiles(_ weight: Parameter) -> Int { (weight.rows + tileWords - 1) / tileWords }
+
+  private func words(_ tile: Int) -> Range<Int> {
+    tile * Self.tileWords..<min((tile + 1) * Self.tileWords, head.weight.rows)
+  }
+
+  private func scores(_ x: Matrix, tile: Int, arena: Arena) -> Matrix {
+    let words = words(tile)
+    let scores = arena.matrix(self.scores, rows: x.rows, columns: words.count)
+    matrixMultiply(
+      x, .none, head.weight.matrix.rowRange(words.lowerBound, count: words.count), .transposed, into: scores,
+      epilogue: Epilogue(
+        bias: head.bias.map { UnsafePointer($0.values + words.lowerBound) }, scale: head.scale))
+    return scores
+  }
+
+  /// The summed cross-entropy of the rows with a label; leaves each tile's share of every row's probabilities.
+  func loss(_ x: Matrix, labels: [Int32], arena: Arena) -> Double {
+    let shares = arena.matrix(self.shares, rows: x.rows, columns: Self.tiles(head.weight))
+    var loss = 0.0
+    for tile in 0..<shares.columns {
+      let words = words(tile)
+      let scores = scores(x, tile: tile, arena: arena)
+      for row in 0..<x.rows {
+        shares[row, tile] = logSumExp(scores.rowRange(row, count: 1))
+        let label = Int(labels[row])
+        if words.contains(label) { loss -= Double(scores[row, label - words.lowerBound]) }
+      }
+    }
+    for row in 0..<x.rows where labels[row] >= 0 {
+      loss += Double(logSumExp(shares.rowRange(row, count: 1)))
+    }
+    softmaxRows(shares)
+    return loss
+  }
+
+  /// Scores' gradient of one tile, after `loss`: probabilities minus the labels, times the head's scale.
+  private func scoreGradient(_ x: Matrix, labels: [Int32], tile: Int, arena: Arena) -> Matrix {
+    let words = words(tile)
+    let shares = arena.matrix(self.shares, rows: x.rows, columns: Self.tiles(head.weight))
+    let gradient = scores(x, tile: tile, arena: arena)
+    softmaxRows(gradient)
+    for row in 0..<x.rows {
+      let label = Int(labels[row])
+      let factor = label < 0 ? 0 : head.scale * shares[row, tile]
+      for column in 0..<words.count { gradient[row, column] *= factor }
+      if words.contains(label) { gradient[row, label - words.lowerBound] -= head.scale }
+    }
+    return gradient
+  }
+
+  /// Writes the gradient of the states, after `loss`.
+  func inputGradient(_ x: Matrix, labels: [Int32], into dx: Matrix, arena: Arena) {
+    for tile in 0..<Self.tiles(head.weight) {
+      let words = words(tile)
+      matrixMultiply(
+        scoreGradient(x, labels: labels, tile: tile, arena: arena), .none,
+        head.weight.matrix.rowRange(words.lowerBound, count: words.count), .none, into: dx,
+        epilogue: Epilogue(accumulate: tile > 0))
+    }
+  }
+
+  /// Hands the gradient of the head's words to `sink`, after `loss`, with what `words` adds to some of them when they
+  /// are the embedding's too.
+  func weightGradient(
+    _ x: Matrix, labels: [Int32], adding words: WordGradients?, arena: Arena, sink: any GradientSink
+  ) {
+    for tile in 0..<Self.tiles(head.weight) {
+      let range = self.words(tile)
+      let gradient = arena.matrix(gradient, rows: range.count, columns: head.weight.columns)
+      matrixMultiply(
+        scoreGradient(x, labels: labels, tile: tile, arena: arena), .transposed, x, .none, into: gradient)
+      words?.add(range, to: gradient)
+      sink.add(gradient.base, of: head.weight.rowRange(range))
+    }
+  }
+}
+
+/// The gradients of an embedding's words in one micro-batch: one row for each token that was looked up.
+struct WordGradients {
+  private struct Token {
+    let word: Int
+    let row: Matrix
+    let scale: Float
+  }
+
+  /// In the order of words; tokens of one word in the order of the text, so that their sum is always the same.
+  private var tokens: [Token] = []
+
+  /// Adds the rows of one stack's tokens.
+  mutating func append(_ ids: [Int32], rows: Matrix, scale: Float) {
+    for (index, id) in ids.enumerated() {
+      tokens.append(Token(word: Int(id), row: rows.rowRange(index, count: 1), scale: scale))
+    }
+  }
+
+  /// Brings the tokens into the order that `add` needs.
+  mutating func sort() {
+    let order = tokens.indices.sorted { (tokens[$0].word, $0) < (tokens[$1].word, $1) }
+    tokens = order.map { tokens[$0] }
+  }
+
+  /// Adds the tokens of the words `range` to the rows of those words.
+  func add(_ range: Range<Int>, to gradient: Matrix) {
+    var low = 0
+    var high = tokens.count
+    while low < high {
+      let middle = (low + high) / 2
+      if tokens[middle].word < range.lowerBound { low = middle + 1 } else { high = middle }
+    }
+    while low < tokens.count, tokens[low].word < range.upperBound {
+      let token = tokens[low]
+      addRows(
+        token.row, into: gradient.rowRange(token.word - range.lowerBound, count: 1), scale: token.scale)
+      low += 1
+    }
+  }
+
+  /// Hands the gradient of every word that was looked up to `sink`, a row at a time.
+  func add(_ words: Parameter, scratch: UnsafeMutablePointer<Float>, sink: any GradientSink) {
+    let sum = Matrix(scratch, rows: 1, columns: words.columns)
+    var index = 0
+    while index < tokens.count {
+      let word = tokens[index].word
+      scratch.update(repeating: 0, count: words.columns)
+      while index < tokens.count, tokens[index].word == word {
+        addRows(tokens[index].row, into: sum, scale: tokens[index].scale)
+        index += 1
+      }
+      sink.add(scratch, of: words.rowRange(word..<word + 1))
+    }
+  }
+}

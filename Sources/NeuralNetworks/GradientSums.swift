@@ -1,0 +1,55 @@
+/// How gradient sums are kept: the memory they take, and how they round.
+package enum GradientSumFormat: String, Codable, Sendable, Equatable {
+  /// 64-bit integers with one exponent for all parameters (docs/decisions/0003).
+  case fixed64
+  /// 32-bit integers with one exponent a leaf (docs/decisions/0007).
+  case scaled32
+
+  /// Bytes of one sum.
+  package var bytesPerParameter: Int { self == .fixed64 ? 8 : 4 }
+
+  /// Zeroed sums of this format.
+  ///
+  /// - Parameters:
+  ///   - tree: the parameters.
+  ///   - maximumContributions: the most values that are ever added to one sum in a step, on all threads and devices
+  ///     together.
+  package func makeSums(of tree: ParameterTree, maximumContributions: Int) -> any GradientSums {
+    switch self {
+    case .fixed64:
+      GradientAccumulator(count: tree.vectorCount, maximumContributions: maximumContributions)
+    case .scaled32: ScaledGradientAccumulator(tree, maximumContributions: maximumContributions)
+    }
+  }
+}
+
+/// Whether a step's sums hold its gradient.
+package enum GradientSumOutcome: Sendable, Equatable {
+  /// Every value fitted.
+  case complete
+  /// The exponents were wrong and have been changed: the sums are to be cleared and the step computed again.
+  case redo
+  /// A value was no number, or beyond any exponent.
+  case diverged
+}
+
+/// Sums of gradients in which no order of additions changes a bit.
+///
+/// A step is `begin`, any number of `add` on any thread, `conclude`, and, when that says so, once more from zeroed sums.
+/// Only `add` may be called by several threads at once.
+package protocol GradientSums: GradientSink, Sendable {
+  /// Number of sums: one for each float of the flat vector.
+  var count: Int { get }
+  /// The exponents of the next step; all that a resumed run needs.
+  var exponents: [Int32] { get }
+  /// Goes on with the exponents of a saved run; false when they belong to other parameters.
+  func restore(exponents: [Int32]) -> Bool
+  /// Prepares for a step over sums that are zero.
+  func begin()
+  /// Looks at what was added since `begin`, and decides the exponents of the next step.
+  func conclude() -> GradientSumOutcome
+  /// Rounds the sums of `range` to floats.
+  func read(_ range: Range<Int>, into gradients: UnsafeMutablePointer<Float>)
+  /// Zeroes the sums of `range`.
+  func zero(_ range: Range<Int>)
+}
