@@ -28,6 +28,8 @@ struct CacheWriter {
   private var isManifestStale: Bool
   /// Whether the files are gone for good.
   private(set) var isRemoved = false
+  /// Whether room behind the last record belongs to a reservation.
+  var isReserved = false
 
   init(_ opened: OpenedCache) {
     shards = opened.shards
@@ -56,7 +58,7 @@ struct CacheWriter {
     _ key: SampleKey, _ shape: CacheRecordShape, payloadBytes: Int, checksum: UInt32,
     segments: inout [UnsafeRawBufferPointer], store: ActivationCacheStore
   ) throws(CacheFailure) -> CacheEntry {
-    precondition(!isRemoved, "an append after removeAll()")
+    precondition(!isRemoved && !isReserved, "an append after removeAll() or beside a reservation")
     let directory = store.storage.name
     let needed = CacheFormat.headerBytes + payloadBytes
     let index = try shardIndex(for: needed, store)
@@ -80,10 +82,15 @@ struct CacheWriter {
       throw CacheFailure(error, directory: directory, needed: needed, entries: entries)
     }
     let entry = CacheEntry(record, shard: shards[index].ordinal, file: file)
-    shards[index].length = record.end
+    take(entry, into: index)
+    return entry
+  }
+
+  /// Takes a record that was written whole behind the last one of a shard.
+  mutating func take(_ entry: CacheEntry, into index: Int) {
+    shards[index].length = entry.record.end
     shards[index].entries.append(entry)
     isManifestStale = true
-    return entry
   }
 
   /// The shard that takes the next `needed` bytes: the last one, or a new one.
@@ -95,6 +102,12 @@ struct CacheWriter {
     {
       return shards.count - 1
     }
+    try appendShard(for: needed, store)
+    return shards.count - 1
+  }
+
+  /// Makes a new, empty shard, because the last one has no room for `needed` bytes.
+  mutating func appendShard(for needed: Int, _ store: ActivationCacheStore) throws(CacheFailure) {
     let ordinal = (shards.last?.ordinal ?? -1) + 1
     guard ordinal < CacheFormat.maximumShards else {
       throw .tooManyShards(directory: store.storage.name, limit: CacheFormat.maximumShards)
@@ -115,7 +128,6 @@ struct CacheWriter {
       let entries = store.table.withLock { $0.count }
       throw CacheFailure(error, directory: store.storage.name, needed: needed, entries: entries)
     }
-    return shards.count - 1
   }
 
   /// Shards, then indexes, then the manifest: a file never names what may not be there after a power cut.

@@ -11,9 +11,6 @@ package struct SampleKey: Hashable, Sendable, Comparable, CustomStringConvertibl
   // Big-endian words, so that comparing words compares bytes.
   let high, low: UInt64
 
-  /// The first 64 bits, to key what must not depend on where a sample is computed.
-  package var prefix: UInt64 { high }
-
   /// The key of a sample with these encoder ids, segment types and decoder ids.
   package init(encoderIDs: [Int32], types: [Int32], decoderIDs: [Int32]) {
     var hasher = ContentHasher(digestByteCount: Self.byteCount)

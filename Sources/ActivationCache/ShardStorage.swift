@@ -41,6 +41,8 @@ package protocol ShardFile: AnyObject, Sendable {
   ) throws(ShardStorageFailure) -> Int
   /// Advises that these bytes are read soon.
   func willNeed(_ range: Range<Int>)
+  /// Advises that these bytes are not read soon: the system's copies of them may leave memory.
+  func release(_ range: Range<Int>)
   /// Cuts the file to `byteCount` bytes.
   func truncate(to byteCount: Int) throws(ShardStorageFailure)
   /// Returns once the file's bytes and length survive a power cut.

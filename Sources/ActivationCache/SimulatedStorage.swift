@@ -287,6 +287,9 @@ private final class SimulatedFile: ShardFile {
   /// A simulated disk has no pages to fetch.
   func willNeed(_ range: Range<Int>) {}
 
+  /// A simulated disk has no pages to let go.
+  func release(_ range: Range<Int>) {}
+
   func truncate(to byteCount: Int) throws(ShardStorageFailure) {
     try storage.withFile(self) { (_, file) throws(ShardStorageFailure) in
       guard byteCount < file.bytes.count else { return }

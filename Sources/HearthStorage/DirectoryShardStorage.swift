@@ -127,6 +127,8 @@ private final class CacheFile: ShardFile {
 
   func willNeed(_ range: Range<Int>) { file.willNeed(range) }
 
+  func release(_ range: Range<Int>) { file.release(range) }
+
   func truncate(to byteCount: Int) throws(ShardStorageFailure) {
     try translated { () throws(FileFailure) in try file.truncate(to: byteCount) }
   }

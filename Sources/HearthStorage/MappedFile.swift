@@ -10,11 +10,13 @@ package final class MappedFile: ByteRegion, @unchecked Sendable {
   package let bytes: UnsafeRawBufferPointer
   /// The path, for messages.
   package let name: String
+  // Kept open for advice about the system's copy of the file.
+  private let file: OpenFile
 
   /// Maps the regular file at `path`; an empty file gives no bytes.
   package init(_ path: String) throws(FileFailure) {
     name = path
-    let file = try OpenFile(path, .reading)
+    file = try OpenFile(path, .reading)
     let byteCount = try file.byteCount()
     guard byteCount > 0 else {
       bytes = UnsafeRawBufferPointer(start: nil, count: 0)
@@ -35,4 +37,28 @@ package final class MappedFile: ByteRegion, @unchecked Sendable {
     // Advice on a valid mapping cannot fail in a way that changes what is read.
     _ = madvise(UnsafeMutableRawPointer(mutating: base), bytes.count, MADV_DONTNEED)
   }
+
+  /// Starts reading the pages of `range` from the file.
+  package func willNeed(_ range: Range<Int>) {
+    let range = range.clamped(to: 0..<bytes.count)
+    guard let base = bytes.baseAddress, !range.isEmpty else { return }
+    let first = range.lowerBound / Self.pageBytes * Self.pageBytes
+    // Advice: where it is not followed, the pages come when they are touched.
+    _ = madvise(UnsafeMutableRawPointer(mutating: base + first), range.upperBound - first, MADV_WILLNEED)
+  }
+
+  /// Lets the pages of `range` go from the process and from the system's cache of the file.
+  ///
+  /// Pages that belong to the range only in part stay: their neighbours may be in use.
+  package func release(_ range: Range<Int>) {
+    let range = range.clamped(to: 0..<bytes.count)
+    let first = (range.lowerBound + Self.pageBytes - 1) / Self.pageBytes * Self.pageBytes
+    let end =
+      range.upperBound == bytes.count ? bytes.count : range.upperBound / Self.pageBytes * Self.pageBytes
+    guard let base = bytes.baseAddress, first < end else { return }
+    _ = madvise(UnsafeMutableRawPointer(mutating: base + first), end - first, MADV_DONTNEED)
+    file.release(first..<end)
+  }
+
+  private static let pageBytes = Int(sysconf(Int32(_SC_PAGESIZE)))
 }

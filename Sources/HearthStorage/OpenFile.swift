@@ -127,6 +127,13 @@ package final class OpenFile: Sendable {
     _ = posix_fadvise(descriptor, range.lowerBound, range.count, POSIX_FADV_WILLNEED)
   }
 
+  /// Tells the system that these bytes are not read soon: its clean copies of them go, and changed ones start on
+  /// their way to the disk.
+  package func release(_ range: Range<Int>) {
+    // Only advice, as above.
+    _ = posix_fadvise(descriptor, range.lowerBound, range.count, POSIX_FADV_DONTNEED)
+  }
+
   /// Cuts or extends the file to `byteCount` bytes.
   package func truncate(to byteCount: Int) throws(FileFailure) {
     _ = try call("truncate", path) { ftruncate(descriptor, byteCount) }

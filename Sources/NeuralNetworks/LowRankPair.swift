@@ -41,20 +41,19 @@ package struct LowRankPair: Sendable {
 
   /// Adds `scale · (dy·B)·A` to `dx`.
   func inputGradient(_ dy: Matrix, into dx: Matrix, dropout: LowRankDropout?) {
-    forEachRange(dy.rows, dropout) { range, key in
+    forEachRange(dy.rows, dropout) { range, sequence in
       withRows(range.count, rank) { thin in
         let part = dx.rowRange(range.lowerBound, count: range.count)
         matrixMultiply(
           dy.rowRange(range.lowerBound, count: range.count), .none, b.matrix, .none, into: thin,
           epilogue: Epilogue(scale: scale))
-        guard let key, let dropout else {
+        guard let sequence, let dropout else {
           matrixMultiply(thin, .none, a.matrix, .none, into: part, epilogue: Epilogue(accumulate: true))
           return
         }
         withRows(range.count, a.columns) { wide in
           matrixMultiply(thin, .none, a.matrix, .none, into: wide)
-          dropRows(
-            wide, into: part, probability: dropout.dropout.probability, key: key, accumulate: true)
+          dropout.apply(wide, into: part, sequence: sequence, accumulate: true)
         }
       }
     }
@@ -116,21 +115,21 @@ package struct LowRankPair: Sendable {
   private func forEachPiece(
     _ x: Matrix, _ dropout: LowRankDropout?, _ body: (_ x: Matrix, _ range: Range<Int>, _ isFirst: Bool) -> Void
   ) {
-    forEachRange(x.rows, dropout) { range, key in
+    forEachRange(x.rows, dropout) { range, sequence in
       let part = x.rowRange(range.lowerBound, count: range.count)
-      guard let key, let dropout else {
+      guard let sequence, let dropout else {
         body(part, range, range.lowerBound == 0)
         return
       }
       withRows(range.count, x.columns) { kept in
-        dropRows(part, into: kept, probability: dropout.dropout.probability, key: key, accumulate: false)
+        dropout.apply(part, into: kept, sequence: sequence, accumulate: false)
         body(kept, range, range.lowerBound == 0)
       }
     }
   }
 
   private func forEachRange(
-    _ rows: Int, _ dropout: LowRankDropout?, _ body: (_ range: Range<Int>, _ key: UInt64?) -> Void
+    _ rows: Int, _ dropout: LowRankDropout?, _ body: (_ range: Range<Int>, _ sequence: Int?) -> Void
   ) {
     guard let dropout else {
       var first = 0
@@ -144,7 +143,7 @@ package struct LowRankPair: Sendable {
     let sequences = dropout.sequences
     precondition(sequences.tokens == rows, "dropout of \(sequences.tokens) tokens in \(rows) rows")
     for index in 0..<sequences.count {
-      body(sequences.offsets[index]..<sequences.offsets[index + 1], dropout.key(sequence: index))
+      body(sequences.offsets[index]..<sequences.offsets[index + 1], index)
     }
   }
 }

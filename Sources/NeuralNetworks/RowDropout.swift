@@ -1,29 +1,30 @@
-import Determinism
 package import TensorKernels
 
-/// Dropout of packed rows whose masks depend on nothing but their keys (Srivastava et al., JMLR 2014).
+/// Dropout of packed rows in one step, for the samples of one micro-batch (Srivastava et al., JMLR 2014).
 ///
-/// A mask is decided by the key of the sample, the layer, the site and the element inside the sample. So it is the
+/// A mask is decided by the step, the sample, the layer, the site and the element inside the sample. So it is the
 /// same in whatever micro-batch, on whatever thread or device the sample is computed, and the backward makes it
 /// again instead of keeping it.
 package struct RowDropout: Sendable, Equatable {
-  /// Share of the values that become zero; the others grow by 1/(1 − probability).
-  package var probability: Float
-  /// One key for each sequence, of (seed, step, sample).
-  package var keys: [UInt64]
+  /// Share of the values that become zero; the others grow by 1/(1 − rate).
+  package var rate: Float
+  /// The step's key.
+  package var key: DropoutKey
+  /// The sample's number of each sequence.
+  package var samples: [Int]
 
-  /// A dropout of `probability`, below 1, with a key for each sequence.
-  package init(probability: Float, keys: [UInt64]) {
-    precondition(probability >= 0 && probability < 1, "a dropout of \(probability)")
-    self.probability = probability
-    self.keys = keys
+  /// A dropout of `rate`, below 1.
+  package init(rate: Float, key: DropoutKey, samples: [Int]) {
+    precondition(rate >= 0 && rate < 1, "a dropout of \(rate)")
+    self.rate = rate
+    self.key = key
+    self.samples = samples
   }
 
-  /// The key of one sequence's mask at a place of the model.
-  package func key(sequence: Int, layer: Int, site: DropoutSite) -> UInt64 {
-    var generator = SeededGenerator(
-      seed: keys[sequence], UInt64(truncatingIfNeeded: layer), UInt64(site.rawValue))
-    return generator.next()
+  /// The numbers of one place of the model.
+  func dropout(layer: Int, site: DropoutSite) -> Dropout {
+    Dropout(
+      key: key, site: UInt32(truncatingIfNeeded: layer) << 5 | UInt32(site.rawValue), rate: rate)
   }
 
   /// Writes (or adds, when `accumulate`) the kept values of `x`, scaled, to `y`; both may be the same memory.
@@ -31,14 +32,30 @@ package struct RowDropout: Sendable, Equatable {
     _ x: Matrix, into y: Matrix, sequences: PackedSequences, layer: Int, site: DropoutSite,
     accumulate: Bool = false
   ) {
+    with(layer: layer, site: site, sequences: sequences) {
+      applyDropout(x, $0, sequences: sequences, into: y, accumulate: accumulate)
+    }
+  }
+
+  /// The same for one sequence alone.
+  func apply(
+    _ x: Matrix, into y: Matrix, sequence: Int, layer: Int, site: DropoutSite, accumulate: Bool
+  ) {
+    samples.withUnsafeBufferPointer { samples in
+      guard let base = samples.baseAddress else { return }
+      applyDropout(
+        x, SampleDropout(dropout(layer: layer, site: site), samples: base + sequence),
+        sequences: PackedSequences(lengths: [x.rows]), into: y, accumulate: accumulate)
+    }
+  }
+
+  /// Calls `body` with the kernels' form of the dropout at a place.
+  func with(layer: Int, site: DropoutSite, sequences: PackedSequences, _ body: (SampleDropout) -> Void) {
     precondition(
-      keys.count == sequences.count && sequences.tokens == x.rows && y.rows == x.rows,
-      "\(keys.count) keys and \(x.rows) rows for \(sequences.count) sequences of \(sequences.tokens) tokens")
-    for index in 0..<sequences.count {
-      let (first, count) = (sequences.offsets[index], sequences.length(index))
-      dropRows(
-        x.rowRange(first, count: count), into: y.rowRange(first, count: count), probability: probability,
-        key: key(sequence: index, layer: layer, site: site), accumulate: accumulate)
+      samples.count == sequences.count, "\(samples.count) samples for \(sequences.count) sequences")
+    samples.withUnsafeBufferPointer { samples in
+      guard let base = samples.baseAddress else { return }
+      body(SampleDropout(dropout(layer: layer, site: site), samples: base))
     }
   }
 }
@@ -69,13 +86,18 @@ package struct BlockDropout: Sendable, Equatable {
   package var residual: RowDropout?
   /// Behind the feed-forward's activation.
   package var hidden: RowDropout?
+  /// Of the weights of attention.
+  package var attention: RowDropout?
   /// Before low-rank pairs.
   package var lowRank: RowDropout?
 
   /// Dropouts of layer `layer`.
-  package init(layer: Int, residual: RowDropout?, hidden: RowDropout?, lowRank: RowDropout?) {
-    func used(_ dropout: RowDropout?) -> RowDropout? { dropout.flatMap { $0.probability > 0 ? $0 : nil } }
+  package init(
+    layer: Int, residual: RowDropout?, hidden: RowDropout?, attention: RowDropout?, lowRank: RowDropout?
+  ) {
+    func used(_ dropout: RowDropout?) -> RowDropout? { dropout.flatMap { $0.rate > 0 ? $0 : nil } }
     self.layer = layer
+    self.attention = used(attention)
     self.residual = used(residual)
     self.hidden = used(hidden)
     self.lowRank = used(lowRank)
@@ -89,22 +111,7 @@ package struct LowRankDropout: Sendable {
   let layer: Int
   let site: DropoutSite
 
-  func key(sequence: Int) -> UInt64 { dropout.key(sequence: sequence, layer: layer, site: site) }
-}
-
-/// y (+)= x ∘ mask / (1 − probability).
-func dropRows(
-  _ x: Matrix, into y: Matrix, probability: Float, key: UInt64, accumulate: Bool
-) {
-  let threshold = UInt64(probability * 0x1p24)
-  let scale = 1 / (1 - probability)
-  var generator = SeededGenerator(seed: key)
-  for row in 0..<x.rows {
-    let source = x.base + row * x.stride
-    let target = y.base + row * y.stride
-    for column in 0..<x.columns {
-      let kept = generator.next() >> 40 >= threshold ? scale * source[column] : 0
-      target[column] = accumulate ? target[column] + kept : kept
-    }
+  func apply(_ x: Matrix, into y: Matrix, sequence: Int, accumulate: Bool) {
+    dropout.apply(x, into: y, sequence: sequence, layer: layer, site: site, accumulate: accumulate)
   }
 }

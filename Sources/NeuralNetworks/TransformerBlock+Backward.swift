@@ -184,13 +184,15 @@ extension TransformerBlock {
     projection.forward(encoder.rows, into: projected, dropout: dropout)
     let projectedGradient = pass.workspace.encoderMatrix(
       pass.temporary.encoderProjected, encoder.rows.rows)
-    attentionBackward(
-      attentionShape(causal: false), q: query, k: projected.columnRange(0, count: inner),
-      v: projected.columnRange(inner, count: inner), out: context,
-      logSumExp: pass.saved(saved.logSumExp), gradient: contextGradient, queries: sequences,
-      keys: encoder.sequences, bias: nil, dq: queryGradient,
-      dk: projectedGradient.columnRange(0, count: inner),
-      dv: projectedGradient.columnRange(inner, count: inner), biasGradient: nil)
+    pass.workspace.dropping(.crossProbabilities) {
+      attentionBackward(
+        attentionShape(causal: false), q: query, k: projected.columnRange(0, count: inner),
+        v: projected.columnRange(inner, count: inner), out: context,
+        logSumExp: pass.saved(saved.logSumExp), gradient: contextGradient, queries: sequences,
+        keys: encoder.sequences, bias: nil, dropout: $0, dq: queryGradient,
+        dk: projectedGradient.columnRange(0, count: inner),
+        dv: projectedGradient.columnRange(inner, count: inner), biasGradient: nil)
+    }
     projection.parameterGradients(
       projectedGradient, encoder.rows, scratch: pass.parameter, sink: pass.sink, dropout: dropout)
     if let encoderGradient {
@@ -226,11 +228,13 @@ extension TransformerBlock {
     let (query, key, value) = split(pass.matrix(saved.projected, 3 * inner))
     let projectedGradient = pass.matrix(pass.temporary.projected, 3 * inner)
     let (queryGradient, keyGradient, valueGradient) = split(projectedGradient)
-    attentionBackward(
-      attentionShape(causal: configuration.causal), q: query, k: key, v: value, out: context,
-      logSumExp: pass.saved(saved.logSumExp), gradient: contextGradient, queries: sequences,
-      keys: sequences, bias: bias, dq: queryGradient, dk: keyGradient, dv: valueGradient,
-      biasGradient: biasGradient)
+    pass.workspace.dropping(.selfProbabilities) {
+      attentionBackward(
+        attentionShape(causal: configuration.causal), q: query, k: key, v: value, out: context,
+        logSumExp: pass.saved(saved.logSumExp), gradient: contextGradient, queries: sequences,
+        keys: sequences, bias: bias, dropout: $0, dq: queryGradient, dk: keyGradient, dv: valueGradient,
+        biasGradient: biasGradient)
+    }
     let dropout = pass.workspace.lowRank(Self.selfSites)
     selfProjection.parameterGradients(
       projectedGradient, rows, scratch: pass.parameter, sink: pass.sink, dropout: dropout)

@@ -111,9 +111,12 @@ package struct TransformerBlock: Sendable {
     selfProjection.forward(rows, into: projected, dropout: workspace.lowRank(Self.selfSites))
     let context = workspace.matrix(saved.context, columns: configuration.inner)
     let (query, key, value) = split(projected)
-    attentionForward(
-      attentionShape(causal: configuration.causal), q: query, k: key, v: value, queries: sequences,
-      keys: sequences, bias: bias, into: context, logSumExp: workspace.pointer(saved.logSumExp))
+    workspace.dropping(.selfProbabilities) {
+      attentionForward(
+        attentionShape(causal: configuration.causal), q: query, k: key, v: value, queries: sequences,
+        keys: sequences, bias: bias, dropout: $0, into: context,
+        logSumExp: workspace.pointer(saved.logSumExp))
+    }
     addResidual(x, attention, context, into: y, saved, (.selfOutput, .selfAttention), workspace)
   }
 
@@ -138,18 +141,23 @@ package struct TransformerBlock: Sendable {
       encoderProjection.forward(
         encoder.rows, into: projected,
         dropout: workspace.lowRank(Self.encoderSites, sequences: encoder.sequences))
-      attentionForward(
-        attentionShape(causal: false), q: query, k: projected.columnRange(0, count: configuration.inner),
-        v: projected.columnRange(configuration.inner, count: configuration.inner), queries: sequences,
-        keys: encoder.sequences, bias: nil, into: context, logSumExp: workspace.pointer(saved.logSumExp))
+      workspace.dropping(.crossProbabilities) {
+        attentionForward(
+          attentionShape(causal: false), q: query, k: projected.columnRange(0, count: configuration.inner),
+          v: projected.columnRange(configuration.inner, count: configuration.inner), queries: sequences,
+          keys: encoder.sequences, bias: nil, dropout: $0, into: context,
+          logSumExp: workspace.pointer(saved.logSumExp))
+      }
     }
     addResidual(x, attention, context, into: y, saved, (.crossOutput, .crossAttention), workspace)
   }
 
-  /// True when cross-attention never projects the encoder's rows; dropped rows would be others for each pair.
+  /// True when cross-attention never projects the encoder's rows.
+  ///
+  /// Dropped rows would be others for each low-rank pair, and the weights of a row would no longer sum to one.
   func isAbsorbed(_ sequences: PackedSequences, _ encoder: EncoderStates, _ dropout: BlockDropout?) -> Bool {
     let drops =
-      dropout?.lowRank != nil
+      dropout?.attention != nil || dropout?.lowRank != nil
       && (parameters.crossAttention?.key.lowRank != nil || parameters.crossAttention?.value.lowRank != nil)
     return !drops
       && AbsorbedCrossAttention.isCheaper(configuration, queries: sequences, keys: encoder.sequences)
@@ -315,6 +323,15 @@ struct Workspace {
   func drop(_ rowDropout: RowDropout?, _ rows: Matrix, site: DropoutSite) {
     guard let rowDropout, let dropout else { return }
     rowDropout.apply(rows, into: rows, sequences: sequences, layer: dropout.layer, site: site)
+  }
+
+  /// Calls `body` with the dropout of attention's weights.
+  func dropping(_ site: DropoutSite, _ body: (SampleDropout?) -> Void) {
+    guard let dropout, let weights = dropout.attention else {
+      body(nil)
+      return
+    }
+    weights.with(layer: dropout.layer, site: site, sequences: sequences) { body($0) }
   }
 
   /// Where a sub-layer's output goes when it cannot be added to the residual stream at once; else nil.

@@ -55,10 +55,17 @@ extension SideNetworkShape {
   /// A tree with this shape's parameters at their starting values.
   ///
   /// Random values are drawn per parameter from (seed, index), so that adding a parameter moves no other.
-  package func initialParameters(seed: UInt64, backbone: any Backbone) -> ParameterTree {
+  ///
+  /// - Parameter weights: lets each block go again after it was read, for a backbone that does not fit into memory.
+  package func initialParameters(
+    seed: UInt64, backbone: any Backbone, weights: (any WeightResidency)? = nil
+  ) -> ParameterTree {
     let shapes = parameterShapes()
+    let visit = BlockVisit(backbone, weights)
     let pruned =
-      configuration.initialization == .pruned ? PrunedSideBlocks(shape: self, backbone: backbone) : nil
+      configuration.initialization == .pruned
+      ? PrunedSideBlocks(shape: self, backbone: backbone, visit: visit) : nil
+    defer { visit.end() }
     return ParameterTree(
       trainable: shapes,
       initialize: { index, values in
@@ -105,28 +112,60 @@ extension SideNetworkShape {
   }
 }
 
+/// Looks at one block of a backbone after the other, with one of them in memory when weights may leave it.
+final class BlockVisit {
+  private let backbone: any Backbone
+  private let weights: (any WeightResidency)?
+  private var current: (stack: Int, layer: Int)?
+
+  init(_ backbone: any Backbone, _ weights: (any WeightResidency)?) {
+    self.backbone = backbone
+    self.weights = weights
+  }
+
+  func block(stack: Int, layer: Int) -> BlockParameters {
+    let block = backbone.block(stack: stack, layer: layer)
+    if let weights, current.map({ $0 != (stack, layer) }) ?? true {
+      end()
+      weights.willNeed(block.leaves)
+      current = (stack, layer)
+    }
+    return block
+  }
+
+  /// Lets the last block go.
+  func end() {
+    if let weights, let current {
+      weights.release(backbone.block(stack: current.stack, layer: current.layer).leaves)
+    }
+    current = nil
+  }
+}
+
 /// Starting values of side blocks, cut out of the backbone's blocks by weight magnitude.
 struct PrunedSideBlocks {
   private let shape: SideNetworkShape
   private let backbone: any Backbone
+  private let visit: BlockVisit
   /// Residual coordinates that are kept, one set for every layer of every stack.
   private let residual: [Int]
   /// Heads that are kept in each stack.
   private let heads: [[Int]]
 
-  init(shape: SideNetworkShape, backbone: any Backbone) {
+  init(shape: SideNetworkShape, backbone: any Backbone, visit: BlockVisit) {
     self.shape = shape
     self.backbone = backbone
+    self.visit = visit
     var importance = [Float](repeating: 0, count: shape.backboneWidth)
     for (stack, description) in backbone.architecture.stacks.enumerated() {
       for layer in 0..<description.layers {
-        Self.addResidualImportance(of: backbone.block(stack: stack, layer: layer), into: &importance)
+        Self.addResidualImportance(of: visit.block(stack: stack, layer: layer), into: &importance)
       }
     }
     residual = MagnitudePruning.strongest(
       shape.width, in: 0..<shape.backboneWidth, importance: importance)
     heads = shape.stacks.indices.map { stack in
-      Self.strongestHeads(of: shape.stacks[stack], stack: stack, backbone: backbone)
+      Self.strongestHeads(of: shape.stacks[stack], stack: stack, backbone: backbone, visit: visit)
     }
   }
 
@@ -150,12 +189,14 @@ struct PrunedSideBlocks {
   }
 
   /// One choice of heads for a whole stack, because its layers share one relative bias.
-  private static func strongestHeads(of side: SideStackShape, stack: Int, backbone: any Backbone) -> [Int] {
+  private static func strongestHeads(
+    of side: SideStackShape, stack: Int, backbone: any Backbone, visit: BlockVisit
+  ) -> [Int] {
     let description = backbone.architecture.stacks[stack]
     guard side.block.heads < description.block.heads else { return Array(0..<description.block.heads) }
     var importance = [Float](repeating: 0, count: description.block.heads)
     for layer in side.layers {
-      let attention = backbone.block(stack: stack, layer: layer).selfAttention
+      let attention = visit.block(stack: stack, layer: layer).selfAttention
       for linear in [attention.query, attention.key, attention.value] {
         var rows = [Float](repeating: 0, count: linear.weight.rows)
         MagnitudePruning.addRowMagnitudes(linear.weight.matrix, into: &rows)
@@ -216,7 +257,7 @@ struct PrunedSideBlocks {
   )
     -> Bool
   {
-    let block = backbone.block(stack: stack, layer: layer)
+    let block = visit.block(stack: stack, layer: layer)
     switch path[0] {
     case "selfAttention":
       return fillAttention(block.selfAttention, stack: stack, path: path, into: values)

@@ -12,6 +12,8 @@ package import TensorKernels
 package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
   /// The trainable parameters.
   package let parameters: ParameterTree
+  /// 64-bit sums where a few leaves are trained, 32-bit sums where all are.
+  package let gradientSums: GradientSumFormat
   private let workers: [TuningWorker]
   private let dropout: TuningDropout
   private var step = 0
@@ -30,8 +32,8 @@ package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
     dropoutSeed: UInt64
   ) {
     self.parameters = parameters
-    dropout = TuningDropout(configuration, seed: dropoutSeed)
     let architecture = backbone.architecture
+    dropout = TuningDropout(configuration, architecture: architecture, seed: dropoutSeed)
     let leaves = configuration.tunedLeaves(
       of: backbone.leaves, architecture: architecture, parameters: parameters)
     self.workers = (0..<max(1, workers)).map { _ in
@@ -39,9 +41,13 @@ package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
         head: head, architecture: architecture, leaves: leaves, tree: parameters, capacity: capacity,
         training: training, checkpoints: checkpointsActivations)
     }
-    var isFull = false
-    if case .full = configuration { isFull = head != .languageModel || leaves.head?.bias == nil }
-    self.backbone = isFull ? nil : backbone
+    if case .full = configuration {
+      gradientSums = .scaled32
+      self.backbone = head == .languageModel && leaves.head?.bias != nil ? backbone : nil
+    } else {
+      gradientSums = .fixed64
+      self.backbone = backbone
+    }
   }
 
   /// Bytes of one worker's buffers.

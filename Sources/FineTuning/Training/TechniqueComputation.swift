@@ -18,13 +18,6 @@ package protocol TechniqueComputation: AnyObject, Sendable {
   func train(_ batch: PackedMicroBatch, worker: Int, sink: any GradientSink) throws(TrainingFailure) -> Double
   /// Predicts one row a sample; the result is valid until the worker's next call.
   func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix
-  /// Tells which optimizer step, from 1, the next `train` calls belong to; it decides what dropout drops.
-  func begin(step: Int)
-}
-
-extension TechniqueComputation {
-  /// Nothing, for a technique without dropout.
-  package func begin(step: Int) {}
 }
 
 extension TechniqueComputation {

@@ -16,16 +16,18 @@ package struct BARTBackbone: Backbone {
   /// The id that ends a text.
   package let endID: Int32
 
-  private var stacks: [EmbeddedStack]
+  /// The encoder and the decoder.
+  package private(set) var stacks: [FrozenStack]
+
+  private var inputs: [StackInput]
   private let embeddingScale: Float
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
   // The memory of leaves that took others' place.
   private var owner: (any AnyObject & Sendable)?
 
-  /// A stack with what it adds to the word embedding.
-  private struct EmbeddedStack: Sendable {
-    let stack: FrozenStack
+  /// What a stack adds to the word embedding.
+  private struct StackInput: Sendable {
     let positions: Parameter
     let norm: NormParameters
   }
@@ -48,26 +50,37 @@ package struct BARTBackbone: Backbone {
       try Self.stack(.encoder, prefix, configuration, leaves),
       try Self.stack(.decoder, prefix, configuration, leaves),
     ]
+    inputs = [
+      try Self.input(.encoder, prefix, configuration, leaves),
+      try Self.input(.decoder, prefix, configuration, leaves),
+    ]
     architecture = BackboneArchitecture(
-      name: "bart", width: width, stacks: stacks.map(\.stack.shape), vocabulary: vocabulary,
+      name: "bart", width: width, stacks: stacks.map(\.shape), vocabulary: vocabulary,
       decoderStartID: configuration.decoderStartID, maximumLength: configuration.positions)
   }
 
   private static func stack(
     _ kind: StackKind, _ prefix: String, _ configuration: BARTConfiguration, _ leaves: FrozenLeaves
-  ) throws(CheckpointFailure) -> EmbeddedStack {
+  ) throws(CheckpointFailure) -> FrozenStack {
     let shape = configuration.stackShape(kind)
     let name = "\(prefix)\(kind.rawValue)"
-    let (width, epsilon) = (configuration.width, configuration.epsilon)
     var blocks: [BlockParameters] = []
     for layer in 0..<shape.layers {
       blocks.append(try block("\(name).layers.\(layer)", shape.block, leaves))
     }
-    return EmbeddedStack(
-      stack: FrozenStack(shape: shape, blocks: blocks, relativeBias: nil, finalNorm: nil),
+    return FrozenStack(shape: shape, blocks: blocks, relativeBias: nil, finalNorm: nil)
+  }
+
+  private static func input(
+    _ kind: StackKind, _ prefix: String, _ configuration: BARTConfiguration, _ leaves: FrozenLeaves
+  ) throws(CheckpointFailure) -> StackInput {
+    let name = "\(prefix)\(kind.rawValue)"
+    return StackInput(
       positions: try leaves.matrix(
-        "\(name).embed_positions.weight", configuration.positions + BARTConfiguration.positionOffset, width),
-      norm: try leaves.norm("\(name).layernorm_embedding", .layer, width: width, epsilon: epsilon))
+        "\(name).embed_positions.weight", configuration.positions + BARTConfiguration.positionOffset,
+        configuration.width),
+      norm: try leaves.norm(
+        "\(name).layernorm_embedding", .layer, width: configuration.width, epsilon: configuration.epsilon))
   }
 
   private static func block(
@@ -98,40 +111,16 @@ package struct BARTBackbone: Backbone {
   /// Every leaf that the forward reads, and the head's bias.
   package var parameters: [Parameter] {
     var leaves = [embedding]
-    for part in stacks {
-      leaves += [part.positions, part.norm.weight] + (part.norm.bias.map { [$0] } ?? []) + part.stack.leaves
+    for (input, stack) in zip(inputs, stacks) {
+      leaves += [input.positions, input.norm.weight] + (input.norm.bias.map { [$0] } ?? []) + stack.leaves
     }
     return leaves + (headBias.map { [$0] } ?? [])
   }
 
-  /// Floats of the arena that `forward` needs for any batch within `capacity`.
-  package func workspaceFloats(capacity: BackboneCapacity) -> Int {
-    StackPairPlan(stacks.map(\.stack), capacity).floatCount
-  }
-
-  /// Runs the encoder as stack 0 and, when the batch has targets, the decoder as stack 1.
-  package func forward(
-    _ batch: BackboneBatch, workspace: Arena, tap: (_ stack: Int, _ index: Int, _ rows: Matrix) -> Void
-  ) {
-    let plan = StackPairPlan(stacks.map(\.stack), BackboneCapacity(of: batch))
-    plan.check(workspace)
-    let width = architecture.width
-    let encoded = workspace.matrix(plan.encoderStream, rows: batch.encoder.tokens, columns: width)
-    embed(batch.encoderIDs, batch.encoder, stack: 0, into: encoded)
-    stacks[0].stack.forward(
-      encoded, sequences: batch.encoder, encoder: nil, buffers: plan.encoder, workspace: workspace
-    ) { index, rows in tap(0, index, rows) }
-
-    guard let sequences = batch.decoder, let decoder = plan.decoder else { return }
-    let stream = workspace.matrix(plan.decoderStream, rows: sequences.tokens, columns: width)
-    embed(batch.decoderIDs, sequences, stack: 1, into: stream)
-    stacks[1].stack.forward(
-      stream, sequences: sequences, encoder: EncoderStates(rows: encoded, sequences: batch.encoder),
-      buffers: decoder, workspace: workspace
-    ) { index, rows in tap(1, index, rows) }
-  }
-
-  private func embed(_ ids: [Int32], _ sequences: PackedSequences, stack: Int, into stream: Matrix) {
+  /// Words and positions of every sequence, normalised.
+  package func embedTokens(of batch: BackboneBatch, stack: Int, into stream: Matrix) {
+    let ids = stack == 0 ? batch.encoderIDs : batch.decoderIDs
+    guard let sequences = stack == 0 ? batch.encoder : batch.decoder else { return }
     for index in 0..<sequences.count {
       let rows = sequences.offsets[index]..<sequences.offsets[index + 1]
       embed(
@@ -142,7 +131,7 @@ package struct BARTBackbone: Backbone {
 
   /// Words, scaled where the model asks for it, plus the positions from `firstPosition` on, normalised.
   func embed(_ ids: [Int32], firstPosition: Int, stack: Int, into stream: Matrix) {
-    let part = stacks[stack]
+    let part = inputs[stack]
     let first = firstPosition + BARTConfiguration.positionOffset
     precondition(
       first + ids.count <= part.positions.rows,
@@ -160,23 +149,14 @@ package struct BARTBackbone: Backbone {
       epilogue: Epilogue(bias: headBias.map { UnsafePointer($0.values) }))
   }
 
-  /// The frozen leaves of one block.
-  package func block(stack: Int, layer: Int) -> BlockParameters {
-    stacks[stack].stack.blocks[layer].parameters
-  }
-  /// None: BART learns absolute positions.
-  package func relativeBias(stack: Int) -> Parameter? { nil }
-  /// None: the last block ends with a norm.
-  package func finalNorm(stack: Int) -> NormParameters? { nil }
-
   /// Every leaf, by place.
   package var leaves: BackboneLeaves {
     BackboneLeaves(
-      stacks: stacks.map { part in
-        part.stack.leaves(
+      stacks: zip(stacks, inputs).map { stack, input in
+        stack.leaves(
           embedding: StackEmbedding(
-            words: embedding, scale: embeddingScale, positions: part.positions,
-            positionOffset: BARTConfiguration.positionOffset, norm: part.norm))
+            words: embedding, scale: embeddingScale, positions: input.positions,
+            positionOffset: BARTConfiguration.positionOffset, norm: input.norm))
       },
       head: LanguageModelHead(weight: embedding, scale: 1, bias: headBias))
   }
@@ -187,11 +167,11 @@ package struct BARTBackbone: Backbone {
   ) -> BARTBackbone {
     var copy = self
     copy.embedding = leaves.stacks[0].embedding.words.frozen
-    copy.stacks = zip(stacks, leaves.stacks).map { part, leaves in
-      EmbeddedStack(
-        stack: FrozenStack(shape: part.stack.shape, leaves),
-        positions: leaves.embedding.positions?.frozen ?? part.positions,
-        norm: leaves.embedding.norm?.frozen ?? part.norm)
+    copy.stacks = zip(stacks, leaves.stacks).map { FrozenStack(shape: $0.shape, $1) }
+    copy.inputs = zip(inputs, leaves.stacks).map { input, leaves in
+      StackInput(
+        positions: leaves.embedding.positions?.frozen ?? input.positions,
+        norm: leaves.embedding.norm?.frozen ?? input.norm)
     }
     copy.owner = owner
     return copy

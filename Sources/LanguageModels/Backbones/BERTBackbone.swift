@@ -10,7 +10,9 @@ package struct BERTBackbone: Backbone {
   /// The word embedding, [vocabulary × width].
   package private(set) var embedding: Parameter
 
-  private var stack: FrozenStack
+  /// The encoder alone.
+  package private(set) var stacks: [FrozenStack]
+
   private var positions: Parameter
   private var types: Parameter
   private var embeddingNorm: NormParameters
@@ -43,7 +45,7 @@ package struct BERTBackbone: Backbone {
       blocks.append(
         try Self.block("\(prefix)encoder.layer.\(layer)", shape.block, leaves))
     }
-    stack = FrozenStack(shape: shape, blocks: blocks, relativeBias: nil, finalNorm: nil)
+    stacks = [FrozenStack(shape: shape, blocks: blocks, relativeBias: nil, finalNorm: nil)]
     architecture = BackboneArchitecture(
       name: "bert", width: width, stacks: [shape], vocabulary: configuration.vocabulary,
       decoderStartID: nil, maximumLength: configuration.positions)
@@ -73,40 +75,22 @@ package struct BERTBackbone: Backbone {
   /// Every leaf that the forward reads.
   package var parameters: [Parameter] {
     [embedding, positions, types, embeddingNorm.weight] + (embeddingNorm.bias.map { [$0] } ?? [])
-      + stack.leaves
+      + stacks.flatMap(\.leaves)
   }
 
-  /// Floats of the arena that `forward` needs for any batch within `capacity`.
-  package func workspaceFloats(capacity: BackboneCapacity) -> Int {
-    Plan(stack, capacity).floatCount
-  }
-
-  /// Runs the encoder; its stack is number 0.
-  package func forward(
-    _ batch: BackboneBatch, workspace: Arena, tap: (_ stack: Int, _ index: Int, _ rows: Matrix) -> Void
-  ) {
-    let plan = Plan(stack, BackboneCapacity(of: batch))
+  /// Words, segments and positions, normalised.
+  package func embedTokens(of batch: BackboneBatch, stack: Int, into stream: Matrix) {
     precondition(
-      batch.decoder == nil && batch.encoder.longest <= positions.rows,
-      "\(batch.decoder?.count ?? 0) targets, longest input \(batch.encoder.longest) of \(positions.rows)")
-    precondition(
-      plan.floatCount <= workspace.floatCount,
-      "a workspace of \(workspace.floatCount) floats, the batch needs \(plan.floatCount)")
-    let stream = workspace.matrix(plan.stream, rows: batch.encoder.tokens, columns: architecture.width)
-    embed(batch, into: stream)
-    stack.forward(
-      stream, sequences: batch.encoder, encoder: nil, buffers: plan.buffers, workspace: workspace
-    ) { index, rows in tap(0, index, rows) }
-  }
-
-  private func embed(_ batch: BackboneBatch, into stream: Matrix) {
-    LanguageModels.embed(batch.encoderIDs, embedding, into: stream)
+      stack == 0 && batch.decoder == nil && batch.encoder.longest <= positions.rows,
+      "stack \(stack), \(batch.decoder?.count ?? 0) targets, longest input \(batch.encoder.longest) of "
+        + "\(positions.rows)")
+    embed(batch.encoderIDs, embedding, into: stream)
     if batch.encoderTypes.isEmpty {
       for row in 0..<stream.rows {
         addRows(types.matrix.rowRange(0, count: 1), into: stream.rowRange(row, count: 1))
       }
     } else {
-      LanguageModels.embed(batch.encoderTypes, types, into: stream, accumulate: true)
+      embed(batch.encoderTypes, types, into: stream, accumulate: true)
     }
     for index in 0..<batch.encoder.count {
       let count = batch.encoder.length(index)
@@ -117,22 +101,11 @@ package struct BERTBackbone: Backbone {
     embeddingNorm.forward(stream, into: stream, statistics: nil)
   }
 
-  /// The frozen leaves of one block.
-  package func block(stack: Int, layer: Int) -> BlockParameters {
-    precondition(stack == 0, "BERT has no stack \(stack)")
-    return self.stack.blocks[layer].parameters
-  }
-
-  /// None: BERT learns absolute positions.
-  package func relativeBias(stack: Int) -> Parameter? { nil }
-  /// None: the last block ends with a norm.
-  package func finalNorm(stack: Int) -> NormParameters? { nil }
-
   /// Every leaf, by place.
   package var leaves: BackboneLeaves {
     let embedding = StackEmbedding(
       words: embedding, positions: positions, types: types, norm: embeddingNorm)
-    return BackboneLeaves(stacks: [stack.leaves(embedding: embedding)], head: nil)
+    return BackboneLeaves(stacks: [stacks[0].leaves(embedding: embedding)], head: nil)
   }
 
   /// The same model over other leaves.
@@ -145,24 +118,9 @@ package struct BERTBackbone: Backbone {
     copy.positions = part.positions?.frozen ?? positions
     copy.types = part.types?.frozen ?? types
     copy.embeddingNorm = part.norm?.frozen ?? embeddingNorm
-    copy.stack = FrozenStack(shape: stack.shape, leaves.stacks[0])
+    copy.stacks = [FrozenStack(shape: stacks[0].shape, leaves.stacks[0])]
     copy.owner = owner
     return copy
-  }
-
-  private struct Plan {
-    let stream: Int
-    let buffers: StackBuffers
-    let floatCount: Int
-
-    init(_ stack: FrozenStack, _ capacity: BackboneCapacity) {
-      var layout = ArenaLayout()
-      stream = layout.reserve(capacity.encoderTokens * stack.shape.block.width)
-      buffers = StackBuffers(
-        stack, capacity: BlockCapacity(tokens: capacity.encoderTokens), longest: capacity.longestEncoder,
-        layout: &layout)
-      floatCount = layout.floatCount
-    }
   }
 }
 

@@ -156,18 +156,10 @@ package struct BackboneCapacity: Sendable, Equatable {
 package protocol Backbone: Sendable {
   /// Shapes of the stacks.
   var architecture: BackboneArchitecture { get }
-
-  /// Floats of the arena that `forward` needs for any batch within `capacity`.
-  func workspaceFloats(capacity: BackboneCapacity) -> Int
-
-  /// Runs the model over a micro-batch on the calling thread; writes nothing outside `workspace`.
-  ///
-  /// `tap(stack, index, rows)` is called as soon as each tap is ready: index 0 is what enters the stack's
-  /// first block, index i what leaves block i, before any final norm. `rows` is [tokens × width] and valid
-  /// only during the call.
-  func forward(
-    _ batch: BackboneBatch, workspace: Arena, tap: (_ stack: Int, _ index: Int, _ rows: Matrix) -> Void)
-
+  /// The blocks, in the order of the architecture's stacks.
+  var stacks: [FrozenStack] { get }
+  /// Writes what enters a stack's first block, [tokens × width]: words, and positions where they are learned.
+  func embedTokens(of batch: BackboneBatch, stack: Int, into stream: Matrix)
   /// The frozen leaves of one block.
   func block(stack: Int, layer: Int) -> BlockParameters
   /// The frozen table of relative position biases, [buckets × heads], if the stack has one.

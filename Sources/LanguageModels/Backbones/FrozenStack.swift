@@ -1,12 +1,16 @@
-import NeuralNetworks
+package import NeuralNetworks
 import TensorKernels
 
 /// A stack of frozen blocks that share one set of buffers.
-struct FrozenStack: Sendable {
-  let shape: StackShape
-  let blocks: [TransformerBlock]
-  let relativeBias: RelativePositionBias?
-  let finalNorm: NormParameters?
+package struct FrozenStack: Sendable {
+  /// Shape of the stack.
+  package let shape: StackShape
+  /// The blocks in the order in which they run.
+  package let blocks: [TransformerBlock]
+  /// The rule and table of relative position biases, if the stack has them.
+  package let relativeBias: RelativePositionBias?
+  /// The norm behind the last block, if there is one.
+  package let finalNorm: NormParameters?
 
   init(
     shape: StackShape, blocks: [BlockParameters], relativeBias table: Parameter?, finalNorm: NormParameters?
@@ -47,21 +51,22 @@ struct FrozenStack: Sendable {
     return leaves
   }
 
-  /// Runs all blocks over `stream` in place, and hands each tap out.
-  func forward(
-    _ stream: Matrix, sequences: PackedSequences, encoder: EncoderStates?, buffers: StackBuffers,
-    workspace: Arena, tap: (_ index: Int, _ rows: Matrix) -> Void
+  /// The relative position biases of sequences up to `span` tokens, if the stack has them.
+  func expandBias(span: Int, _ buffers: StackBuffers, _ workspace: Arena) -> PositionBias? {
+    relativeBias?.expand(span: span, into: workspace.base + buffers.bias)
+  }
+
+  /// Runs one block over `stream` in place.
+  func runLayer(
+    _ layer: Int, _ stream: Matrix, sequences: PackedSequences, bias: PositionBias?, encoder: EncoderStates?,
+    buffers: StackBuffers, workspace: Arena
   ) {
-    let bias = relativeBias.map { table in
-      table.expand(span: sequences.longest, into: workspace.base + buffers.bias)
-    }
-    tap(0, stream)
-    for (index, block) in blocks.enumerated() {
-      block.forward(
-        stream, into: stream, sequences: sequences, bias: bias, encoder: encoder,
-        activations: buffers.activations, scratch: buffers.scratch, arena: workspace)
-      tap(index + 1, stream)
-    }
+    precondition(
+      buffers.end <= workspace.floatCount,
+      "a workspace of \(workspace.floatCount) floats, the batch needs \(buffers.end)")
+    blocks[layer].forward(
+      stream, into: stream, sequences: sequences, bias: bias, encoder: encoder,
+      activations: buffers.activations, scratch: buffers.scratch, arena: workspace)
   }
 }
 
@@ -71,12 +76,24 @@ struct StackBuffers {
   let scratch: BlockScratch
   /// Expanded relative position biases.
   let bias: Int
+  /// Floats up to the last of them.
+  let end: Int
 
-  init(_ stack: FrozenStack, capacity: BlockCapacity, longest: Int, layout: inout ArenaLayout) {
+  /// Reserves them; nil when the capacity has no tokens for the stack.
+  init?(_ stack: FrozenStack, capacity: BackboneCapacity, layout: inout ArenaLayout) {
+    let isEncoder = stack.shape.kind == .encoder
+    let tokens = isEncoder ? capacity.encoderTokens : capacity.decoderTokens
+    guard tokens > 0 else { return nil }
+    let longest = isEncoder ? capacity.longestEncoder : capacity.longestDecoder
+    let blocks =
+      isEncoder
+      ? BlockCapacity(tokens: tokens)
+      : BlockCapacity(
+        tokens: tokens, encoderTokens: capacity.encoderTokens, longestEncoder: capacity.longestEncoder)
     bias = layout.reserve(stack.relativeBias?.valueCount(span: longest) ?? 0)
-    activations = BlockActivations(
-      stack.shape.block, capacity: capacity, training: false, layout: &layout)
-    scratch = BlockScratch(stack.shape.block, capacity: capacity, training: false, layout: &layout)
+    activations = BlockActivations(stack.shape.block, capacity: blocks, training: false, layout: &layout)
+    scratch = BlockScratch(stack.shape.block, capacity: blocks, training: false, layout: &layout)
+    end = layout.mark()
   }
 }
 

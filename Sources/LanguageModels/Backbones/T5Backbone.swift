@@ -18,7 +18,8 @@ package struct T5Backbone: Backbone {
   /// The id that ends a text.
   package let endID: Int32
 
-  private var stacks: [FrozenStack]
+  /// The encoder and the decoder.
+  package private(set) var stacks: [FrozenStack]
   // The leaves borrow its memory.
   private let checkpoint: Checkpoint
   // The memory of leaves that took others' place.
@@ -101,32 +102,9 @@ package struct T5Backbone: Backbone {
     return [embedding] + stacks.flatMap(\.leaves) + head
   }
 
-  /// Floats of the arena that `forward` needs for any batch within `capacity`.
-  package func workspaceFloats(capacity: BackboneCapacity) -> Int {
-    StackPairPlan(stacks, capacity).floatCount
-  }
-
-  /// Runs the encoder as stack 0 and, when the batch has targets, the decoder as stack 1.
-  package func forward(
-    _ batch: BackboneBatch, workspace: Arena, tap: (_ stack: Int, _ index: Int, _ rows: Matrix) -> Void
-  ) {
-    let plan = StackPairPlan(stacks, BackboneCapacity(of: batch))
-    plan.check(workspace)
-    let width = architecture.width
-    let encoded = workspace.matrix(plan.encoderStream, rows: batch.encoder.tokens, columns: width)
-    embed(batch.encoderIDs, embedding, into: encoded)
-    stacks[0].forward(
-      encoded, sequences: batch.encoder, encoder: nil, buffers: plan.encoder, workspace: workspace
-    ) { index, rows in tap(0, index, rows) }
-
-    guard let sequences = batch.decoder, let decoder = plan.decoder else { return }
-    stacks[0].finalNorm?.forward(encoded, into: encoded, statistics: nil)
-    let stream = workspace.matrix(plan.decoderStream, rows: sequences.tokens, columns: width)
-    embed(batch.decoderIDs, embedding, into: stream)
-    stacks[1].forward(
-      stream, sequences: sequences, encoder: EncoderStates(rows: encoded, sequences: batch.encoder),
-      buffers: decoder, workspace: workspace
-    ) { index, rows in tap(1, index, rows) }
+  /// Words alone: T5's positions are relative.
+  package func embedTokens(of batch: BackboneBatch, stack: Int, into stream: Matrix) {
+    embed(stack == 0 ? batch.encoderIDs : batch.decoderIDs, embedding, into: stream)
   }
 
   /// Writes the head's output for the decoder's final states: [rows × width] to [rows × vocabulary].
@@ -134,13 +112,6 @@ package struct T5Backbone: Backbone {
     matrixMultiply(
       finalStates, .none, headWeight.matrix, .transposed, into: logits, epilogue: Epilogue(scale: headScale))
   }
-
-  /// The frozen leaves of one block.
-  package func block(stack: Int, layer: Int) -> BlockParameters { stacks[stack].blocks[layer].parameters }
-  /// The frozen table of relative position biases, [buckets × heads].
-  package func relativeBias(stack: Int) -> Parameter? { stacks[stack].relativeBias?.table }
-  /// The frozen norm behind the last block.
-  package func finalNorm(stack: Int) -> NormParameters? { stacks[stack].finalNorm }
 
   /// Every leaf, by place.
   package var leaves: BackboneLeaves {

@@ -9,9 +9,18 @@ package protocol ByteRegion: AnyObject, Sendable {
   var name: String { get }
   /// Tells the system that the resident pages may go; reading them again brings them back.
   func releaseResidentPages()
+  /// Asks the system to fetch these bytes now, because they are read soon.
+  func willNeed(_ range: Range<Int>)
+  /// Lets these bytes leave memory, the system's own copy of the file included.
+  func release(_ range: Range<Int>)
 }
 
 extension ByteRegion {
+  /// Nothing to fetch: the bytes are in memory.
+  package func willNeed(_ range: Range<Int>) {}
+  /// Nothing to let go: the bytes are the program's own memory.
+  package func release(_ range: Range<Int>) {}
+
   /// Calls `body` with the bytes and keeps the region alive until it returns.
   ///
   /// Swift may free an object after its last use even while a pointer from it is in use, so a reader that

@@ -1,4 +1,5 @@
 package import CryptoPrimitives
+package import NeuralNetworks
 import Synchronization
 
 #if _endian(big)
@@ -107,13 +108,63 @@ package struct Checkpoint: Sendable {
     for file in files { file.region.releaseResidentPages() }
   }
 
+  /// Bytes of converted tensors, which no file can bring back: they stay in memory with the checkpoint.
+  package var ownedByteCount: Int { owned.byteCount }
+
+  /// Bytes of the leaves that are borrowed in place from a file.
+  package func borrowedByteCount(_ leaves: [Parameter]) -> Int {
+    borrowedRanges(leaves).reduce(0) { $0 + $1.range.count }
+  }
+
+  /// Asks the system to fetch the leaves' bytes now.
+  package func willNeed(_ leaves: [Parameter]) {
+    for part in borrowedRanges(leaves) { files[part.file].region.willNeed(part.range) }
+  }
+
+  /// Lets the leaves' bytes leave memory; reading them again brings them back.
+  package func release(_ leaves: [Parameter]) {
+    for part in borrowedRanges(leaves) { files[part.file].region.release(part.range) }
+  }
+
+  /// Where borrowed leaves lie in the files, neighbours together.
+  private func borrowedRanges(_ leaves: [Parameter]) -> [(file: Int, range: Range<Int>)] {
+    var parts: [(file: Int, range: Range<Int>)] = []
+    for leaf in leaves {
+      let address = UnsafeRawPointer(leaf.values)
+      for (file, bytes) in files.lazy.map(\.region.bytes).enumerated() {
+        guard let base = bytes.baseAddress, address >= base, address < base + bytes.count else { continue }
+        let first = address - base
+        parts.append((file, first..<first + leaf.count * MemoryLayout<Float>.stride))
+      }
+    }
+    parts.sort { ($0.file, $0.range.lowerBound) < ($1.file, $1.range.lowerBound) }
+    var merged: [(file: Int, range: Range<Int>)] = []
+    for part in parts {
+      if let last = merged.last, last.file == part.file, last.range.upperBound >= part.range.lowerBound {
+        merged[merged.count - 1].range =
+          last.range.lowerBound..<max(last.range.upperBound, part.range.upperBound)
+      } else {
+        merged.append(part)
+      }
+    }
+    return merged
+  }
+
   /// The content digest over every tensor's name, type, shape and bytes, sorted by name.
   ///
   /// Sharding and the order inside a file do not change it. The first call reads all bytes; later
   /// calls return the same value.
-  package var digest: ContentDigest { owned.digest(computeDigest) }
+  package var digest: ContentDigest { digest(releasing: false) }
 
-  private func computeDigest() -> ContentDigest {
+  /// The digest; `releasing` lets every piece leave memory once it was read, for a device that cannot hold all.
+  package func digest(releasing: Bool) -> ContentDigest {
+    owned.digest { computeDigest(releasing: releasing) }
+  }
+
+  /// Bytes that are hashed, and let go, at a time.
+  private static let digestPieceBytes = 8 << 20
+
+  private func computeDigest(releasing: Bool) -> ContentDigest {
     var hasher = ContentHasher()
     hasher.update("hearth checkpoint 1")
     let sorted = names
@@ -128,7 +179,13 @@ package struct Checkpoint: Sendable {
       for dimension in entry.shape { hasher.update(dimension) }
       let bytes = files[fileIndex].bytes(of: entry)
       hasher.update(bytes.count)
-      hasher.update(bytes)
+      for first in stride(from: 0, to: bytes.count, by: Self.digestPieceBytes) {
+        let piece = first..<min(first + Self.digestPieceBytes, bytes.count)
+        hasher.update(UnsafeRawBufferPointer(rebasing: bytes[piece]))
+        guard releasing else { continue }
+        let start = entry.byteRange.lowerBound
+        files[fileIndex].region.release(start + piece.lowerBound..<start + piece.upperBound)
+      }
     }
     return hasher.finalize()
   }
@@ -201,6 +258,11 @@ private final class OwnedTensors: @unchecked Sendable {
       preconditionFailure("tensor \(tensor) was converted into no memory")
     }
     return pointer
+  }
+
+  /// Bytes of all converted values.
+  var byteCount: Int {
+    state.withLock { $0.buffers.values.reduce(0) { $0 + $1.count * MemoryLayout<Float>.stride } }
   }
 
   /// The digest, computed on the first call.
