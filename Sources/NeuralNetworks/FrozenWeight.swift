@@ -58,6 +58,16 @@ package struct FrozenWeight: Sendable {
     (self.outputs, self.inputs) = (outputs, inputs)
   }
 
+  /// Bytes of the matrix as it is stored; 0 for a watched product.
+  package var byteCount: Int {
+    switch storage {
+    case .half(let matrix): matrix.rows * matrix.columns * MemoryLayout<UInt16>.stride
+    case .int8(let matrix):
+      matrix.byteCount + matrix.outputs * (matrix.outliers?.count ?? 0) * MemoryLayout<Float>.stride
+    case .observed: 0
+    }
+  }
+
   /// Writes c = epilogue(x·wᵀ).
   package func multiply(_ x: Matrix, into c: Matrix, epilogue: Epilogue) {
     switch storage {
@@ -79,11 +89,7 @@ package struct FrozenWeight: Sendable {
         HalfMatrix(
           first.base, rows: first.rows + second.rows, columns: first.columns, format: first.format))
     case (.int8(let first), .int8(let second)):
-      guard first.outputs % Int8Matrix.panelOutputs == 0, first.base + first.byteCount == second.base else {
-        return nil
-      }
-      return FrozenWeight(
-        Int8Matrix(first.base, outputs: first.outputs + second.outputs, inputs: first.inputs))
+      return first.joined(second).map { FrozenWeight($0) }
     default: return nil
     }
   }

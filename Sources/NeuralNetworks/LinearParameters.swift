@@ -134,6 +134,7 @@ struct LinearGroup: Sendable {
   var outputs: Int { members.reduce(0) { $0 + $1.outputs } }
 
   private static func fuse(_ members: [LinearParameters]) -> LinearParameters? {
+    guard members.allSatisfy({ $0.weight.half == nil }) else { return nil }
     let adjacent = zip(members, members.dropFirst()).allSatisfy { first, second in
       first.weight.values + first.weight.count == second.weight.values && first.inputs == second.inputs
         && follows(first.bias, second.bias)

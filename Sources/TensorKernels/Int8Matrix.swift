@@ -37,6 +37,27 @@ package struct Int8KernelSet: @unchecked Sendable, Equatable {
   package static func == (a: Int8KernelSet, b: Int8KernelSet) -> Bool { a.index == b.index }
 }
 
+/// Inputs of an int8 matrix whose values are far above the others', with their weights in float32.
+///
+/// One such input would take the range of its rows for itself (LLM.int8(), Dettmers et al., NeurIPS 2022).
+///
+/// - Safety: the creator keeps the memory for the life of the value.
+package struct OutlierColumns: @unchecked Sendable {
+  /// The inputs' numbers, ascending.
+  package let columns: UnsafePointer<UInt32>
+  /// How many there are.
+  package let count: Int
+  /// [outputs × count].
+  package let weights: UnsafePointer<Float>
+
+  /// Columns with their weights.
+  package init(columns: UnsafePointer<UInt32>, count: Int, weights: UnsafePointer<Float>) {
+    self.columns = columns
+    self.count = count
+    self.weights = weights
+  }
+}
+
 /// A borrowed matrix of int8 weights, [outputs × inputs], under one scale an output, packed in panels of 32 outputs.
 ///
 /// The packing is the same for every instruction. Matrices whose outputs are multiples of 32 and that follow each
@@ -55,15 +76,34 @@ package struct Int8Matrix: @unchecked Sendable {
   package let outputs: Int
   /// Number of inputs.
   package let inputs: Int
+  /// Inputs that are multiplied in float32; their integers are 0.
+  package let outliers: OutlierColumns?
 
   /// A view of the panels at `base`.
-  package init(_ base: UnsafeRawPointer, outputs: Int, inputs: Int) {
+  package init(_ base: UnsafeRawPointer, outputs: Int, inputs: Int, outliers: OutlierColumns? = nil) {
     precondition(
       outputs >= 0 && (0...Self.maximumInputs).contains(inputs) && UInt(bitPattern: base) % 64 == 0,
       "an int8 matrix of \(outputs) x \(inputs) at \(base)")
     self.base = base
     self.outputs = outputs
     self.inputs = inputs
+    self.outliers = outliers
+  }
+
+  /// The matrix that this one and the next make together, or nil when they do not follow each other in memory.
+  package func joined(_ next: Int8Matrix) -> Int8Matrix? {
+    guard inputs == next.inputs, outputs % Self.panelOutputs == 0, base + byteCount == next.base else {
+      return nil
+    }
+    switch (outliers, next.outliers) {
+    case (nil, nil): break
+    case (let first?, let second?):
+      guard first.columns == second.columns, first.count == second.count,
+        first.weights + outputs * first.count == second.weights
+      else { return nil }
+    default: return nil
+    }
+    return Int8Matrix(base, outputs: outputs + next.outputs, inputs: inputs, outliers: outliers)
   }
 
   /// Bytes of the panels of a matrix; a multiple of 64.
@@ -158,6 +198,35 @@ package func matrixMultiply(
     }
     return
   }
+  guard let outliers = w.outliers else {
+    multiplyIntegers(x, w, into: c, epilogue: epilogue, using: set, activations: activations)
+    return
+  }
+  // The activation is of the sum of both parts.
+  var rest = epilogue
+  rest.activation = .none
+  rest.accumulate = true
+  withUnsafeTemporaryAllocation(of: Float.self, capacity: max(1, x.rows * outliers.count)) { buffer in
+    guard let base = buffer.baseAddress else { return }
+    for row in 0..<x.rows {
+      for column in 0..<outliers.count {
+        (base + row * outliers.count + column).initialize(
+          to: x.base[row * x.stride + Int(outliers.columns[column])])
+      }
+    }
+    matrixMultiply(
+      Matrix(base, rows: x.rows, columns: outliers.count), .none,
+      Matrix(reading: outliers.weights, rows: w.outputs, columns: outliers.count), .transposed, into: c,
+      epilogue: Epilogue(scale: epilogue.scale, accumulate: epilogue.accumulate), using: activations)
+  }
+  multiplyIntegers(x, w, into: c, epilogue: rest, using: set, activations: activations)
+  if epilogue.activation != .none { applyActivation(epilogue.activation, c, into: c, using: activations) }
+}
+
+private func multiplyIntegers(
+  _ x: Matrix, _ w: Int8Matrix, into c: Matrix, epilogue: Epilogue, using set: Int8KernelSet,
+  activations: KernelSet
+) {
   var finish = hearth_epilogue()
   finish.bias = epilogue.bias
   finish.scale = epilogue.scale
@@ -166,8 +235,9 @@ package func matrixMultiply(
     finish.activate = activations.kernels.pointee.activate_tile
     finish.activation = epilogue.activation.kernelNumber
   }
-  set.kernels.pointee.multiply(
-    c.rows, c.columns, x.columns, x.base, x.stride, w.base, c.base, c.stride, &finish)
+  var rows = hearth_int8_rows(
+    base: x.base, stride: x.stride, skipped: w.outliers?.columns, skipped_count: w.outliers?.count ?? 0)
+  set.kernels.pointee.multiply(c.rows, c.columns, x.columns, &rows, w.base, c.base, c.stride, &finish)
 }
 
 /// Runs independent chains of byte products and returns the operations done, two a product.

@@ -59,7 +59,7 @@ struct PrecisionTests {
       let weights = converted.matrices.filter { !$0.isKept }.reduce(0) { $0 + $1.count } * 4
       #expect(weights > 0)
       #expect(Double(converted.convertedBytes) <= most * Double(weights), "\(precision)")
-      #expect(converted.float32Bytes == all - weights)
+      #expect(converted.otherBytes == all - weights)
     }
   }
 
@@ -73,23 +73,48 @@ struct PrecisionTests {
     #expect(isEqual)
   }
 
-  @Test("keeps a product in float32 whose input has an outlier column, and that product alone")
-  func keepsOutliers() throws {
+  @Test("keeps an outlier column of a product's input in float32, and the rest of the matrix not")
+  func keepsOutlierColumns() throws {
     let fixture = try BackboneFixture("tiny-t5")
     let plain = conversion(fixture.backbone).deciding(.int8, calibration: [fixture.batch])
-    #expect(plain.decision.float32Matrices.isEmpty)
-    // T5 normalises before the product, so the norm's scale makes the column; the matrix does not read it.
-    let block = fixture.backbone.block(stack: 0, layer: 1)
-    block.feedForward.norm.weight.values[5] *= 2_000
-    let up = block.feedForward.up.weight
-    for row in 0..<up.rows { up.values[row * up.columns + 5] *= 1e-5 }
+    #expect(plain.decision.float32Matrices.isEmpty && plain.decision.float32Columns.isEmpty)
+    let up = try spoil(fixture) { $0 == 5 ? 2_000 : 1 }
+    let converted = conversion(fixture.backbone).deciding(.int8, calibration: [fixture.batch])
+    #expect(converted.decision.float32Matrices.isEmpty)
+    #expect(converted.decision.float32Columns == [WeightColumns(matrix: up.name, columns: [5])])
+    let found = taps(converted.backbone, fixture.batch)
+    let expected = taps(fixture.backbone, fixture.batch)
+    #expect(relativeError(found[found.count - 1], expected[found.count - 1]) < Self.tolerance(.int8))
+    // Followed, the same bits.
+    let followed = try conversion(fixture.backbone).following(converted.decision)
+    let isEqual = taps(followed.backbone, fixture.batch) == found
+    #expect(isEqual)
+    var wrong = converted.decision
+    wrong.float32Columns[0].columns = [up.columns]
+    #expect(throws: PrecisionFailure.unknownColumns(wrong.float32Columns[0], inputs: up.columns)) {
+      try conversion(fixture.backbone).following(wrong)
+    }
+  }
+
+  @Test("keeps a product in float32 whose input is too uneven for one scale a row, and that product alone")
+  func keepsUnevenProducts() throws {
+    let fixture = try BackboneFixture("tiny-t5")
+    let up = try spoil(fixture) { [1, 4, 16, 64, 256, 1_024][$0 % 6] }
     let converted = conversion(fixture.backbone).deciding(.int8, calibration: [fixture.batch])
     #expect(converted.decision.float32Matrices == [up.name])
     let matrix = try #require(converted.matrices.first { $0.name == up.name })
     #expect(matrix.isKept && (matrix.relativeError ?? 0) > PrecisionConversion.largestInt8Error)
-    let found = taps(converted.backbone, fixture.batch)
-    let expected = taps(fixture.backbone, fixture.batch)
-    #expect(relativeError(found[found.count - 1], expected[found.count - 1]) < Self.tolerance(.int8))
+  }
+
+  /// Makes columns of a feed-forward's input large, T5 normalising before the product, and what reads them small.
+  private func spoil(_ fixture: BackboneFixture, _ factor: (Int) -> Float) throws -> Parameter {
+    let feedForward = fixture.backbone.block(stack: 0, layer: 1).feedForward
+    let up = feedForward.up.weight
+    for column in 0..<up.columns {
+      feedForward.norm.weight.values[column] *= factor(column)
+      for row in 0..<up.rows { up.values[row * up.columns + column] /= factor(column) }
+    }
+    return up
   }
 
   @Test("keeps a matrix in float32 that float16 cannot hold, and refuses a record that does not")
@@ -133,6 +158,58 @@ struct PrecisionTests {
       }
     }
     #expect(Set(identities.map(\.description)).count == identities.count)
+  }
+
+  @Test(
+    "reads 16-bit matrices of a checkpoint where they are, in a product of their own format",
+    arguments: [WeightPrecision.float16, .bfloat16, .int8])
+  func readsStoredHalves(precision: WeightPrecision) throws {
+    for element in [TensorElement.float16, .bfloat16] {
+      let plain = try BackboneFixture("tiny-bert")
+      let checkpoint = try halved(plain.region, element)
+      guard
+        case .bert(let configuration) = try ModelConfiguration(
+          region: GoldenFixture("tiny-bert").region("config.json"))
+      else { return }
+      let reference = try BERTBackbone(checkpoint, configuration)
+      let expected = taps(reference, plain.batch)
+      let stored = try halved(plain.region, element).deferringDecoding
+      let before = stored.ownedByteCount
+      let converted = conversion(try BERTBackbone(stored, configuration)).deciding(
+        precision, calibration: [plain.batch])
+      let found = taps(converted.backbone, plain.batch)
+      let error = relativeError(found[found.count - 1], expected[found.count - 1])
+      let isExact = precision.rawValue == "\(element)"
+      #expect(error < (isExact ? 1e-5 : Self.tolerance(precision)), "\(element) as \(precision): \(error)")
+      // Vectors (norms, biases) and the tables of positions and segments are decoded, other matrices never.
+      let decoded = plain.backbone.parameters.filter {
+        $0.rows == 1 || $0.name.contains("position") || $0.name.contains("token_type")
+      }
+      let most = decoded.reduce(0) { $0 + $1.count } * MemoryLayout<Float>.stride
+      #expect(stored.ownedByteCount <= most && before == 0, "\(stored.ownedByteCount) bytes decoded")
+    }
+  }
+
+  /// A file with the same tensors in 16 bits.
+  private func halved(_ region: MemoryRegion, _ element: TensorElement) throws -> Checkpoint {
+    let file = try SafetensorsFile(region: region)
+    var fields: [String] = []
+    var data: [UInt8] = []
+    for tensor in file.tensors {
+      let bytes = file.bytes(of: tensor)
+      let first = data.count
+      for index in 0..<tensor.elementCount {
+        let value = bytes.loadUnaligned(fromByteOffset: 4 * index, as: Float.self)
+        let bits = element == .float16 ? Float16(value).bitPattern : UInt16(value.bitPattern >> 16)
+        data += [UInt8(bits & 0xFF), UInt8(bits >> 8)]
+      }
+      fields.append(
+        "\"\(tensor.name)\":{\"dtype\":\"\(element.rawValue)\",\"shape\":\(tensor.shape),"
+          + "\"data_offsets\":[\(first),\(data.count)]}")
+    }
+    var header = "{\(fields.joined(separator: ","))}"
+    while header.utf8.count % 8 != 0 { header += " " }
+    return try Checkpoint(region: safetensors(header: header, data: data))
   }
 
   private func conversion(_ backbone: any Backbone) -> PrecisionConversion {

@@ -180,6 +180,56 @@ struct Int8MatrixTests {
     }
   }
 
+  @Test("Outlier columns are multiplied in float32, and their values leave the others' scale alone")
+  func multipliesOutliersApart() {
+    var random = SeededGenerator(seed: 12)
+    let (m, n, k) = (37, 70, 130)
+    let columns: [UInt32] = [0, 63, 129]
+    let x = MatrixFixture(rows: m, columns: k, stride: k + 2, random: &random)
+    let w = MatrixFixture(rows: n, columns: k, random: &random)
+    let bias = MatrixFixture(rows: 1, columns: n, random: &random)
+    let without = MatrixFixture(rows: m, columns: k)
+    let part = MatrixFixture(rows: m, columns: columns.count)
+    let partWeights = MatrixFixture(rows: n, columns: columns.count)
+    for i in 0..<m {
+      for (place, column) in columns.enumerated() {
+        x.matrix[i, Int(column)] *= 1_000
+        part.matrix[i, place] = x.matrix[i, Int(column)]
+      }
+      for j in 0..<k { without.matrix[i, j] = columns.contains(UInt32(j)) ? 0 : x.matrix[i, j] }
+    }
+    for j in 0..<n {
+      for (place, column) in columns.enumerated() { partWeights.matrix[j, place] = w.matrix[j, Int(column)] }
+    }
+    let packed = PackedInt8(w.matrix)
+    let exact = Reference.product(part.matrix, .none, partWeights.matrix, .transposed)
+    columns.withUnsafeBufferPointer { numbers in
+      guard let base = numbers.baseAddress else { return }
+      let outliers = OutlierColumns(
+        columns: base, count: numbers.count, weights: UnsafePointer(partWeights.matrix.base))
+      let matrix = Int8Matrix(packed.matrix.base, outputs: n, inputs: k, outliers: outliers)
+      for set in Int8KernelSet.available {
+        let rest = MatrixFixture(rows: m, columns: n)
+        matrixMultiply(without.matrix, transposed: packed.matrix, into: rest.matrix, using: set)
+        for (activation, accumulate) in [
+          (Activation.none, false), (.none, true), (.relu, false), (.relu, true),
+        ] {
+          let c = MatrixFixture(rows: m, columns: n, stride: n + 1) { 3 }
+          matrixMultiply(
+            x.matrix, transposed: matrix, into: c.matrix,
+            epilogue: Epilogue(bias: bias.matrix.base, activation: activation, accumulate: accumulate),
+            using: set)
+          let expected = (0..<m * n).map { index -> Float in
+            let sum = exact[index] + rest.values[index] + bias.matrix[0, index % n]
+            return (activation == .relu ? max(0, sum) : sum) + (accumulate ? 3 : 0)
+          }
+          #expect(largestError(c.values, expected) < 3e-5, "\(set.name) \(activation) \(accumulate)")
+          #expect(c.marginsAreUntouched)
+        }
+      }
+    }
+  }
+
   private struct Row: Equatable {
     var integers: [UInt8]
     var scale: Float

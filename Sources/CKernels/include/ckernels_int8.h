@@ -28,12 +28,20 @@ enum {
 // Bytes of the panels of a matrix of `outputs` × `inputs`; a multiple of 64, as their address must be.
 size_t hearth_int8_bytes(size_t outputs, size_t inputs);
 
+// The rows of a product. Columns that are skipped count as zero: somebody else multiplies them.
+typedef struct {
+  const float *base;
+  size_t stride;
+  const uint32_t *_Nullable skipped;  // column numbers
+  size_t skipped_count;
+} hearth_int8_rows;
+
 typedef struct {
   // Quantises `rows` (at most HEARTH_INT8_PANEL) rows of w into one panel.
   void (*pack_panel)(const float *w, size_t stride, size_t rows, size_t depth, void *panel);
   // c[m × n] = activate(scale · x·wᵀ + bias) + (accumulate ? c : 0); activate and accumulate exclude each other.
   void (*multiply)(
-    size_t m, size_t n, size_t k, const float *x, size_t x_stride, const void *panels, float *c, size_t stride,
+    size_t m, size_t n, size_t k, const hearth_int8_rows *x, const void *panels, float *c, size_t stride,
     const hearth_epilogue *epilogue);
   // x ≈ (y − *zero)·*scale with y in 0…255: what `multiply` makes of a row.
   void (*quantize_row)(const float *x, size_t count, uint8_t *y, float *scale, int32_t *zero);

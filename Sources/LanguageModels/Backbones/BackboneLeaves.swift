@@ -32,7 +32,8 @@ package struct StackEmbedding: Sendable {
   /// Writes the rows of packed sequences before the norm.
   ///
   /// - Parameter types: segment of each token; empty means segment 0.
-  package func sums(_ ids: [Int32], types segments: [Int32], _ sequences: PackedSequences, into rows: Matrix) {
+  package func sums(_ ids: [Int32], types segments: [Int32], _ sequences: PackedSequences, into rows: Matrix)
+  {
     precondition(
       positions.map { positionOffset + sequences.longest <= $0.rows } ?? true,
       "sequences of \(sequences.longest) tokens and \(positions?.rows ?? 0) rows of positions")
@@ -113,7 +114,7 @@ package struct BackboneLeaves: Sendable {
   }
 
   /// True when the head's matrix is the words' own.
-  package var isTied: Bool { head.map { $0.weight.values == stacks[0].embedding.words.values } ?? false }
+  package var isTied: Bool { head?.weight.isSame(as: stacks[0].embedding.words) ?? false }
 
   /// The same values as leaves that are only read.
   package var frozen: BackboneLeaves {

@@ -11,8 +11,8 @@ package struct ConvertedBackbone: Sendable {
   package let matrices: [ConvertedMatrix]
   /// Bytes of the converted matrices.
   package let convertedBytes: Int
-  /// Bytes of all leaves that the forward reads in float32.
-  package let float32Bytes: Int
+  /// Bytes of all other leaves, as they are stored.
+  package let otherBytes: Int
 }
 
 /// What became of one matrix.
@@ -21,20 +21,27 @@ package struct ConvertedMatrix: Sendable, Equatable {
   package let name: String
   /// Number of weights.
   package let count: Int
-  /// How far its product was from float32 in the calibration; nil where none was made.
+  /// How far its product was from float32 in the calibration, outlier columns apart; nil where none was made.
   package let relativeError: Double?
-  /// True when it stays float32.
+  /// Inputs that stay float32.
+  package let float32Columns: [Int]
+  /// True when it stays float32 as a whole.
   package let isKept: Bool
 }
 
 /// Converts the matrices of a frozen backbone's blocks; embeddings, norms, biases and heads stay float32.
 package struct PrecisionConversion {
-  /// The largest relative error of a matrix's product in the calibration with which it is still kept as int8.
+  /// The largest relative error of an int8 product in the calibration; above it, the matrix stays float32.
   ///
-  /// Normally distributed weights and rows give 0.010. A column of the input whose values are far above the others'
-  /// (LLM.int8(), Dettmers et al., NeurIPS 2022) takes the range of its rows for itself, and the error of all other
-  /// columns grows with it.
+  /// Normally distributed weights and rows give 0.010.
   package static let largestInt8Error = 0.05
+  /// From this error on, input columns far above the others are looked for: such a column takes the range of its rows
+  /// for itself, and the error of all others grows with it (LLM.int8(), Dettmers et al., NeurIPS 2022).
+  package static let errorOfOutliers = 0.015
+  /// An outlier column's largest value is this many times the median column's.
+  package static let outlierFactor: Float = 4
+  /// Outlier columns are at most this share of a matrix's inputs: they cost as much as four times as many in int8.
+  package static let largestOutlierShare = 1.0 / 16
 
   private let backbone: any Backbone
   private let loop: any ParallelLoop
@@ -52,18 +59,30 @@ package struct PrecisionConversion {
   /// Converts all matrices but those that a precision does not suit, and says which.
   ///
   /// A product whose layers read the same rows is converted as a whole or not at all. float16 does not suit a matrix
-  /// with larger values, int8 one whose product on the rows of `calibration` is too far from float32.
+  /// with larger values. int8 keeps outlier columns in float32, and does not suit a matrix whose product on the rows
+  /// of `calibration` is too far from float32 all the same.
   package func deciding(_ precision: WeightPrecision, calibration: [BackboneBatch]) -> ConvertedBackbone {
     precondition(precision != .float32, "float32 needs no conversion")
     let products = backbone.products
-    let suits = products.map { members in
-      precision != .int8 || members[0].inputs <= Int8Matrix.maximumInputs
+    let plans = products.map { members -> [Int]? in
+      precision == .int8 && members[0].inputs > Int8Matrix.maximumInputs ? nil : []
     }
-    let converted = convert(products, to: precision, where: suits)
-    let errors = precision == .int8 ? measure(products, converted, calibration) : products.map { _ in nil }
+    var converted = convert(products, to: precision, columns: plans)
+    var errors = [[Double]?](repeating: nil, count: products.count)
+    if precision == .int8 {
+      let first = measure(products, converted, calibration)
+      errors = first.map { $0?.map(\.relativeError) }
+      let outliers = first.map { $0.flatMap(outlierColumns) }
+      for (index, product) in convert(products, to: precision, columns: outliers).enumerated() {
+        if let product { converted[index] = product }
+      }
+      let again = outliers.indices.map { outliers[$0] == nil ? nil : converted[$0] }
+      for (index, observers) in measure(products, again, calibration).enumerated() {
+        if let observers { errors[index] = observers.map(\.relativeError) }
+      }
+    }
     let keeps = products.indices.map { index in
-      guard let product = converted[index] else { return true }
-      if product.misfits.contains(where: { $0 > 0 }) { return true }
+      guard let product = converted[index], product.misfits.allSatisfy({ $0 == 0 }) else { return true }
       return (errors[index]?.max() ?? 0) > Self.largestInt8Error
     }
     return finish(products, converted, errors, keeps: keeps, precision: precision)
@@ -72,31 +91,52 @@ package struct PrecisionConversion {
   /// Converts as was decided before.
   package func following(_ decision: WeightDecision) throws(PrecisionFailure) -> ConvertedBackbone {
     let products = backbone.products
-    let kept = Set(decision.float32Matrices)
-    let names = Set(products.flatMap { $0.map(\.weight.name) })
-    if let unknown = decision.float32Matrices.first(where: { !names.contains($0) }) {
-      throw .unknownMatrix(unknown)
+    let matrices = Dictionary(
+      products.flatMap { $0.map { ($0.weight.name, $0) } }, uniquingKeysWith: { first, _ in first })
+    let named = decision.float32Matrices + decision.float32Columns.map(\.matrix)
+    if let unknown = named.first(where: { matrices[$0] == nil }) { throw .unknownMatrix(unknown) }
+    for part in decision.float32Columns {
+      let inputs = matrices[part.matrix]?.inputs ?? 0
+      guard part.columns.allSatisfy({ (0..<inputs).contains($0) }),
+        zip(part.columns, part.columns.dropFirst()).allSatisfy({ $0 < $1 })
+      else { throw .unknownColumns(part, inputs: inputs) }
     }
-    let keeps = products.map { members in members.contains { kept.contains($0.weight.name) } }
-    for (members, isKept) in zip(products, keeps) where !isKept && decision.precision == .int8 {
-      guard members[0].inputs <= Int8Matrix.maximumInputs else {
+    let kept = Set(decision.float32Matrices)
+    let columns = Dictionary(
+      decision.float32Columns.map { ($0.matrix, $0.columns) }, uniquingKeysWith: { first, _ in first })
+    var plans: [[Int]?] = []
+    for members in products {
+      let isKept = members.contains { kept.contains($0.weight.name) }
+      if !isKept, decision.precision == .int8, members[0].inputs > Int8Matrix.maximumInputs {
         throw .tooManyInputs(
           matrix: members[0].weight.name, inputs: members[0].inputs, limit: Int8Matrix.maximumInputs)
       }
+      plans.append(isKept ? nil : columns[members[0].weight.name] ?? [])
     }
-    let converted = convert(products, to: decision.precision, where: keeps.map { !$0 })
+    let converted = convert(products, to: decision.precision, columns: plans)
     for product in converted.compactMap({ $0 }) {
       for (member, misfits) in zip(product.members, product.misfits) where misfits > 0 {
         throw .misfit(matrix: member.weight.name, precision: decision.precision, values: misfits)
       }
     }
     return finish(
-      products, converted, products.map { _ in nil }, keeps: keeps, precision: decision.precision)
+      products, converted, products.map { _ in nil }, keeps: plans.map { $0 == nil },
+      precision: decision.precision)
   }
 
-  /// The converted products, a block's at a time, so that few float32 pages are resident at once.
+  /// The outlier columns of a product's input, when its error asks for them and there are some.
+  private func outlierColumns(_ observers: [ProductErrorObserver]) -> [Int]? {
+    guard observers.contains(where: { $0.relativeError > Self.errorOfOutliers }) else { return nil }
+    // All members read the same rows.
+    let columns = observers[0].outlierColumns(factor: Self.outlierFactor, share: Self.largestOutlierShare)
+    return columns.isEmpty ? nil : columns
+  }
+
+  /// Converts the products that have a plan, some at a time, so that few float32 pages are resident at once.
+  ///
+  /// - Parameter plans: for each product, the inputs that stay float32; nil leaves the product out.
   private func convert(
-    _ products: [[LinearParameters]], to precision: WeightPrecision, where wanted: [Bool]
+    _ products: [[LinearParameters]], to precision: WeightPrecision, columns plans: [[Int]?]
   ) -> [ConvertedProduct?] {
     var converted: [ConvertedProduct?] = []
     let pieces = max(loop.width, 4)
@@ -104,8 +144,9 @@ package struct PrecisionConversion {
       let first = converted.count
       let results = PieceResults<ConvertedProduct>(count: min(pieces, products.count - first))
       loop.forEach(results.count) { piece, _ in
-        guard wanted[first + piece] else { return }
-        results.set(ConvertedProduct(products[first + piece], to: precision), at: piece)
+        guard let columns = plans[first + piece] else { return }
+        results.set(
+          ConvertedProduct(products[first + piece], to: precision, float32Columns: columns), at: piece)
       }
       converted += results.values
       layerDone()
@@ -113,15 +154,16 @@ package struct PrecisionConversion {
     return converted
   }
 
-  /// For each product, its members' errors in a float32 forward over `batches`.
+  /// For each converted product, what its members' observers saw in a float32 forward over `batches`.
   private func measure(
     _ products: [[LinearParameters]], _ converted: [ConvertedProduct?], _ batches: [BackboneBatch]
-  ) -> [[Double]?] {
-    let observers = products.indices.map { index -> [ProductErrorObserver]? in
-      converted[index]?.members.compactMap { member in
+  ) -> [[ProductErrorObserver]?] {
+    let observers = converted.map { product -> [ProductErrorObserver]? in
+      product?.members.compactMap { member in
         member.frozenWeight.map { ProductErrorObserver(exact: member.weight, candidate: $0) }
       }
     }
+    guard observers.contains(where: { $0 != nil }) else { return observers }
     let observed = products.indices.map { index -> [LinearParameters] in
       guard let watching = observers[index] else { return products[index] }
       return zip(products[index], watching).map { member, observer in
@@ -136,8 +178,9 @@ package struct PrecisionConversion {
     for batch in batches {
       let workspace = Arena(floatCount: model.workspaceFloats(capacity: BackboneCapacity(of: batch)))
       model.forward(batch, workspace: workspace) { _, _, _ in layerDone() }
+      withExtendedLifetime(workspace) {}
     }
-    return observers.map { $0?.map(\.relativeError) }
+    return observers
   }
 
   private func finish(
@@ -145,27 +188,38 @@ package struct PrecisionConversion {
     precision: WeightPrecision
   ) -> ConvertedBackbone {
     var chosen: [[LinearParameters]] = []
-    var arenas: [Arena] = []
+    var used: [ConvertedProduct] = []
     var matrices: [ConvertedMatrix] = []
-    var float32Bytes = backbone.parameters.reduce(0) { $0 + $1.count } * MemoryLayout<Float>.stride
+    var replaced = 0
     for index in products.indices {
       let product = keeps[index] ? nil : converted[index]
       chosen.append(product?.members ?? products[index])
-      if let product { arenas.append(product.arena) }
+      if let product { used.append(product) }
       for (place, member) in products[index].enumerated() {
         matrices.append(
           ConvertedMatrix(
             name: member.weight.name, count: member.weight.count, relativeError: errors[index]?[place],
-            isKept: product == nil))
-        if product != nil { float32Bytes -= member.weight.count * MemoryLayout<Float>.stride }
+            float32Columns: product?.columns ?? [], isKept: product == nil))
+        if product != nil { replaced += member.weight.storedBytes }
       }
     }
-    let memory = FrozenWeightMemory(arenas, source: backbone)
+    let all = backbone.parameters.reduce(0) { $0 + $1.storedBytes }
+    let memory = FrozenWeightMemory(used.map(\.arena), source: backbone)
     return ConvertedBackbone(
       backbone: backbone.replacing(products: chosen, keepingAlive: memory),
       decision: WeightDecision(
-        precision: precision, float32Matrices: matrices.filter(\.isKept).map(\.name)),
-      matrices: matrices, convertedBytes: memory.byteCount, float32Bytes: float32Bytes)
+        precision: precision, float32Matrices: matrices.filter(\.isKept).map(\.name),
+        float32Columns: matrices.filter { !$0.float32Columns.isEmpty }.map {
+          WeightColumns(matrix: $0.name, columns: $0.float32Columns)
+        }),
+      matrices: matrices, convertedBytes: used.reduce(0) { $0 + $1.byteCount }, otherBytes: all - replaced)
+  }
+}
+
+extension Parameter {
+  /// Bytes of the values as they are stored.
+  fileprivate var storedBytes: Int {
+    count * (half == nil ? MemoryLayout<Float>.stride : MemoryLayout<UInt16>.stride)
   }
 }
 

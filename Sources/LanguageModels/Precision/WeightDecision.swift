@@ -1,7 +1,21 @@
 package import CryptoPrimitives
 public import NeuralNetworks
 
-/// How a frozen backbone's matrices are kept: the precision, and which of them stay float32 all the same.
+/// Inputs of a matrix that stay float32 although the matrix does not.
+public struct WeightColumns: Codable, Sendable, Equatable {
+  /// The matrix's name.
+  public var matrix: String
+  /// Numbers of its inputs, ascending.
+  public var columns: [Int]
+
+  /// Inputs of a matrix.
+  public init(matrix: String, columns: [Int]) {
+    self.matrix = matrix
+    self.columns = columns
+  }
+}
+
+/// How a frozen backbone's matrices are kept: the precision, and what stays float32 all the same.
 ///
 /// It is decided once, when an adapter is trained, and recorded with it: another machine keeps to the record, so that
 /// an error near the bound cannot decide otherwise there.
@@ -10,11 +24,16 @@ public struct WeightDecision: Codable, Sendable, Equatable {
   public var precision: WeightPrecision
   /// Names of matrices that stay float32, in the backbone's order.
   public var float32Matrices: [String]
+  /// Inputs of other matrices that stay float32 (int8 only), in the backbone's order.
+  public var float32Columns: [WeightColumns]
 
   /// A precision with its exceptions.
-  public init(precision: WeightPrecision, float32Matrices: [String]) {
+  public init(
+    precision: WeightPrecision, float32Matrices: [String], float32Columns: [WeightColumns] = []
+  ) {
     self.precision = precision
     self.float32Matrices = float32Matrices
+    self.float32Columns = float32Columns
   }
 
   /// Every matrix as it is trained.
@@ -33,6 +52,11 @@ public struct WeightDecision: Codable, Sendable, Equatable {
     hasher.update(precision.rawValue)
     hasher.update(float32Matrices.count)
     for name in float32Matrices { hasher.update(name) }
+    hasher.update(float32Columns.count)
+    for part in float32Columns {
+      hasher.update(part.matrix)
+      hasher.update(part.columns.map(Int32.init(clamping:)))
+    }
     return hasher.finalize()
   }
 
@@ -44,6 +68,8 @@ public struct WeightDecision: Codable, Sendable, Equatable {
 package enum PrecisionFailure: Error, Equatable, CustomStringConvertible {
   /// The decision names a matrix that the backbone does not have.
   case unknownMatrix(String)
+  /// The decision names inputs that the matrix does not have.
+  case unknownColumns(WeightColumns, inputs: Int)
   /// A matrix has more inputs than an int8 product can sum.
   case tooManyInputs(matrix: String, inputs: Int, limit: Int)
   /// A matrix holds a value that the precision cannot, and the decision does not keep it in float32.
@@ -55,6 +81,9 @@ package enum PrecisionFailure: Error, Equatable, CustomStringConvertible {
     case .unknownMatrix(let name):
       "the recorded precision names the matrix \(name), which the model does not have; use the model that the "
         + "adapter was trained on"
+    case .unknownColumns(let part, let inputs):
+      "the recorded precision names the inputs \(part.columns) of \(part.matrix), which has \(inputs); use the model "
+        + "that the adapter was trained on"
     case .tooManyInputs(let matrix, let inputs, let limit):
       "\(matrix) has \(inputs) inputs and an int8 product sums at most \(limit); use --precision bfloat16"
     case .misfit(let matrix, let precision, let values):
