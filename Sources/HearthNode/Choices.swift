@@ -12,6 +12,18 @@ package enum Choices {
   /// The storage of a cached activation unless a person says otherwise.
   package static let defaultCacheElement = ActivationElement.float16.rawValue
 
+  /// The layers that LoRA can add a pair to.
+  package static let loraTargets = LoRATarget.allCases.map(\.rawValue)
+  /// Those that get one unless a person says otherwise.
+  package static let defaultLoRATargets = LoRAConfiguration().targets.map(\.rawValue)
+  /// LoRA's rank unless a person says otherwise.
+  package static let defaultRank = LoRAConfiguration().rank
+  /// The techniques' learning rates, for a help text.
+  package static let learningRates =
+    RunTechnique.allCases.map { "\($0.rawValue) \($0.defaultLearningRate)" }.joined(separator: ", ")
+  /// Most rows of a data file.
+  package static let rowLimit = DataLimits().rows
+
   /// The storage of this name.
   package static func cacheElement(_ name: String) -> ActivationElement? { ActivationElement(rawValue: name) }
 

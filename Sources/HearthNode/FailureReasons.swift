@@ -104,6 +104,21 @@ extension AdapterFailure: UserFacingFailure {
   }
 }
 
+extension PEFTFailure: UserFacingFailure {
+  /// Decides the exit code.
+  package var reason: ExitReason {
+    switch self {
+    case .unknownTensor, .wrongShape: .mismatch
+    case .unreadable, .setting, .halfPair, .noPairs: .badData
+    }
+  }
+}
+
+extension MergeFailure: UserFacingFailure {
+  /// Decides the exit code.
+  package var reason: ExitReason { .badData }
+}
+
 extension SideNetworkFailure: UserFacingFailure {
   /// Decides the exit code.
   package var reason: ExitReason { .usage }

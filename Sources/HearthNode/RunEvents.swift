@@ -28,6 +28,8 @@ package struct RunPlan: Sendable, Codable, Equatable {
   package var stepsPerEpoch: Int
   /// Passes over the training rows.
   package var epochs: Int
+  /// How the backbone is adapted, for instance "lora".
+  package var technique: String
   /// Trainable parameters.
   package var trainableParameters: Int
   /// Parameters of the frozen backbone.
@@ -47,7 +49,8 @@ package struct RunPlan: Sendable, Codable, Equatable {
   package init(
     model: String, device: String, kernels: String, blasCore: String, threads: Int, samples: Int,
     validationSamples: Int, skippedRows: Int, truncatedTexts: Int, labels: [String], lanes: Int,
-    stepsPerEpoch: Int, epochs: Int, trainableParameters: Int, backboneParameters: Int, memoryBytes: Int,
+    stepsPerEpoch: Int, epochs: Int, technique: String = "parallel", trainableParameters: Int,
+    backboneParameters: Int, memoryBytes: Int,
     backboneBytes: Int, cacheElement: ActivationElement, cacheBytes: Int, firstStep: Int
   ) {
     self.model = model
@@ -63,6 +66,7 @@ package struct RunPlan: Sendable, Codable, Equatable {
     self.lanes = lanes
     self.stepsPerEpoch = stepsPerEpoch
     self.epochs = epochs
+    self.technique = technique
     self.trainableParameters = trainableParameters
     self.backboneParameters = backboneParameters
     self.memoryBytes = memoryBytes
@@ -186,6 +190,10 @@ package struct MetricChange: Sendable, Codable, Equatable {
 package struct TrainSummary: Sendable, Codable, Equatable {
   /// The task's main metric.
   package var metric: MetricChange
+  /// How the backbone was adapted, for instance "lora".
+  package var technique: String
+  /// Trained parameters.
+  package var trainableParameters: Int
   /// Every epoch in order.
   package var epochs: [EpochSummary]
   /// Bytes of the complete activation cache.
@@ -203,10 +211,13 @@ package struct TrainSummary: Sendable, Codable, Equatable {
 
   /// A result.
   package init(
-    metric: MetricChange, epochs: [EpochSummary], cacheBytes: Int, peakResidentBytes: Int,
+    metric: MetricChange, technique: String = "parallel", trainableParameters: Int = 0,
+    epochs: [EpochSummary], cacheBytes: Int, peakResidentBytes: Int,
     adapterDigest: String, adapterDirectory: String, steps: Int, metrics: [MetricValue]
   ) {
     self.metric = metric
+    self.technique = technique
+    self.trainableParameters = trainableParameters
     self.epochs = epochs
     self.cacheBytes = cacheBytes
     self.peakResidentBytes = peakResidentBytes
@@ -216,6 +227,29 @@ package struct TrainSummary: Sendable, Codable, Equatable {
     self.metrics = metrics
   }
 
+  private enum CodingKeys: String, CodingKey {
+    case metric, technique, trainableParameters, epochs, trainingSeconds, cacheBytes, peakResidentBytes
+    case adapterDigest, adapterDirectory, steps, metrics
+  }
+
+  /// Wall-clock seconds of all epochs, evaluation not counted.
+  package var trainingSeconds: Double { epochs.reduce(0) { $0 + $1.seconds } }
+
+  /// Reads what `encode` writes.
+  package init(from decoder: any Decoder) throws {
+    let keys = try decoder.container(keyedBy: CodingKeys.self)
+    metric = try keys.decode(MetricChange.self, forKey: .metric)
+    technique = try keys.decode(String.self, forKey: .technique)
+    trainableParameters = try keys.decode(Int.self, forKey: .trainableParameters)
+    epochs = try keys.decode([EpochSummary].self, forKey: .epochs)
+    cacheBytes = try keys.decode(Int.self, forKey: .cacheBytes)
+    peakResidentBytes = try keys.decode(Int.self, forKey: .peakResidentBytes)
+    adapterDigest = try keys.decode(String.self, forKey: .adapterDigest)
+    adapterDirectory = try keys.decode(String.self, forKey: .adapterDirectory)
+    steps = try keys.decode(Int.self, forKey: .steps)
+    metrics = try keys.decode([MetricValue].self, forKey: .metrics)
+  }
+
   /// Keeps `metric.before` and `metric.after` present (as null) when there is no value.
   package func encode(to encoder: any Encoder) throws {
     var keys = encoder.container(keyedBy: CodingKeys.self)
@@ -223,7 +257,10 @@ package struct TrainSummary: Sendable, Codable, Equatable {
     try change.encode(metric.name, forKey: .name)
     try change.encode(metric.before, forKey: .before)
     try change.encode(metric.after, forKey: .after)
+    try keys.encode(technique, forKey: .technique)
+    try keys.encode(trainableParameters, forKey: .trainableParameters)
     try keys.encode(epochs, forKey: .epochs)
+    try keys.encode(trainingSeconds, forKey: .trainingSeconds)
     try keys.encode(cacheBytes, forKey: .cacheBytes)
     try keys.encode(peakResidentBytes, forKey: .peakResidentBytes)
     try keys.encode(adapterDigest, forKey: .adapterDigest)
@@ -282,9 +319,9 @@ package struct PredictionInput: Sendable, Equatable {
 
 /// The prediction for one text.
 package struct Prediction: Sendable, Equatable {
-  /// Most likely label of a classification; nil for a regression.
+  /// Most likely label of a classification, or the text that was written; nil for a regression.
   package var label: String?
-  /// Probabilities in the order of the adapter's labels, or the one predicted number.
+  /// Probabilities in the order of the adapter's labels, or the one predicted number; empty beside a text.
   package var scores: [Double]
   /// True when the text was cut at the greatest length.
   package var truncated: Bool

@@ -7,12 +7,32 @@ package enum RunTask: String, Sendable, Codable, CaseIterable {
   case classify
   /// A number.
   case regress
+  /// A text.
+  case seq2seq
 }
 
 /// How the backbone is adapted.
 package enum RunTechnique: String, Sendable, Codable, CaseIterable {
   /// Parallel Adapters (PAC §4.1): a side network over the frozen backbone's activations.
   case parallel
+  /// Low-rank pairs beside the backbone's linear layers (LoRA).
+  case lora
+  /// Bottlenecks behind the backbone's sub-layers (Houlsby et al.).
+  case houlsby
+  /// Every weight of the backbone.
+  case full
+
+  /// Peak learning rate unless a person says otherwise: the fewer parameters start from nothing, the larger.
+  package var defaultLearningRate: Double {
+    switch self {
+    case .parallel: 1e-3
+    case .lora, .houlsby: 5e-4
+    case .full: 5e-5
+    }
+  }
+
+  /// The reduction unless a person says otherwise: 8 in all of PAC's side networks, 16 in its bottlenecks.
+  package var defaultReduction: Int { self == .houlsby ? 16 : 8 }
 }
 
 /// A named set of side-network settings; its cases mirror the adapter configuration's presets.
@@ -88,8 +108,22 @@ package struct TrainRequest: Sendable, Codable, Equatable {
   package var technique: RunTechnique
   /// Side-network settings to start from.
   package var preset: RunPreset
-  /// The paper's k: the side network is this much narrower than the backbone.
+  /// The paper's k: the side network, or Houlsby's bottleneck, is this much narrower than the backbone.
   package var reduction: Int
+  /// Rank of LoRA's pairs; nil takes the technique's own default, as in all optional settings.
+  package var rank: Int?
+  /// LoRA multiplies a pair's product by alpha / rank.
+  package var alpha: Double?
+  /// Kinds of layers that LoRA adds a pair to, by name.
+  package var loraTargets: [String]?
+  /// Share of values that full fine-tuning, Houlsby's adapters and LoRA drop while training.
+  package var dropout: Double?
+  /// True computes activations again in the backward in place of keeping them (full, houlsby, lora).
+  package var checkpointsActivations: Bool?
+  /// Tokens of the longest text that a seq2seq adapter learns to write; longer ones are cut and counted.
+  package var maximumTargetLength: Int?
+  /// Most training rows, the first in a fixed order by hash; nil takes all.
+  package var rowLimit: Int?
   /// 0-based backbone layers that feed a side block; nil leaves it to the preset.
   package var taps: [Int]?
   /// Passes over the training rows.
@@ -117,6 +151,11 @@ package struct TrainRequest: Sendable, Codable, Equatable {
   /// Directory that receives the adapter and, while the run lasts, its checkpoints.
   package var output: String
 
+  /// Tokens of the longest input of an adapter that does not say what it was trained with.
+  package static let defaultForeignLength = 512
+  /// Tokens of the longest text that is written, when nothing else is asked.
+  package static let defaultTargetLength = 64
+
   /// A request with the documented defaults.
   package init(modelDirectory: String, dataFile: String, task: RunTask, output: String) {
     self.modelDirectory = modelDirectory
@@ -129,6 +168,13 @@ package struct TrainRequest: Sendable, Codable, Equatable {
     technique = .parallel
     preset = .default
     reduction = 8
+    rank = nil
+    alpha = nil
+    loraTargets = nil
+    dropout = nil
+    checkpointsActivations = nil
+    maximumTargetLength = nil
+    rowLimit = nil
     taps = nil
     epochs = 3
     cache = .float16

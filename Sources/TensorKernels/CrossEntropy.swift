@@ -28,14 +28,14 @@ package func softmaxCrossEntropy(
   return loss
 }
 
-/// The summed cross-entropy of a frozen output head whose logits are `scale · x · embeddingᵀ`.
+/// The summed cross-entropy of a frozen output head whose logits are `scale · x · embeddingᵀ + bias`.
 ///
 /// The logits never exist: each block of the embedding is read once, for the scores and for the gradient, as in
 /// attention. `dX`, when not nil, becomes the loss' gradient with respect to `x`. Rows with a negative label count
 /// for nothing.
 package func streamedHeadCrossEntropy(
-  _ x: Matrix, embedding: Matrix, scale: Float, labels: UnsafePointer<Int32>, into dX: Matrix?,
-  using set: KernelSet = .best
+  _ x: Matrix, embedding: Matrix, scale: Float, bias: UnsafePointer<Float>? = nil,
+  labels: UnsafePointer<Int32>, into dX: Matrix?, using set: KernelSet = .best
 ) -> Double {
   precondition(
     x.columns == embedding.columns, "states of \(x.columns) columns meet a head of \(embedding.columns)")
@@ -46,7 +46,7 @@ package func streamedHeadCrossEntropy(
   }
   var head = hearth_head(
     x: x.base, x_stride: x.stride, rows: x.rows, width: x.columns, weight: embedding.base,
-    weight_stride: embedding.stride, outputs: embedding.rows, scale: scale, labels: labels, dx: dX?.base,
+    weight_stride: embedding.stride, outputs: embedding.rows, scale: scale, bias: bias, labels: labels, dx: dX?.base,
     dx_stride: dX?.stride ?? 0)
   var loss = 0.0
   let done = set.kernels.pointee.head_cross_entropy(&head, &loss)

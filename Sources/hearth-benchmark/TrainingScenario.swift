@@ -43,7 +43,7 @@ final class TrainingScenario: Scenario {
     self.team = team
     model = try BenchmarkModel(directory: options.model)
     shape = try model.sideNetwork(heads: sideHeads)
-    var frozen = FrozenOutput(copying: model.backbone)
+    var frozen = FrozenOutput(copying: model.backbone, head: .value)
     frozen.embedding = model.backbone.headWeight.matrix
     frozen.embeddingScale = model.backbone.headScale
     self.frozen = frozen

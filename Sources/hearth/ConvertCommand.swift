@@ -5,12 +5,13 @@ import HearthNode
 struct ConvertCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "convert",
-    abstract: "Turn a model into one of another family.",
+    abstract: "Turn a model into one of another family, or fold an adapter into its model.",
     discussion: """
       Example:
         hearth convert bert-to-bart --model minilm --output minilm-bart
+        hearth convert merge --adapter sentiment-lora --output minilm-sentiment
       """,
-    subcommands: [ConvertBERTToBARTCommand.self])
+    subcommands: [ConvertBERTToBARTCommand.self, ConvertMergeCommand.self])
 }
 
 /// `hearth convert bert-to-bart`.
@@ -51,6 +52,43 @@ struct ConvertBERTToBARTCommand: ReportingCommand {
     var request = ConversionRequest(modelDirectory: model, output: output)
     if let decoderLayers { request.decoderLayers = decoderLayers }
     let summary = try convertBERTToBART(request)
+    try OutputStream.standard.write(reporting.json ? jsonLine(summary) + "\n" : summary.text)
+  }
+}
+
+/// `hearth convert merge`.
+struct ConvertMergeCommand: ReportingCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "merge",
+    abstract: "Fold a full or lora adapter into its model's weights.",
+    discussion: """
+      The result is a Hugging Face directory that needs no adapter: its tensors have the model's own names, in \
+      float32, and its tokenizer and config.json are copied. A LoRA adapter may also be one that PEFT wrote; then \
+      --model is required. The head of a classify or regress adapter has no place in a model and is left out. \
+      Adapters of the techniques parallel and houlsby are networks of their own and cannot be folded in.
+
+      Example:
+        hearth convert merge --adapter translate-lora --output t5-translate
+        hearth convert merge --adapter from-peft --model t5-small --output t5-merged
+      """)
+
+  @Option(help: ArgumentHelp("Directory of the adapter.", valueName: "dir"))
+  var adapter: String
+
+  @Option(
+    help: ArgumentHelp("Directory of the model. (default: the one that the adapter names)", valueName: "dir"))
+  var model: String?
+
+  @Option(help: ArgumentHelp("New or empty directory for the merged model.", valueName: "dir"))
+  var output: String
+
+  @OptionGroup var reporting: ReportingOptions
+
+  func run() throws {
+    var request = MergeRequest(adapterDirectory: adapter, output: output)
+    request.modelDirectory = model
+    let summary = try mergeAdapter(request)
+    for warning in summary.warnings { try OutputStream.diagnostics.write("warning: \(warning)\n") }
     try OutputStream.standard.write(reporting.json ? jsonLine(summary) + "\n" : summary.text)
   }
 }

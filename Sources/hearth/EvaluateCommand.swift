@@ -8,7 +8,8 @@ struct EvaluateCommand: ReportingCommand {
     commandName: "evaluate",
     abstract: "Measure an adapter on labelled rows.",
     discussion: """
-      Prints accuracy and F1 for labels, Pearson and Spearman correlation for scores. The model is the one \
+      Prints accuracy and F1 for labels, Pearson and Spearman correlation for scores, and for texts the share that \
+      is written exactly (greedily), the mean loss of a token and its exponential, the perplexity. The model is the one \
       that the adapter was trained on; another one is refused.
 
       Example:

@@ -10,7 +10,8 @@ struct GenerateCommand: ReportingCommand {
     commandName: "generate",
     abstract: "Write a text for each text from a file or from standard input.",
     discussion: """
-      The model is an encoder-decoder: T5 or BART. Without a file, or with -, texts are read from standard \
+      The model is an encoder-decoder: T5 or BART, as it is or with an adapter of the task seq2seq. The adapter \
+      may also be a LoRA adapter that PEFT wrote; then --model is required. Without a file, or with -, texts are read from standard \
       input, one a line, and each is answered as soon as it has arrived. A file's format follows its name and \
       first lines (tsv, csv, jsonl, or one text a line); --format says otherwise.
 
@@ -20,12 +21,19 @@ struct GenerateCommand: ReportingCommand {
       over tokens^(length penalty). The search does not sample and does not read generation_config.json.
 
       Example:
+        echo "some text" | hearth generate --adapter translate
         echo "translate English to German: The house is wonderful." | hearth generate --model t5-small
         hearth generate --model bart-large-cnn --beams 4 --max-tokens 142 --json articles.txt
       """)
 
-  @Option(help: ArgumentHelp("Directory of the model.", valueName: "dir"))
-  var model: String
+  @Option(
+    help: ArgumentHelp(
+      "Directory of the model. Required without --adapter. (default: the one that the adapter names)",
+      valueName: "dir"))
+  var model: String?
+
+  @Option(help: ArgumentHelp("Directory of a seq2seq adapter.", valueName: "dir"))
+  var adapter: String?
 
   @Option(
     help: ArgumentHelp(
@@ -37,7 +45,7 @@ struct GenerateCommand: ReportingCommand {
   @Option(
     help: ArgumentHelp(
       "Most tokens of an output, its end included, 1 to \(GenerationRequest.tokenLimit); no more than the "
-        + "model has positions for. (default: \(defaults.maximumTokens))",
+        + "model has positions for. (default: the adapter's, or \(GenerationRequest.defaultMaximumTokens))",
       valueName: "n"))
   var maxTokens: Int?
 
@@ -51,7 +59,7 @@ struct GenerateCommand: ReportingCommand {
   @Option(
     help: ArgumentHelp(
       "Tokens of the longest input, 6 to 4096; longer ones are cut and counted. "
-        + "(default: \(defaults.maximumLength), or the model's positions if fewer)",
+        + "(default: the adapter's, or \(GenerationRequest.defaultMaximumLength), or the model's positions if fewer)",
       valueName: "n"))
   var maxLength: Int?
 
@@ -63,6 +71,9 @@ struct GenerateCommand: ReportingCommand {
   @OptionGroup var reporting: ReportingOptions
 
   func validate() throws {
+    if model == nil && adapter == nil {
+      throw ValidationError("--model or --adapter is missing; 'hearth generate --help' has examples")
+    }
     try rows.checkFormat(among: Choices.textFormats)
     try check("--beams", beams, in: 1...GenerationRequest.beamLimit)
     try check("--max-tokens", maxTokens, in: 1...GenerationRequest.tokenLimit)
@@ -71,9 +82,12 @@ struct GenerateCommand: ReportingCommand {
   }
 
   func run() throws {
-    try RunPreflight.checkModelDirectory(model)
+    if let model { try RunPreflight.checkModelDirectory(model) }
+    if let adapter { try RunPreflight.checkInputDirectory(adapter, role: "adapter directory") }
     if file != "-" { try RunPreflight.checkInputFile(file, role: "input") }
-    var request = GenerationRequest(modelDirectory: model)
+    var request =
+      adapter.map { GenerationRequest(adapterDirectory: $0, modelDirectory: model) }
+      ?? GenerationRequest(modelDirectory: model ?? "")
     if let beams { request.beams = beams }
     if let maxTokens { request.maximumTokens = maxTokens }
     if let lengthPenalty { request.lengthPenalty = lengthPenalty }

@@ -6,7 +6,8 @@ import HearthNode
 struct Hearth: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "hearth",
-    abstract: "Fine-tune a language model at home, with Parallel Adapters and an activation cache.",
+    abstract:
+      "Fine-tune a language model at home, with Parallel Adapters and an activation cache, or with LoRA, Houlsby, Full.",
     discussion: """
       A frozen backbone computes each text once; its activations go to a cache, and a small side network \
       (the adapter) learns from them. Later epochs skip the backbone.

@@ -12,8 +12,9 @@ struct PredictCommand: ReportingCommand {
       line); --format says otherwise.
 
       Output is one line a text: the label and the probability of each label in the adapter's order, \
-      separated by tabs; for a regression, the number. --print-header names the columns. With --json each \
-      line is an object with row, label and scores (or score).
+      separated by tabs; for a regression, the number; for a seq2seq adapter the text, written greedily \
+      ('hearth generate' has beams). --print-header names the columns. With --json each \
+      line is an object with row, label and scores (or score, or text).
 
       Example:
         echo "what a film" | hearth predict --adapter sentiment

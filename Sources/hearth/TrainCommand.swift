@@ -6,7 +6,8 @@ import HearthNode
 struct TrainCommand: ReportingCommand {
   static let configuration = CommandConfiguration(
     commandName: "train",
-    abstract: "Fine-tune Parallel Adapters on a data file, with an activation cache.",
+    abstract:
+      "Fine-tune a model on a data file: Parallel Adapters with an activation cache, or LoRA, Houlsby, Full.",
     discussion: """
       The first epoch runs the frozen backbone over each row and keeps its activations in a cache; the other \
       epochs train from the cache alone, without the backbone in memory. The result is a small adapter \
@@ -23,6 +24,15 @@ struct TrainCommand: ReportingCommand {
         hearth train --model minilm --data pairs.csv --task regress \\
           --text-column 6 --pair-column 7 --label-column 5 --no-header \\
           --output similarity
+
+      Example: a text for each text, JSON lines with "input" and "target"
+        hearth train --model t5-small --data pairs.jsonl --task seq2seq \\
+          --output translate
+        echo "some text" | hearth generate --adapter translate
+
+      Example: LoRA in place of Parallel Adapters; PEFT can load the result too
+        hearth train --model minilm --data train.tsv --task classify \\
+          --technique lora --rank 8 --lora-targets query,value --output sentiment-lora
 
       Ctrl-C stops after the step in flight and keeps the state. Going on with it gives the same adapter as \
       a run without a stop:
@@ -56,6 +66,13 @@ struct TrainCommand: ReportingCommand {
     }
     try rows.checkFormat(among: Choices.tableFormats)
     try training.checkMicroBatch()
+    if training.maxTargetLength != nil, job.task != .seq2seq {
+      throw ValidationError("--max-target-length belongs to --task seq2seq")
+    }
+    if let first = cache.given.first, (adapter.technique ?? .parallel) != .parallel {
+      throw ValidationError(
+        "\(first) belongs to the technique parallel: a backbone that changes has no activations to keep")
+    }
   }
 
   /// The request that the options describe.

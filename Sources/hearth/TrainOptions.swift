@@ -17,7 +17,8 @@ struct JobOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "What to predict: labels (classify) or a number (regress). Required.", valueName: "task"))
+      "What to predict: labels (classify), a number (regress) or a text (seq2seq; T5 and BART). Required.",
+      valueName: "task"))
   var task: RunTask?
 
   @Option(
@@ -91,7 +92,11 @@ struct HeldOutOptions: ParsableArguments {
 struct AdapterOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "How the backbone is adapted: parallel. (default: \(defaults.technique.rawValue))",
+      "How the backbone is adapted: parallel (a side network that learns from cached activations: fastest, "
+        + "least memory), lora (low-rank pairs beside its layers), houlsby (bottlenecks behind its layers) or "
+        + "full (all its weights: most memory, an adapter as large as the model). Only parallel has a cache: "
+        + "the others run the backbone forward and backward in every epoch. "
+        + "(default: \(defaults.technique.rawValue))",
       valueName: "technique"))
   var technique: RunTechnique?
 
@@ -105,10 +110,45 @@ struct AdapterOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How many times narrower than the backbone the side network is, 1 to 64; the paper's k. "
-        + "(default: \(defaults.reduction))",
+      "How many times narrower than the backbone the side network (the paper's k) or Houlsby's bottleneck is, "
+        + "1 to 64. (default: \(RunTechnique.parallel.defaultReduction), "
+        + "houlsby \(RunTechnique.houlsby.defaultReduction))",
       valueName: "k"))
   var reduction: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "Rank of LoRA's pairs, 1 to 1024; more learns more and costs more. "
+        + "(default: \(Choices.defaultRank))",
+      valueName: "r"))
+  var rank: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "LoRA's pairs are multiplied by alpha / rank; above 0 and at most 10000. (default: the rank)",
+      valueName: "x"))
+  var alpha: Double?
+
+  @Option(
+    help: ArgumentHelp(
+      "Layers that get a pair, in every block and every attention: any of \(Choices.loraTargets.joined(separator: ", ")), "
+        + "separated by commas. (default: \(Choices.defaultLoRATargets.joined(separator: ",")))",
+      valueName: "layers"))
+  var loraTargets: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "Share of values that full, houlsby and lora drop while training, 0 to 0.9: at the model's own places, "
+        + "for lora at the pairs' inputs. The backbone of parallel never drops any. (default: 0)",
+      valueName: "share"))
+  var dropout: Double?
+
+  @Flag(
+    help: """
+      Keep only what enters each block and compute the rest again in the backward: less memory for full, houlsby \
+      and lora, about a third more work.
+      """)
+  var checkpointActivations = false
 
   @Option(
     help: ArgumentHelp(
@@ -119,6 +159,16 @@ struct AdapterOptions: ParsableArguments {
 
   func validate() throws {
     try check("--reduction", reduction, in: 1...64)
+    try check("--rank", rank, in: 1...1_024)
+    try check("--dropout", dropout, in: 0...0.9)
+    if let alpha, !(alpha > 0 && alpha <= 10_000) {
+      throw ValidationError("--alpha is \(alpha); it must be above 0 and at most 10000")
+    }
+    for target in targets ?? [] { try check("--lora-targets", target, among: Choices.loraTargets) }
+    if let targets, Set(targets).count != targets.count || targets.isEmpty {
+      throw ValidationError("--lora-targets is '\(loraTargets ?? "")'; name each layer once")
+    }
+    try checkTechnique()
     if let taps, TapSelection.parse(taps) == nil {
       throw ValidationError(
         "--taps is '\(taps)'; it must list different layers from 0 to \(TapSelection.highestLayer), "
@@ -126,15 +176,44 @@ struct AdapterOptions: ParsableArguments {
     }
   }
 
+  private var targets: [String]? {
+    loraTargets.map { $0.split(separator: ",", omittingEmptySubsequences: false).map(String.init) }
+  }
+
+  /// Refuses options that the chosen technique would not read.
+  private func checkTechnique() throws {
+    let chosen = technique ?? defaults.technique
+    let options: [(name: String, isGiven: Bool, techniques: [RunTechnique])] = [
+      ("--preset", preset != nil, [.parallel]), ("--taps", taps != nil, [.parallel]),
+      ("--reduction", reduction != nil, [.parallel, .houlsby]), ("--rank", rank != nil, [.lora]),
+      ("--alpha", alpha != nil, [.lora]), ("--lora-targets", loraTargets != nil, [.lora]),
+      ("--dropout", dropout != nil, [.full, .houlsby, .lora]),
+      ("--checkpoint-activations", checkpointActivations, [.full, .houlsby, .lora]),
+    ]
+    for option in options where option.isGiven && !option.techniques.contains(chosen) {
+      throw ValidationError(
+        "\(option.name) belongs to the technique \(option.techniques.map(\.rawValue).joined(separator: ", ")) "
+          + "and --technique is \(chosen.rawValue)")
+    }
+  }
+
   var given: [String] {
     (technique == nil ? [] : ["--technique"]) + (preset == nil ? [] : ["--preset"])
       + (reduction == nil ? [] : ["--reduction"]) + (taps == nil ? [] : ["--taps"])
+      + (rank == nil ? [] : ["--rank"]) + (alpha == nil ? [] : ["--alpha"])
+      + (loraTargets == nil ? [] : ["--lora-targets"]) + (dropout == nil ? [] : ["--dropout"])
+      + (checkpointActivations ? ["--checkpoint-activations"] : [])
   }
 
   func apply(to request: inout TrainRequest) {
     if let technique { request.technique = technique }
     if let preset { request.preset = preset }
-    if let reduction { request.reduction = reduction }
+    request.reduction = reduction ?? request.technique.defaultReduction
+    request.rank = rank
+    request.alpha = alpha
+    request.loraTargets = targets
+    request.dropout = dropout
+    request.checkpointsActivations = checkpointActivations ? true : nil
     request.taps = taps.flatMap(TapSelection.parse)
   }
 }
@@ -158,7 +237,7 @@ struct TrainingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Peak learning rate, above 0 and at most 1. (default: \(defaults.learningRate))", valueName: "x"))
+      "Peak learning rate, above 0 and at most 1. (default: \(Choices.learningRates))", valueName: "x"))
   var learningRate: Double?
 
   @Option(
@@ -174,7 +253,23 @@ struct TrainingOptions: ParsableArguments {
       valueName: "n"))
   var maxLength: Int?
 
+  @Option(
+    help: ArgumentHelp(
+      "Tokens of the longest text that a seq2seq adapter learns to write, 2 to 4096; longer ones are cut and "
+        + "counted. (default: \(TrainRequest.defaultTargetLength), or the model's positions if fewer)",
+      valueName: "n"))
+  var maxTargetLength: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "Most training rows, 2 or more: the first in a fixed order by hash, to try something on a part. "
+        + "(default: all)",
+      valueName: "n"))
+  var rows: Int?
+
   func validate() throws {
+    try check("--max-target-length", maxTargetLength, in: 2...4_096)
+    try check("--rows", rows, in: 2...Choices.rowLimit)
     try check("--epochs", epochs, in: 1...10_000)
     try check("--batch", batch, in: 1...65_536)
     try check("--micro-batch", microBatch, in: 1...65_536)
@@ -198,13 +293,16 @@ struct TrainingOptions: ParsableArguments {
     (epochs == nil ? [] : ["--epochs"]) + (batch == nil ? [] : ["--batch"])
       + (microBatch == nil ? [] : ["--micro-batch"]) + (learningRate == nil ? [] : ["--learning-rate"])
       + (seed == nil ? [] : ["--seed"]) + (maxLength == nil ? [] : ["--max-length"])
+      + (maxTargetLength == nil ? [] : ["--max-target-length"]) + (rows == nil ? [] : ["--rows"])
   }
 
   func apply(to request: inout TrainRequest) {
     if let epochs { request.epochs = epochs }
     if let batch { request.batch = batch }
     request.microBatch = microBatch ?? min(defaults.microBatch, request.batch)
-    if let learningRate { request.learningRate = learningRate }
+    request.learningRate = learningRate ?? request.technique.defaultLearningRate
+    request.maximumTargetLength = maxTargetLength
+    request.rowLimit = rows
     if let seed { request.seed = seed }
     if let maxLength { request.maxLength = maxLength }
   }

@@ -374,3 +374,35 @@ struct DataFuzzTests {
     #expect(usable > 100)
   }
 }
+
+@Suite("A file of texts to write")
+struct TargetTextTests {
+  @Test("has its columns under their usual names, whatever their order")
+  func usualNames() throws {
+    let json = #"{"target":"das Haus","input":"the house","id":7}"# + "\n" + #"{"target":"ja","input":"yes"}"#
+    let rows = try read(json, as: "pairs.jsonl", labels: .text)
+    #expect(rows.examples.map(\.text) == ["the house", "yes"])
+    #expect(rows.examples.map(\.label) == ["das Haus", "ja"])
+    let csv = try read("summary,document\n\"short, so\",a long text\n", as: "x.csv", labels: .text)
+    #expect(csv.hasHeader)
+    #expect(csv.examples == [LabelledText(row: 2, text: "a long text", label: "short, so")])
+  }
+
+  @Test("without names reads the first column and writes the second, words or sentences")
+  func twoColumns() throws {
+    let words = try read("cat\tkæt\ndog\tdɒɡ\n", labels: .text)
+    #expect(!words.hasHeader)
+    #expect(words.examples.map(\.text) == ["cat", "dog"])
+    #expect(words.examples.map(\.label) == ["kæt", "dɒɡ"])
+    let turned = try read(
+      "ein Haus\ta house\n", labels: .text, columns: ColumnSelection(label: .position(1)))
+    #expect(turned.examples == [LabelledText(row: 1, text: "a house", label: "ein Haus")])
+  }
+
+  @Test("leaves out rows without a text to write")
+  func emptyTarget() throws {
+    let rows = try read("input\toutput\na\tb\nc\t \n", labels: .text)
+    #expect(rows.examples.map(\.label) == ["b"])
+    #expect(rows.skipped == [SkippedRow(row: 3, fault: .emptyLabel(column: "output"))])
+  }
+}

@@ -43,6 +43,10 @@ private final class MadeUpGradients: TechniqueComputation, @unchecked Sendable {
     return Double(batch.samples.reduce(0, +))
   }
 
+  func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double {
+    Double(batch.samples.reduce(0, +))
+  }
+
   func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix {
     Matrix(parameters.vector, rows: 1, columns: 1)
   }
@@ -78,6 +82,8 @@ private final class BoundedGradients: TechniqueComputation, @unchecked Sendable 
     sink.add(gradient, of: parameters["weights"])
     return 1
   }
+
+  func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double { 1 }
 
   func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix {
     Matrix(parameters.vector, rows: 1, columns: 1)

@@ -5,7 +5,8 @@ import Testing
 
 @Suite struct RunEventJSONTests {
   private static let summary = TrainSummary(
-    metric: MetricChange(name: "accuracy", before: 0.5, after: 0.875),
+    metric: MetricChange(name: "accuracy", before: 0.5, after: 0.875), technique: "lora",
+    trainableParameters: 12,
     epochs: [
       EpochSummary(mode: .live, seconds: 2, samplesPerSecond: 10, loss: 0.5),
       EpochSummary(mode: .cached, seconds: 1, samplesPerSecond: 20, loss: 0.25),
@@ -20,7 +21,8 @@ import Testing
         + #""epochs":[{"loss":0.5,"mode":"live","samples_per_second":10,"seconds":2},"#
         + #"{"loss":0.25,"mode":"cached","samples_per_second":20,"seconds":1}],"#
         + #""metric":{"after":0.875,"before":0.5,"name":"accuracy"},"#
-        + #""metrics":[{"name":"accuracy","value":0.875}],"peak_resident_bytes":8192,"steps":6}"#)
+        + #""metrics":[{"name":"accuracy","value":0.875}],"peak_resident_bytes":8192,"steps":6,"#
+        + #""technique":"lora","trainable_parameters":12,"training_seconds":3}"#)
   }
 
   @Test func theTextOfALongRunShowsBothEndsOfItsEpochs() {
@@ -79,6 +81,9 @@ import Testing
     request.learningRate = 3e-4
     request.cache = .int8
     request.data.labelColumn = "score"
+    request.technique = .lora
+    request.loraTargets = ["query", "down"]
+    (request.rank, request.alpha, request.dropout, request.rowLimit) = (4, 8, 0.1, 100)
     let data = try JSONEncoder().encode(request)
     #expect(try JSONDecoder().decode(TrainRequest.self, from: data) == request)
   }

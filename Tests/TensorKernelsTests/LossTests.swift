@@ -85,8 +85,9 @@ struct LossTests {
     arguments: [
       (rows: 9, words: 41, width: 4), (rows: 70, words: 1_003, width: 67), (rows: 64, words: 500, width: 40),
       (rows: 3, words: 20_001, width: 16), (rows: 1, words: 1, width: 1),
-    ])
-  func streamedHead(rows: Int, words: Int, width: Int) {
+    ], [false, true])
+  func streamedHead(size: (rows: Int, words: Int, width: Int), biased: Bool) {
+    let (rows, words, width) = size
     var generator = SeededGenerator(seed: 71)
     let x = OwnedMatrix(rows: rows, columns: width, random: &generator)
     let embedding = OwnedMatrix(rows: words, columns: width, random: &generator)
@@ -95,17 +96,21 @@ struct LossTests {
       for column in 0..<width { embedding.view[word, column] *= 6 }
     }
     let labels = (0..<rows).map { $0 == 2 ? -1 : Int32(($0 * 7919) % words) }
+    let biases = (0..<words).map { _ in biased ? 2 * generator.normalFloat() : 0 }
     var expected = 0.0
     var slopes: [[Double]] = []
     let table = embedding.doubles(rows: 0..<words, columns: 0..<width)
     for row in 0..<rows {
       let state = x.doubles(rows: row..<row + 1, columns: 0..<width)[0]
       let (probabilities, logSumExp) = Reference.softmax(
-        table.map { word in 0.5 * zip(state, word).reduce(0) { $0 + $1.0 * $1.1 } })
+        zip(table, biases).map { word, bias in
+          0.5 * zip(state, word).reduce(0) { $0 + $1.0 * $1.1 } + Double(bias)
+        })
       var slope = [Double](repeating: 0, count: width)
       if labels[row] >= 0 {
         let label = Int(labels[row])
-        expected += logSumExp - 0.5 * zip(state, table[label]).reduce(0) { $0 + $1.0 * $1.1 }
+        expected +=
+          logSumExp - 0.5 * zip(state, table[label]).reduce(0) { $0 + $1.0 * $1.1 } - Double(biases[label])
         for (word, values) in table.enumerated() {
           let share = probabilities[word] - (word == label ? 1 : 0)
           for column in 0..<width { slope[column] += 0.5 * share * values[column] }
@@ -116,11 +121,12 @@ struct LossTests {
     for set in supportedSets {
       let dX = OwnedMatrix(rows: rows, columns: width)
       let loss = streamedHeadCrossEntropy(
-        x.view, embedding: embedding.view, scale: 0.5, labels: labels, into: dX.view, using: set)
+        x.view, embedding: embedding.view, scale: 0.5, bias: biased ? biases : nil, labels: labels,
+        into: dX.view, using: set)
       #expect(
         loss
           == streamedHeadCrossEntropy(
-            x.view, embedding: embedding.view, scale: 0.5, labels: labels, into: nil, using: set),
+            x.view, embedding: embedding.view, scale: 0.5, bias: biases, labels: labels, into: nil, using: set),
         "set \(set.name)")
       #expect(abs(loss - expected) < 1e-5 * Double(rows), "set \(set.name)")
       for row in 0..<rows {

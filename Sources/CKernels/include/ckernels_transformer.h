@@ -63,8 +63,9 @@ typedef struct {
   const float *weight;  // [outputs × width]
   size_t weight_stride, outputs;
   float scale;
-  const int32_t *labels;  // under `outputs`
-  float *_Nullable dx;    // [rows × width]
+  const float *_Nullable bias;  // [outputs], added to the scaled products
+  const int32_t *labels;        // under `outputs`
+  float *_Nullable dx;          // [rows × width]
   size_t dx_stride;
 } hearth_head;
 

@@ -6,20 +6,25 @@ public enum AdapterTask: Codable, Sendable, Equatable {
   case classify(labels: [String])
   /// A number: `mean + deviation · output`, because the network is trained on standardised targets.
   case regress(mean: Double, deviation: Double)
+  /// A text of at most this many tokens, its end included.
+  case seq2seq(maximumTargetLength: Int)
 
-  /// The head that a side network needs for it.
+  /// The head that it needs.
   package var head: TaskHead {
     switch self {
     case .classify(let labels): .classes(labels.count)
     case .regress: .value
+    case .seq2seq: .languageModel
     }
   }
 }
 
 /// Everything beside the tensors that makes an adapter: `adapter.json`.
-public struct AdapterDescription: Codable, Sendable, Equatable {
-  /// Version of the format that this code writes and reads.
-  public static let currentVersion = 1
+public struct AdapterDescription: Sendable, Equatable {
+  /// Version of the format that this code writes.
+  public static let currentVersion = 2
+  /// Versions that this code reads: the first knew Parallel Adapters alone.
+  public static let readableVersions = 1...2
   /// File name of the description inside an adapter directory.
   public static let fileName = "adapter.json"
   /// File name of the tensors inside an adapter directory.
@@ -31,10 +36,8 @@ public struct AdapterDescription: Codable, Sendable, Equatable {
 
   /// Format version.
   public var version = Self.currentVersion
-  /// Technique: "parallel".
-  public var technique: String
-  /// Shape of the side network.
-  public var configuration: ParallelAdapterConfiguration
+  /// The technique with its settings.
+  public var technique: TechniqueConfiguration
   /// What it predicts.
   public var task: AdapterTask
   /// Content digest of the backbone's tensors, in hexadecimal.
@@ -47,19 +50,18 @@ public struct AdapterDescription: Codable, Sendable, Equatable {
   public var modelDirectory: String
   /// Longest text in tokens.
   public var maximumLength: Int
-  /// Storage of the activations that the network was trained on.
-  public var activationElement: String
+  /// Storage of the activations that a side network was trained on; nil for techniques that read none.
+  public var activationElement: String?
   /// Content digest of the adapter's tensors, in hexadecimal.
   public var adapterDigest: String
 
   /// A description from its parts.
   public init(
-    technique: String, configuration: ParallelAdapterConfiguration, task: AdapterTask, backboneDigest: String,
-    tokenizerDigest: String, backboneName: String, modelDirectory: String, maximumLength: Int,
-    activationElement: String, adapterDigest: String
+    technique: TechniqueConfiguration, task: AdapterTask, backboneDigest: String, tokenizerDigest: String,
+    backboneName: String, modelDirectory: String, maximumLength: Int, activationElement: String?,
+    adapterDigest: String
   ) {
     self.technique = technique
-    self.configuration = configuration
     self.task = task
     self.backboneDigest = backboneDigest
     self.tokenizerDigest = tokenizerDigest
@@ -89,17 +91,85 @@ public struct AdapterDescription: Codable, Sendable, Equatable {
     } catch {
       throw .unreadable(path: path, detail: "it is not an adapter description (\(error))")
     }
-    guard version == Self.currentVersion else {
+    guard Self.readableVersions.contains(version) else {
       throw .unreadable(
         path: path,
-        detail: "format version \(version) is not \(Self.currentVersion), the one this program reads")
+        detail:
+          "format version \(version) is not one of 1 to \(Self.currentVersion), which this program reads")
     }
-    guard configuration.reduction > 0, maximumLength > 0 else {
-      throw .unreadable(path: path, detail: "reduction and maximumLength must be positive")
+    if let fault { throw .unreadable(path: path, detail: fault) }
+  }
+
+  /// What is wrong with the numbers, if anything is.
+  private var fault: String? {
+    guard maximumLength > 0 else { return "maximumLength must be positive" }
+    switch task {
+    case .classify(let labels) where labels.count < 2: return "a classification needs two labels"
+    case .seq2seq(let length) where length < 1: return "maximumTargetLength must be positive"
+    default: break
     }
-    if case .classify(let labels) = task, labels.count < 2 {
-      throw .unreadable(path: path, detail: "a classification needs two labels")
+    switch technique {
+    case .parallel(let configuration) where configuration.reduction < 1: return "reduction must be positive"
+    case .houlsby(let configuration) where configuration.reduction < 1: return "reduction must be positive"
+    case .lora(let configuration)
+    where configuration.rank < 1 || configuration.targets.isEmpty || !configuration.alpha.isFinite:
+      return "rank must be positive, alpha finite, and targets not empty"
+    case .parallel where activationElement == nil: return "a side network needs an activationElement"
+    default: return nil
     }
+  }
+}
+
+extension AdapterDescription: Codable {
+  private enum Keys: String, CodingKey {
+    case version, technique, configuration, task, backboneDigest, tokenizerDigest, backboneName
+    case modelDirectory, maximumLength, activationElement, adapterDigest
+  }
+
+  /// The technique is its name beside the object of its settings.
+  public func encode(to encoder: any Encoder) throws {
+    var keys = encoder.container(keyedBy: Keys.self)
+    try keys.encode(version, forKey: .version)
+    try keys.encode(technique.name, forKey: .technique)
+    switch technique {
+    case .parallel(let configuration): try keys.encode(configuration, forKey: .configuration)
+    case .full(let configuration): try keys.encode(configuration, forKey: .configuration)
+    case .houlsby(let configuration): try keys.encode(configuration, forKey: .configuration)
+    case .lora(let configuration): try keys.encode(configuration, forKey: .configuration)
+    }
+    try keys.encode(task, forKey: .task)
+    try keys.encode(backboneDigest, forKey: .backboneDigest)
+    try keys.encode(tokenizerDigest, forKey: .tokenizerDigest)
+    try keys.encode(backboneName, forKey: .backboneName)
+    try keys.encode(modelDirectory, forKey: .modelDirectory)
+    try keys.encode(maximumLength, forKey: .maximumLength)
+    try keys.encodeIfPresent(activationElement, forKey: .activationElement)
+    try keys.encode(adapterDigest, forKey: .adapterDigest)
+  }
+
+  /// Reads what `encode` writes.
+  public init(from decoder: any Decoder) throws {
+    let keys = try decoder.container(keyedBy: Keys.self)
+    version = try keys.decode(Int.self, forKey: .version)
+    let name = try keys.decode(String.self, forKey: .technique)
+    switch name {
+    case "parallel":
+      technique = .parallel(try keys.decode(ParallelAdapterConfiguration.self, forKey: .configuration))
+    case "full": technique = .full(try keys.decode(FullConfiguration.self, forKey: .configuration))
+    case "houlsby": technique = .houlsby(try keys.decode(HoulsbyConfiguration.self, forKey: .configuration))
+    case "lora": technique = .lora(try keys.decode(LoRAConfiguration.self, forKey: .configuration))
+    default:
+      throw DecodingError.dataCorruptedError(
+        forKey: .technique, in: keys, debugDescription: "there is no technique \(name.prefix(40))")
+    }
+    task = try keys.decode(AdapterTask.self, forKey: .task)
+    backboneDigest = try keys.decode(String.self, forKey: .backboneDigest)
+    tokenizerDigest = try keys.decode(String.self, forKey: .tokenizerDigest)
+    backboneName = try keys.decode(String.self, forKey: .backboneName)
+    modelDirectory = try keys.decode(String.self, forKey: .modelDirectory)
+    maximumLength = try keys.decode(Int.self, forKey: .maximumLength)
+    activationElement = try keys.decodeIfPresent(String.self, forKey: .activationElement)
+    adapterDigest = try keys.decode(String.self, forKey: .adapterDigest)
   }
 }
 

@@ -92,11 +92,29 @@ struct ColumnResolver {
     "quality",
   ]
 
+  /// What a model reads, in sets of texts to write.
+  static let usualInputs = ["input", "source", "src", "prompt", "question", "document", "article", "word"]
+  /// What it has to write.
+  static let usualTargets = [
+    "target", "output", "tgt", "completion", "response", "answer", "summary", "translation", "label",
+  ]
+
   /// True when the name is one that `resolve` would recognise.
-  static func isUsual(_ name: String) -> Bool {
+  static func isUsual(_ name: String, labels: LabelKind) -> Bool {
     let name = normal(name)
+    if labels == .text, usualInputs.contains(name) || usualTargets.contains(name) { return true }
     return usualTexts.contains(name) || usualLabels.contains(name) || usualScores.contains(name)
       || usualPairs.contains { $0.0 == name || $0.1 == name }
+  }
+
+  /// Names that the label column of this kind usually has, best first.
+  private var usualLabelNames: [String] {
+    switch labels {
+    case .none: []
+    case .name: Self.usualLabels
+    case .number: Self.usualScores
+    case .text: Self.usualTargets
+    }
   }
 
   /// Names are compared without case and outer spaces.
@@ -107,13 +125,16 @@ struct ColumnResolver {
     let pair = try index(of: selection.pair, role: .pair)
     var label: Int?
     if labels != .none { label = try index(of: selection.label, role: .label) }
-    if labels != .none, label == nil {
-      label = usualColumn(labels == .number ? Self.usualScores : Self.usualLabels)
-    }
+    if labels != .none, label == nil { label = usualColumn(usualLabelNames) }
 
     var texts: (text: Int, pair: Int?)
     if let text {
       texts = (text, pair)
+    } else if labels == .text, let input = usualColumn(Self.usualInputs), input != label, input != pair {
+      texts = (input, pair)
+    } else if labels == .text, names.count == 2, pair == nil {
+      // Nobody named anything: what is read stands before what is written.
+      texts = (label == 0 ? 1 : 0, nil)
     } else if let usual = usualTexts(pair: pair, label: label) {
       texts = usual
     } else {
@@ -210,6 +231,8 @@ package enum LabelKind: Sendable, Equatable {
   case name
   /// Each row has a finite number.
   case number
+  /// Each row has the text that is to be written.
+  case text
 }
 
 /// True when at least nine in ten values are numbers: a malformed row must not hide what a column holds.

@@ -41,6 +41,21 @@ package func subset(of examples: [LabelledText], count: Int, seed: UInt64) -> [L
   return places.prefix(count).sorted().map { examples[$0] }
 }
 
+/// At most `count` rows, those whose hashes come first, in the order of the file.
+///
+/// The choice depends on the rows' texts alone: a larger `count` only adds rows.
+package func firstByHash(_ examples: [LabelledText], count: Int) -> [LabelledText] {
+  precondition(count > 0, "a choice of \(count) rows")
+  guard count < examples.count else { return examples }
+  let order = examples.indices.map { (splitHash(of: examples[$0], seed: rowOrderSeed), $0) }.sorted {
+    $0 < $1
+  }
+  return order.prefix(count).map(\.1).sorted().map { examples[$0] }
+}
+
+/// Another seed than a split's, so that a choice does not take one side of it first.
+private let rowOrderSeed: UInt64 = 0x726F_7773
+
 /// The first 8 bytes of BLAKE2b over seed, text and pair, each with its length so that no two rows run together.
 private func splitHash(of example: LabelledText, seed: UInt64) -> UInt64 {
   var hasher = ContentHasher()

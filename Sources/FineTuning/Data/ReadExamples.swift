@@ -6,7 +6,7 @@ package struct LabelledText: Sendable, Equatable {
   package var text: String
   /// The second text of a pair.
   package var pair: String?
-  /// The class, or the score as it is written; nil when labels were not read.
+  /// The class, the score as it is written, or the text to write; nil when labels were not read.
   package var label: String?
 
   /// A row.
@@ -189,7 +189,7 @@ private struct DataLayout {
       sample = sample.map { $0 + Array(repeating: "", count: names.count - $0.count) }
     } else {
       let hasHeader =
-        format != .text && (options.hasHeader ?? Self.looksLikeHeader(sample, options.columns))
+        format != .text && (options.hasHeader ?? Self.looksLikeHeader(sample, options))
       headerLine = hasHeader ? firstLine : nil
       names = hasHeader ? sample.removeFirst() : (1...Self.usualWidth(sample)).map { "column \($0)" }
       // Trailing fields of headerless TSV rows are extra remarks (STS-B has them); anywhere else a surplus
@@ -218,9 +218,9 @@ private struct DataLayout {
 
   /// A first row is a header when one of its cells is a usual column name or one that was asked for, or when
   /// it is short and holds no number while a column under it does.
-  private static func looksLikeHeader(_ sample: [[String]], _ selection: ColumnSelection) -> Bool {
-    let first = sample[0]
-    if first.contains(where: ColumnResolver.isUsual) { return true }
+  private static func looksLikeHeader(_ sample: [[String]], _ options: DataReadOptions) -> Bool {
+    let (first, selection) = (sample[0], options.columns)
+    if first.contains(where: { ColumnResolver.isUsual($0, labels: options.labels) }) { return true }
     for case .name(let name) in [selection.text, selection.pair, selection.label].compactMap({ $0 }) {
       if first.contains(where: { ColumnResolver.normal($0) == ColumnResolver.normal(name) }) { return true }
     }

@@ -54,4 +54,11 @@ package final class ParallelAdapters: TechniqueComputation, @unchecked Sendable 
     try source.load(batch, into: taps, worker: worker)
     return network.predict(batch, taps: taps)
   }
+
+  /// Loads the taps, runs the side network forward and returns the loss sum.
+  package func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double {
+    let (network, taps) = workers[worker]
+    try source.load(batch, into: taps, worker: worker)
+    return network.loss(batch, taps: taps)
+  }
 }

@@ -10,33 +10,61 @@ package struct FrozenOutput: Sendable {
   package var embedding: Matrix?
   /// Factor on the states before the language-model head (T5: width^−½ when tied).
   package var embeddingScale: Float
-
+  /// Added to the scores of the language-model head, [1 × vocabulary] (BART).
+  package var embeddingBias: Matrix?
   /// Keeps copied values alive.
   private var storage: Arena?
 
   /// The parts that the given head needs; the memory behind them is the caller's.
-  package init(norm: NormParameters?, embedding: Matrix? = nil, embeddingScale: Float = 1) {
+  package init(
+    norm: NormParameters?, embedding: Matrix? = nil, embeddingScale: Float = 1, embeddingBias: Matrix? = nil
+  ) {
     self.norm = norm
     self.embedding = embedding
     self.embeddingScale = embeddingScale
+    self.embeddingBias = embeddingBias
   }
 
-  /// A copy of the final norm of a backbone's last stack, which outlives the backbone.
-  package init(copying backbone: any Backbone) {
+  /// A copy of what `head` needs of a backbone's last stack, which outlives the backbone.
+  package init(copying backbone: any Backbone, head: TaskHead) {
     self.init(norm: nil)
-    let last = backbone.architecture.stacks.count - 1
-    guard last >= 0, let norm = backbone.finalNorm(stack: last) else { return }
-    let width = norm.weight.count
-    let arena = Arena(floatCount: 2 * width)
-    func copy(_ parameter: Parameter, at offset: Int) -> Parameter {
-      (arena.base + offset).update(from: parameter.values, count: width)
+    let norm = backbone.finalNorm(stack: backbone.architecture.stacks.count - 1)
+    let output = Self.outputHead(of: backbone, head: head)
+    let arena = Arena(floatCount: max(16, Self.floatCount(copying: backbone, head: head)))
+    var end = 0
+    func copy(_ parameter: Parameter) -> Parameter {
+      let place = arena.base + end
+      place.update(from: parameter.values, count: parameter.count)
+      end += parameter.count
       return Parameter(
-        frozen: parameter.name, rows: 1, columns: width, values: UnsafePointer(arena.base + offset))
+        frozen: parameter.name, rows: parameter.rows, columns: parameter.columns,
+        values: UnsafePointer(place))
     }
-    self.norm = NormParameters(
-      kind: norm.kind, epsilon: norm.epsilon, weight: copy(norm.weight, at: 0),
-      bias: norm.bias.map { copy($0, at: width) })
+    if let norm {
+      self.norm = NormParameters(
+        kind: norm.kind, epsilon: norm.epsilon, weight: copy(norm.weight), bias: norm.bias.map(copy))
+    }
+    if let output {
+      embedding = copy(output.weight).matrix
+      embeddingScale = output.scale
+      embeddingBias = output.bias.map { copy($0).matrix }
+    }
     storage = arena
+  }
+
+  /// Floats of such a copy.
+  package static func floatCount(copying backbone: any Backbone, head: TaskHead) -> Int {
+    let norm = backbone.finalNorm(stack: backbone.architecture.stacks.count - 1)
+    let output = outputHead(of: backbone, head: head)
+    return [norm?.weight, norm?.bias, output?.weight, output?.bias].reduce(0) { $0 + ($1?.count ?? 0) }
+  }
+
+  private static func outputHead(of backbone: any Backbone, head: TaskHead) -> LanguageModelHead? {
+    guard head == .languageModel else { return nil }
+    guard let output = backbone.leaves.head else {
+      preconditionFailure("\(backbone.architecture.name) writes no text")
+    }
+    return output
   }
 }
 
@@ -144,8 +172,20 @@ package final class SideNetwork: @unchecked Sendable {
     return logits
   }
 
-  /// Runs the stacks and returns the states before the head, [outputs × d].
-  private func forward(_ batch: PackedMicroBatch, taps: TapBuffer) -> Matrix {
+  /// The loss sum of a micro-batch, without a gradient.
+  package func loss(_ batch: PackedMicroBatch, taps: TapBuffer) -> Double {
+    let output = forward(batch, taps: taps)
+    guard let head else { return streamedLoss(batch, output: output, gradient: nil) }
+    let logits = matrix(offsets.logits, output.rows, shape.head.outputs)
+    head.forward(output, into: logits)
+    if case .value = shape.head {
+      return squaredError(prediction: logits, target: batch.values, into: logits, gradientScale: 1)
+    }
+    return softmaxCrossEntropy(logits: logits, labels: batch.labels, into: nil, gradientScale: 1)
+  }
+
+  /// Runs the stacks and returns the states before the head, [outputs × d]; valid until the next call.
+  package func forward(_ batch: PackedMicroBatch, taps: TapBuffer) -> Matrix {
     var encoder: EncoderStates?
     var states: Matrix?
     for (index, stack) in stacks.enumerated() {
@@ -237,13 +277,7 @@ package final class SideNetwork: @unchecked Sendable {
   private func headLoss(
     _ batch: PackedMicroBatch, output: Matrix, gradient: Matrix, sink: any GradientSink
   ) -> Double {
-    guard let head else {
-      guard let embedding = frozen.embedding else {
-        preconditionFailure("a language-model head needs the backbone's embedding")
-      }
-      return streamedHeadCrossEntropy(
-        output, embedding: embedding, scale: frozen.embeddingScale, labels: batch.labels, into: gradient)
-    }
+    guard let head else { return streamedLoss(batch, output: output, gradient: gradient) }
     let logits = matrix(offsets.logits, output.rows, shape.head.outputs)
     head.forward(output, into: logits)
     let loss: Double
@@ -255,6 +289,15 @@ package final class SideNetwork: @unchecked Sendable {
     head.parameterGradients(logits, output, scratch: arena.base + offsets.scratch, sink: sink)
     head.inputGradient(logits, into: gradient, accumulate: false)
     return loss
+  }
+
+  private func streamedLoss(_ batch: PackedMicroBatch, output: Matrix, gradient: Matrix?) -> Double {
+    guard let embedding = frozen.embedding else {
+      preconditionFailure("a language-model head needs the backbone's embedding")
+    }
+    return streamedHeadCrossEntropy(
+      output, embedding: embedding, scale: frozen.embeddingScale,
+      bias: frozen.embeddingBias.map { UnsafePointer($0.base) }, labels: batch.labels, into: gradient)
   }
 
   /// From the gradient before the head to the gradient of the pooled side states.

@@ -1,8 +1,24 @@
 import Synchronization
 package import TensorKernels
 
-/// Predictions of many micro-batches, on all workers.
+/// Predictions and losses of many micro-batches, on all workers.
 package enum BatchPrediction {
+  /// The sum of the losses of all micro-batches, without gradients; nil when `finished` returned false.
+  ///
+  /// Losses are added in the order of the micro-batches, so the sum does not depend on the order of the work.
+  package static func loss(
+    _ batches: [PackedMicroBatch], technique: any TechniqueComputation, loop: any ParallelLoop,
+    finished: (Int) -> Bool
+  ) throws(TrainingFailure) -> Double? {
+    let losses = Mutex([Double](repeating: 0, count: batches.count))
+    let isComplete = try forEachWave(batches, loop: loop, finished: finished) {
+      (index, worker) throws(TrainingFailure) in
+      let loss = try technique.loss(batches[index], worker: worker)
+      losses.withLock { $0[index] = loss }
+    }
+    return isComplete ? losses.withLock { $0.reduce(0, +) } : nil
+  }
+
   /// Predicts every micro-batch and returns one row of `outputs` values for each of `sampleCount` samples.
   ///
   /// Rows are placed by sample index, so the result does not depend on the order of the work.
@@ -14,6 +30,18 @@ package enum BatchPrediction {
     loop: any ParallelLoop, finished: (Int) -> Bool
   ) throws(TrainingFailure) -> [Float]? {
     let rows = PredictionRows(sampleCount * outputs)
+    let isComplete = try forEachWave(batches, loop: loop, finished: finished) {
+      (index, worker) throws(TrainingFailure) in
+      rows.store(try technique.predict(batches[index], worker: worker), samples: batches[index].samples)
+    }
+    return isComplete ? rows.values() : nil
+  }
+
+  /// Calls `compute` for every micro-batch, a wave of them at a time; false when `finished` ended it.
+  private static func forEachWave(
+    _ batches: [PackedMicroBatch], loop: any ParallelLoop, finished: (Int) -> Bool,
+    compute: @escaping @Sendable (_ index: Int, _ worker: Int) throws(TrainingFailure) -> Void
+  ) throws(TrainingFailure) -> Bool {
     let failure = Mutex<TrainingFailure?>(nil)
     let wave = max(1, loop.width) * 4
     var samples = 0
@@ -23,8 +51,7 @@ package enum BatchPrediction {
       let first = start
       loop.forEach(end - start) { piece, worker in
         do throws(TrainingFailure) {
-          let batch = batches[first + piece]
-          rows.store(try technique.predict(batch, worker: worker), samples: batch.samples)
+          try compute(first + piece, worker)
         } catch {
           failure.withLock { $0 = $0 ?? error }
         }
@@ -32,9 +59,9 @@ package enum BatchPrediction {
       if let error = failure.withLock({ $0 }) { throw error }
       samples += batches[start..<end].reduce(0) { $0 + $1.samples.count }
       start = end
-      guard finished(samples) else { return nil }
+      guard finished(samples) else { return false }
     }
-    return rows.values()
+    return true
   }
 }
 

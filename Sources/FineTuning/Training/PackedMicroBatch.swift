@@ -74,6 +74,9 @@ package struct PackedMicroBatch: Sendable {
       case .value, .none: [-1]
       }
     }
+    units = chosen.reduce(0) { sum, sample in
+      if case .tokens(let tokens) = sample.target { sum + tokens.count } else { sum + 1 }
+    }
     values = chosen.map { sample in
       if case .value(let value) = sample.target { value } else { 0 }
     }
@@ -81,6 +84,9 @@ package struct PackedMicroBatch: Sendable {
       SampleKey(encoderIDs: $0.encoderIDs, types: $0.encoderTypes, decoderIDs: $0.decoderIDs)
     }
   }
+
+  /// Number of losses that the micro-batch sums over: its samples, or its decoder tokens when those are the targets.
+  package let units: Int
 
   /// Tokens of all stacks, the measure of a micro-batch's work.
   package var tokens: Int { encoder.tokens + (decoder?.tokens ?? 0) }

@@ -16,6 +16,8 @@ package protocol TechniqueComputation: AnyObject, Sendable {
   ///
   /// - Returns: the sum of the losses of the micro-batch's units (samples, or decoder tokens).
   func train(_ batch: PackedMicroBatch, worker: Int, sink: any GradientSink) throws(TrainingFailure) -> Double
+  /// The sum of the losses of the micro-batch's units, without dropout and without a gradient.
+  func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double
   /// Predicts one row a sample; the result is valid until the worker's next call.
   func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix
 }

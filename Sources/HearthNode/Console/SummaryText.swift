@@ -15,7 +15,7 @@ extension TrainSummary {
       ]
     }
     lines += Self.shortened(tableLines([header] + rows))
-    lines.append("cache: \(ByteCount(cacheBytes))")
+    if cacheBytes > 0 { lines.append("cache: \(ByteCount(cacheBytes))") }
     lines.append("peak memory: \(ByteCount(peakResidentBytes)) resident")
     lines.append("adapter: \(adapterDirectory)")
     lines.append("digest: \(adapterDigest)")

@@ -1,17 +1,20 @@
+import FineTuning
 import LanguageModels
 
 /// Which model writes, and how.
 package struct GenerationRequest: Sendable, Equatable {
-  /// Directory of the model.
-  package var modelDirectory: String
+  /// Directory of the model; nil uses the one that the adapter names.
+  package var modelDirectory: String?
+  /// Directory of a seq2seq adapter; nil writes with the model as it is.
+  package var adapterDirectory: String?
   /// Hypotheses that are kept; 1 is greedy search.
   package var beams: Int
-  /// The most tokens of an output, its end included.
-  package var maximumTokens: Int
+  /// The most tokens of an output, its end included; nil takes the adapter's, or the usual number.
+  package var maximumTokens: Int?
   /// Exponent of the length by which log-probabilities are divided.
   package var lengthPenalty: Double
-  /// Tokens of the longest input text; longer ones are cut and counted.
-  package var maximumLength: Int
+  /// Tokens of the longest input text; longer ones are cut and counted. Nil takes the adapter's, or the usual number.
+  package var maximumLength: Int?
   /// Compute threads; nil uses the cores that this process may use.
   package var threads: Int?
 
@@ -22,17 +25,35 @@ package struct GenerationRequest: Sendable, Equatable {
   /// Most tokens of an output: far above what the supported models were trained to write.
   package static let tokenLimit = 4_096
 
-  /// Greedy search with the usual lengths.
+  /// The most tokens of an output when nothing else is asked.
+  package static let defaultMaximumTokens = GenerationSettings().maximumTokens
+
+  /// Greedy search with the usual lengths, by a model as it is.
   package init(modelDirectory: String) {
-    self.modelDirectory = modelDirectory
+    self.init(model: modelDirectory, adapter: nil)
+  }
+
+  /// Greedy search with the usual lengths, by an adapted model; `modelDirectory` nil uses the one that it names.
+  package init(adapterDirectory: String, modelDirectory: String? = nil) {
+    self.init(model: modelDirectory, adapter: adapterDirectory)
+  }
+
+  private init(model: String?, adapter: String?) {
+    modelDirectory = model
+    adapterDirectory = adapter
     let settings = GenerationSettings()
-    (beams, maximumTokens, lengthPenalty) = (settings.beams, settings.maximumTokens, settings.lengthPenalty)
-    maximumLength = Self.defaultMaximumLength
+    (beams, lengthPenalty) = (settings.beams, settings.lengthPenalty)
+    maximumTokens = nil
+    maximumLength = nil
     threads = nil
   }
 
-  var settings: GenerationSettings {
-    GenerationSettings(beams: beams, maximumTokens: maximumTokens, lengthPenalty: lengthPenalty)
+  /// The settings for a model with or without an adapter.
+  func settings(for adapter: AdapterDescription?) -> GenerationSettings {
+    var most = Self.defaultMaximumTokens
+    if case .seq2seq(let length) = adapter?.task { most = length }
+    return GenerationSettings(
+      beams: beams, maximumTokens: maximumTokens ?? most, lengthPenalty: lengthPenalty)
   }
 }
 
@@ -78,6 +99,8 @@ package struct GeneratedText: Sendable, Equatable {
 package enum GenerationFailure: UserFacingFailure, Equatable {
   /// The model has no decoder.
   case noDecoder(path: String, family: String)
+  /// The adapter predicts labels or numbers.
+  case noWriter(adapter: String)
   /// The buffers need more memory than there is. Both values are bytes.
   case memory(needed: Int, available: Int)
 
@@ -85,6 +108,7 @@ package enum GenerationFailure: UserFacingFailure, Equatable {
   package var reason: ExitReason {
     switch self {
     case .noDecoder: .badData
+    case .noWriter: .usage
     case .memory: .insufficientResources
     }
   }
@@ -95,6 +119,9 @@ package enum GenerationFailure: UserFacingFailure, Equatable {
     case .noDecoder(let path, let family):
       "model directory '\(path)' holds \(family), which reads text and writes none; choose T5 or BART, "
         + "or make a BART of it with: hearth convert bert-to-bart"
+    case .noWriter(let adapter):
+      "adapter '\(adapter)' predicts labels or numbers and writes no text; use hearth predict, "
+        + "or train one with --task seq2seq"
     case .memory(let needed, let available):
       "writing needs \(ByteCount(needed)) of memory and \(ByteCount(available)) are available; "
         + "use fewer --beams, --max-tokens or --threads, or a smaller --max-length"

@@ -1,36 +1,47 @@
 import ComputeRuntime
+import FineTuning
 import LanguageModels
-import Synchronization
 import TensorKernels
 
-/// An encoder-decoder that writes texts; made once, used for any number of chunks.
+/// An encoder-decoder, adapted or not, that writes texts; made once, used for any number of chunks.
 package final class TextWriter {
   private let model: OpenedModel
-  private let team: ComputeTeam
-  /// One generator a worker.
-  private let generators: [TextGenerator]
+  private let writers: WritingTeam
   private let maximumLength: Int
 
-  /// Opens the model and plans the memory of every worker.
+  /// Opens the model, and the adapter if one is asked for, and plans the memory of every worker.
   package init(_ request: GenerationRequest) throws {
-    model = try OpenedModel(directory: request.modelDirectory)
-    guard let backbone = model.backbone as? any EncoderDecoderBackbone else {
-      throw GenerationFailure.noDecoder(
-        path: request.modelDirectory, family: model.architecture.name.uppercased())
+    let adapter = try request.adapterDirectory.map {
+      try OpenedAdapter($0, modelDirectory: request.modelDirectory)
     }
-    let maximumLength = min(request.maximumLength, model.architecture.maximumLength ?? .max)
+    let directory = request.modelDirectory ?? adapter?.description.modelDirectory ?? ""
+    model = try adapter?.model ?? OpenedModel(directory: directory)
+    guard let backbone = model.backbone as? any EncoderDecoderBackbone else {
+      throw GenerationFailure.noDecoder(path: directory, family: model.architecture.name.uppercased())
+    }
+    if let adapter, adapter.technique.head != .languageModel {
+      throw GenerationFailure.noWriter(adapter: request.adapterDirectory ?? "")
+    }
+    let settings = request.settings(for: adapter?.description)
+    let maximumLength = min(
+      request.maximumLength ?? adapter?.description.maximumLength ?? GenerationRequest.defaultMaximumLength,
+      model.architecture.maximumLength ?? .max)
     self.maximumLength = maximumLength
     let machine = MachineProfile.current()
     let threads = max(1, request.threads ?? machine.usableCores)
-    let needed =
-      threads
-      * TextGenerator.byteCount(backbone, settings: request.settings, maximumSource: maximumLength)
-    guard needed <= machine.availableMemory else {
-      throw GenerationFailure.memory(needed: needed, available: machine.availableMemory)
+    let each =
+      adapter?.technique.generatorBytes(backbone, settings: settings, maximumSource: maximumLength)
+      ?? TextGenerator.byteCount(backbone, settings: settings, maximumSource: maximumLength)
+    guard threads * each <= machine.availableMemory else {
+      throw GenerationFailure.memory(needed: threads * each, available: machine.availableMemory)
     }
-    team = ComputeTeam(width: threads)
-    generators = (0..<threads).map { _ in
-      TextGenerator(backbone, settings: request.settings, maximumSource: maximumLength)
+    _ = BLASCore.select()
+    writers = WritingTeam(ComputeTeam(width: threads)) {
+      guard let adapter else {
+        return TextGenerator(backbone, settings: settings, maximumSource: maximumLength)
+      }
+      return adapter.technique.generator(
+        backbone, parameters: adapter.parameters, settings: settings, maximumSource: maximumLength)
     }
   }
 
@@ -39,29 +50,11 @@ package final class TextWriter {
     let encoded = try inputs.map {
       try model.tokenizer.encode($0.text, pair: $0.pair, maxLength: maximumLength)
     }
-    let written = Written(count: encoded.count)
-    let generators = generators
-    team.forEach(encoded.count) { piece, worker in
-      let found = generators[worker].generate(encoded[piece].ids, types: encoded[piece].types)
-      written.set(found, at: piece)
-    }
-    return zip(encoded, written.all).map { source, found in
+    let written = try writers.write(encoded.map { ($0.ids, $0.types) }) ?? []
+    return zip(encoded, written).map { source, found in
       GeneratedText(
         text: model.tokenizer.decode(found.ids), tokens: found.ids.count, isCut: found.isCut,
         truncatedInput: source.truncatedTokens > 0)
     }
-  }
-
-  /// What the workers wrote, each at its own place.
-  private final class Written: Sendable {
-    private let values: Mutex<[WrittenIDs]>
-
-    init(count: Int) {
-      values = Mutex([WrittenIDs](repeating: WrittenIDs(ids: [], isCut: false), count: count))
-    }
-
-    func set(_ value: WrittenIDs, at index: Int) { values.withLock { $0[index] = value } }
-
-    var all: [WrittenIDs] { values.withLock { $0 } }
   }
 }

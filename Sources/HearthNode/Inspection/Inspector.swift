@@ -124,17 +124,8 @@ package enum Inspector {
       throw AdapterFailure.damaged(
         path: file, expected: description.adapterDigest, found: checkpoint.digest.description)
     }
-    let configuration = description.configuration
-    var facts = [
-      Inspection.Fact("technique", .text(description.technique)),
-      Inspection.Fact("preset", .text(configuration.preset.rawValue)),
-      Inspection.Fact("reduction", .number(configuration.reduction)),
-      Inspection.Fact("output", .text(configuration.output.rawValue)),
-      Inspection.Fact("gates", .flag(configuration.gates)),
-    ]
-    if let layers = configuration.layers {
-      facts.append(Inspection.Fact("tapped_layers", .list(layers.map { .number($0) })))
-    }
+    var facts = [Inspection.Fact("technique", .text(description.technique.name))]
+    facts += settingsFacts(description.technique)
     switch description.task {
     case .classify(let labels):
       facts.append(Inspection.Fact("task", .text("classify")))
@@ -143,12 +134,17 @@ package enum Inspector {
       facts.append(Inspection.Fact("task", .text("regress")))
       facts.append(Inspection.Fact("target_mean", .real(mean)))
       facts.append(Inspection.Fact("target_deviation", .real(deviation)))
+    case .seq2seq(let length):
+      facts.append(Inspection.Fact("task", .text("seq2seq")))
+      facts.append(Inspection.Fact("longest_target_tokens", .number(length)))
     }
     facts += weightFacts(checkpoint)
+    if let element = description.activationElement {
+      facts.append(Inspection.Fact("activation_element", .text(element)))
+    }
     facts += [
       Inspection.Fact("digest", .text(description.adapterDigest)),
       Inspection.Fact("longest_text_tokens", .number(description.maximumLength)),
-      Inspection.Fact("activation_element", .text(description.activationElement)),
       Inspection.Fact("backbone", .text(description.backboneName)),
       Inspection.Fact("backbone_digest", .text(description.backboneDigest)),
       Inspection.Fact("tokenizer_digest", .text(description.tokenizerDigest)),
@@ -156,6 +152,32 @@ package enum Inspector {
       Inspection.Fact("model_is_there", .flag(isModel(description.modelDirectory))),
     ]
     return Inspection(kind: .adapter, path: path, facts: facts)
+  }
+
+  private static func settingsFacts(_ technique: TechniqueConfiguration) -> [Inspection.Fact] {
+    switch technique {
+    case .parallel(let settings):
+      [
+        Inspection.Fact("preset", .text(settings.preset.rawValue)),
+        Inspection.Fact("reduction", .number(settings.reduction)),
+        Inspection.Fact("output", .text(settings.output.rawValue)),
+        Inspection.Fact("gates", .flag(settings.gates)),
+      ]
+        + (settings.layers.map { [Inspection.Fact("tapped_layers", .list($0.map { .number($0) }))] } ?? [])
+    case .full(let settings): [Inspection.Fact("dropout", .real(Double(settings.dropout)))]
+    case .houlsby(let settings):
+      [
+        Inspection.Fact("reduction", .number(settings.reduction)),
+        Inspection.Fact("dropout", .real(Double(settings.dropout))),
+      ]
+    case .lora(let settings):
+      [
+        Inspection.Fact("rank", .number(settings.rank)),
+        Inspection.Fact("alpha", .real(Double(settings.alpha))),
+        Inspection.Fact("targets", .list(settings.targets.map { .text($0.rawValue) })),
+        Inspection.Fact("dropout", .real(Double(settings.dropout))),
+      ]
+    }
   }
 
   private static func isModel(_ path: String) -> Bool {

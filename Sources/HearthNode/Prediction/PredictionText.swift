@@ -16,6 +16,7 @@ package struct PredictionText: Sendable {
     switch task {
     case .classify: (["label"] + labels).map(Self.cell).joined(separator: "\t") + "\n"
     case .regress: "score\n"
+    case .seq2seq: "text\n"
     }
   }
 
@@ -24,7 +25,8 @@ package struct PredictionText: Sendable {
     if json {
       return try jsonLine(
         Line(
-          row: row, label: prediction.label,
+          row: row, label: task == .seq2seq ? nil : prediction.label,
+          text: task == .seq2seq ? prediction.label : nil,
           score: task == .regress ? prediction.scores.first : nil,
           scores: task == .classify
             ? Dictionary(uniqueKeysWithValues: zip(labels, prediction.scores)) : nil,
@@ -38,6 +40,7 @@ package struct PredictionText: Sendable {
   private struct Line: Encodable {
     var row: Int
     var label: String?
+    var text: String?
     var score: Double?
     var scores: [String: Double]?
     var truncated: Bool

@@ -1,5 +1,4 @@
 import ComputeRuntime
-import CryptoPrimitives
 import FineTuning
 import LanguageModels
 import TensorKernels
@@ -9,58 +8,81 @@ final class AdaptedModel {
   /// Samples of one micro-batch; predictions do not depend on it.
   private static let samplesPerMicroBatch = 8
 
-  /// What the adapter predicts and was trained on.
-  let description: AdapterDescription
-  /// The backbone and its tokenizer.
-  let model: OpenedModel
-  private let technique: ParallelAdapters
+  /// The adapter and its backbone.
+  let adapter: OpenedAdapter
   private let team: ComputeTeam
-  private let outputs: Int
+  /// Made when the first sample is predicted: an adapter that writes needs other buffers.
+  private var computation: (any TechniqueComputation)?
+  private var writers: WritingTeam?
+
+  /// What the adapter predicts and was trained on.
+  var description: AdapterDescription { adapter.description }
+  /// The backbone and its tokenizer.
+  var model: OpenedModel { adapter.model }
 
   /// Opens an adapter and the backbone that it was trained on, and checks that they belong together.
-  init(adapter: String, modelDirectory: String?, threads: Int?) throws {
-    try RunPreflight.checkInputDirectory(adapter, role: "adapter")
-    description = try AdapterDirectory.description(adapter)
-    let directory = modelDirectory ?? description.modelDirectory
-    try RunPreflight.checkModelDirectory(directory)
-    model = try OpenedModel(directory: directory)
-    guard model.digest.description == description.backboneDigest else {
-      throw RunFailure.backboneMismatch(
-        adapter: adapter, expected: description.backboneDigest, found: model.digest.description,
-        model: directory)
-    }
-    guard model.tokenizer.digest.description == description.tokenizerDigest else {
-      throw RunFailure.backboneMismatch(
-        adapter: adapter, expected: description.tokenizerDigest,
-        found: model.tokenizer.digest.description, model: directory + " (tokenizer)")
-    }
-    guard let backbone = model.backbone else { preconditionFailure("a model opens with its backbone") }
-    let shape = try SideNetworkShape(
-      description.configuration, head: description.task.head, backbone: model.architecture)
-    let parameters = try AdapterDirectory.parameters(adapter, description: description, shape: shape)
+  init(adapter path: String, modelDirectory: String?, threads: Int?) throws {
+    adapter = try OpenedAdapter(path, modelDirectory: modelDirectory)
     _ = BLASCore.select()
     team = ComputeTeam(width: max(1, threads ?? MachineProfile.current().usableCores))
-    outputs = shape.head.outputs
-    let decoder = model.decoderIDs.count
-    let capacity = MicroBatchCapacity(
-      sequences: Self.samplesPerMicroBatch,
-      encoderTokens: Self.samplesPerMicroBatch * description.maximumLength,
-      longestEncoder: description.maximumLength, decoderTokens: Self.samplesPerMicroBatch * decoder,
-      longestDecoder: decoder)
-    // Activations are rounded as they were in training: the side network adapted to those values.
-    let element = ActivationElement(rawValue: description.activationElement) ?? .float32
-    technique = ParallelAdapters(
-      shape: shape, parameters: parameters, frozen: FrozenOutput(copying: backbone),
-      source: BackboneTapSource(
-        shape: shape, backbone: backbone, cache: nil, capacity: capacity, workers: team.width),
-      element: element, capacity: capacity, workers: team.width, training: false)
   }
 
   /// One row of scores (or one standardised value) for each sample; nil when `finished` returned false.
   func predict(_ samples: [TrainingSample], finished: (Int) -> Bool = { _ in true }) throws -> [Float]? {
-    let batches = TrainingRows.consecutive(samples, size: Self.samplesPerMicroBatch)
-    return try BatchPrediction.run(
-      batches, outputs: outputs, sampleCount: samples.count, technique: technique, loop: team,
-      finished: finished)
+    try BatchPrediction.run(
+      batches(samples), outputs: adapter.technique.head.outputs, sampleCount: samples.count,
+      technique: started(), loop: team, finished: finished)
+  }
+
+  /// Mean loss of a target's token over all samples; nil when `finished` returned false.
+  func tokenLoss(_ samples: [TrainingSample], finished: (Int) -> Bool = { _ in true }) throws -> Double? {
+    let batches = batches(samples)
+    let units = batches.reduce(0) { $0 + $1.units }
+    return try BatchPrediction.loss(batches, technique: started(), loop: team, finished: finished)
+      .map { $0 / Double(max(1, units)) }
+  }
+
+  /// What the adapted model writes for each sample, by greedy search; nil when `finished` returned false.
+  func write(
+    _ inputs: [(ids: [Int32], types: [Int32])], finished: (Int) -> Bool = { _ in true }
+  ) throws -> [WrittenIDs]? {
+    try startedWriters().write(inputs, finished: finished)
+  }
+
+  private func batches(_ samples: [TrainingSample]) -> [PackedMicroBatch] {
+    TrainingRows.consecutive(samples, size: Self.samplesPerMicroBatch)
+  }
+
+  private func started() -> any TechniqueComputation {
+    if let computation { return computation }
+    let size = Self.samplesPerMicroBatch
+    let length = description.maximumLength
+    var decoder = model.decoderIDs.count
+    if case .seq2seq(let most) = description.task { decoder = most }
+    let capacity = MicroBatchCapacity(
+      sequences: size, encoderTokens: size * length, longestEncoder: length, decoderTokens: size * decoder,
+      longestDecoder: decoder)
+    let made = adapter.technique.start(
+      adapter.backbone, parameters: adapter.parameters, cache: nil, capacity: capacity, workers: team.width,
+      training: false
+    ).computation
+    computation = made
+    return made
+  }
+
+  private func startedWriters() -> WritingTeam {
+    if let writers { return writers }
+    guard let backbone = adapter.backbone as? any EncoderDecoderBackbone,
+      case .seq2seq(let most) = description.task
+    else {
+      preconditionFailure("an adapter for \(description.task) writes no text")
+    }
+    let made = WritingTeam(team) {
+      adapter.technique.generator(
+        backbone, parameters: adapter.parameters, settings: GenerationSettings(maximumTokens: most),
+        maximumSource: description.maximumLength)
+    }
+    writers = made
+    return made
   }
 }

@@ -12,15 +12,15 @@ package func evaluate(
   let adapted = try AdaptedModel(
     adapter: request.adapterDirectory, modelDirectory: request.modelDirectory, threads: request.threads)
   let task = adapted.description.task
-  let kind: LabelKind = if case .classify = task { .name } else { .number }
-  let file = try TrainingRows.read(request.dataFile, options: request.data, labels: kind)
-  for warning in file.warnings { report(.warning(warning)) }
+  let file = try TrainingRows.read(
+    request.dataFile, options: request.data, labels: TrainingRows.labelKind(task))
+  for warning in file.warnings + adapted.adapter.warnings { report(.warning(warning)) }
   let rows = try TrainingRows.samples(
     file.examples, task: task, model: adapted.model, maximumLength: adapted.description.maximumLength)
   report(.phase(.evaluation))
   let start = MonotonicClock.seconds()
   let total = rows.samples.count
-  let predictions = try adapted.predict(rows.samples) { samples in
+  func watch(_ samples: Int) -> Bool {
     let seconds = max(MonotonicClock.seconds() - start, 1e-9)
     report(
       .progress(
@@ -30,13 +30,32 @@ package func evaluate(
           etaSeconds: seconds * Double(total - samples) / Double(max(1, samples)))))
     return !cancellation.isCancelled
   }
-  guard let predictions else {
+  guard let metrics = try metrics(of: adapted, rows, finished: watch) else {
     throw RunFailure.interrupted(runDirectory: request.adapterDirectory, step: 0, steps: total)
   }
   return EvaluationSummary(
     samples: total, skippedRows: file.skippedRows, truncatedTexts: rows.truncatedTexts,
-    metrics: Measurement.metrics(predictions, samples: rows.samples, task: task),
+    metrics: metrics,
     seconds: MonotonicClock.seconds() - start, adapterDigest: adapted.description.adapterDigest)
+}
+
+/// The metrics of an adapted model; nil when `finished` returned false.
+private func metrics(
+  of adapted: AdaptedModel, _ rows: PreparedRows, finished: (Int) -> Bool
+) throws -> [MetricValue]? {
+  guard case .seq2seq = adapted.description.task else {
+    return try adapted.predict(rows.samples, finished: finished).map {
+      Measurement.metrics($0, samples: rows.samples, task: adapted.description.task)
+    }
+  }
+  guard let loss = try adapted.tokenLoss(rows.samples, finished: finished),
+    let written = try adapted.write(
+      rows.samples.map { ($0.encoderIDs, $0.encoderTypes) }, finished: finished)
+  else { return nil }
+  return Measurement.textMetrics(
+    tokenLoss: loss,
+    exactMatch: exactMatch(
+      predicted: written.map { adapted.model.tokenizer.decode($0.ids) }, actual: rows.targetTexts))
 }
 
 /// Predicts texts with an adapter; made once, used for any number of chunks.
@@ -54,6 +73,7 @@ package final class Predictor {
     switch adapted.description.task {
     case .classify(let names): (task, labels) = (.classify, names)
     case .regress: (task, labels) = (.regress, [])
+    case .seq2seq: (task, labels) = (.seq2seq, [])
     }
   }
 
@@ -70,6 +90,12 @@ package final class Predictor {
         TrainingSample(
           encoderIDs: encoded.ids, encoderTypes: encoded.types, decoderIDs: adapted.model.decoderIDs,
           target: .none))
+    }
+    if task == .seq2seq {
+      let written = try adapted.write(samples.map { ($0.encoderIDs, $0.encoderTypes) }) ?? []
+      return zip(written, truncated).map { found, isTruncated in
+        Prediction(label: adapted.model.tokenizer.decode(found.ids), scores: [], truncated: isTruncated)
+      }
     }
     let values = try adapted.predict(samples) ?? []
     return texts.indices.map { prediction(values, row: $0, truncated: truncated[$0]) }

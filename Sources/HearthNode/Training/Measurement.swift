@@ -1,4 +1,5 @@
 package import FineTuning
+import Glibc
 
 /// Metrics of predictions against targets; the task's main metric comes first.
 package enum Measurement {
@@ -27,7 +28,18 @@ package enum Measurement {
         MetricValue(name: "pearson", value: scores.pearson),
         MetricValue(name: "mean_squared_error", value: scores.meanSquaredError),
       ]
+    case .seq2seq: preconditionFailure("written texts have their own metrics")
     }
+  }
+
+  /// The metrics of written texts; `exactMatch` is nil when none were written.
+  ///
+  /// - Parameter tokenLoss: mean cross-entropy of a target's token.
+  package static func textMetrics(tokenLoss: Double, exactMatch: Double?) -> [MetricValue] {
+    (exactMatch.map { [MetricValue(name: "exact_match", value: $0)] } ?? []) + [
+      MetricValue(name: "token_loss", value: tokenLoss),
+      MetricValue(name: "perplexity", value: exp(tokenLoss)),
+    ]
   }
 
   /// Name of a task's main metric.
@@ -35,6 +47,7 @@ package enum Measurement {
     switch task {
     case .classify: "accuracy"
     case .regress: "spearman"
+    case .seq2seq: "exact_match"
     }
   }
 

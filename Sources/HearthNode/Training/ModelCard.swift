@@ -9,16 +9,17 @@ enum ModelCard {
   ) -> String {
     var lines = [
       "# Adapter for \(model.name)", "",
-      "Parallel Adapters (a side network over the frozen backbone's activations), made with Hearth.", "",
+      "\(techniqueText(description.technique)), made with Hearth.", "",
       "| | |", "|---|---|",
       "| backbone | \(model.name), digest `\(description.backboneDigest.prefix(16))…` |",
       "| task | \(taskName(description.task)) |",
-      "| trained parameters | \(grouped(run.shape.parameterCount)) |",
-      "| preset, reduction | \(description.configuration.preset.rawValue), \(description.configuration.reduction) |",
+      "| trained parameters | \(grouped(run.parameterCount)) |",
+      "| settings | \(settingsText(description.technique)) |",
       "| training rows | \(run.sampleCount) |", "| held-out rows | \(run.validationSamples.count) |",
       "| epochs | \(results.epochs.count) |",
-      "| activations | \(description.activationElement), texts of at most \(description.maximumLength) tokens |",
+      "| texts | at most \(description.maximumLength) tokens |",
     ]
+    if let element = description.activationElement { lines.append("| activations | \(element) |") }
     for (before, after) in zip(results.before, results.after) {
       lines.append(
         "| held-out \(after.name) | \(decimal(after.value, 4)) (before: \(decimal(before.value, 4))) |")
@@ -27,8 +28,15 @@ enum ModelCard {
     lines += [
       "| training time | \(duration(seconds)) |",
       "| digest | `\(description.adapterDigest)` |", "",
-      "Use it: `hearth predict --adapter DIR` (add `--model DIR` where the backbone lies elsewhere).", "",
+      "Use it: `hearth \(run.task.head == .languageModel ? "generate" : "predict") --adapter DIR` "
+        + "(add `--model DIR` where the backbone lies elsewhere).", "",
     ]
+    if case .lora = description.technique {
+      lines += [
+        "`\(PEFTAdapter.configurationFileName)` and `\(PEFTAdapter.tensorsFileName)` are the same pairs in PEFT's layout"
+          + (run.task.head == .languageModel ? "." : ", without the task's head."), "",
+      ]
+    }
     return lines.joined(separator: "\n")
   }
 
@@ -37,6 +45,27 @@ enum ModelCard {
     case .classify(let labels):
       "classify, \(labels.count) labels: \(labels.prefix(20).joined(separator: ", "))"
     case .regress: "regress"
+    case .seq2seq(let length): "seq2seq, texts of at most \(length) tokens"
+    }
+  }
+
+  private static func techniqueText(_ technique: TechniqueConfiguration) -> String {
+    switch technique {
+    case .parallel: "Parallel Adapters (a side network over the frozen backbone's activations)"
+    case .full: "Full fine-tuning (every weight of the backbone)"
+    case .houlsby: "Houlsby's adapters (bottlenecks behind the frozen backbone's sub-layers)"
+    case .lora: "LoRA (low-rank pairs beside the frozen backbone's linear layers)"
+    }
+  }
+
+  private static func settingsText(_ technique: TechniqueConfiguration) -> String {
+    switch technique {
+    case .parallel(let settings): "preset \(settings.preset.rawValue), reduction \(settings.reduction)"
+    case .full(let settings): "dropout \(settings.dropout)"
+    case .houlsby(let settings): "reduction \(settings.reduction), dropout \(settings.dropout)"
+    case .lora(let settings):
+      "rank \(settings.rank), alpha \(settings.alpha), on "
+        + settings.targets.map(\.rawValue).joined(separator: ", ") + ", dropout \(settings.dropout)"
     }
   }
 }

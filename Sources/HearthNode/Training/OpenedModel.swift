@@ -52,6 +52,12 @@ package final class OpenedModel {
     architecture.decoderStartID.map { [$0] } ?? []
   }
 
+  /// Tells the system that the pages of the weights may go; they come back when somebody reads them.
+  package func releasePages() { checkpoint?.releaseResidentPages() }
+
+  /// The checkpoint that the backbone borrows; nil once it was released.
+  var weights: Checkpoint? { checkpoint }
+
   /// Lets go of the backbone: its pages leave memory and its mapping ends with the last reference.
   package func release() {
     checkpoint?.releaseResidentPages()

@@ -12,10 +12,10 @@ package struct PreparedRun {
   package let request: TrainRequest
   /// What is predicted, with labels or scale.
   package let task: AdapterTask
-  /// Settings of the side network.
-  package let configuration: ParallelAdapterConfiguration
-  /// Shapes of the side network.
-  package let shape: SideNetworkShape
+  /// How the backbone is adapted, with everything that follows from it.
+  package let technique: TrainedTechnique
+  /// Number of trained values.
+  package let parameterCount: Int
   /// Which samples are trained together, and when.
   package let lanePlan: LanePlan
   /// For each lane, its micro-batches.
@@ -24,6 +24,8 @@ package struct PreparedRun {
   package let validation: [PackedMicroBatch]
   /// Held-out samples with their targets.
   package let validationSamples: [TrainingSample]
+  /// The texts that a seq2seq adapter has to write for them; empty for other tasks.
+  package let validationTexts: [String]
   /// Largest micro-batch of all.
   package let capacity: MicroBatchCapacity
   /// Tokens of the longest text that is kept.
@@ -42,6 +44,7 @@ package struct PreparedRun {
   /// Reads the rows and lays out the run.
   package init(_ request: TrainRequest, model: OpenedModel) throws {
     self.request = request
+    guard let backbone = model.backbone else { preconditionFailure("a run is laid out with its backbone") }
     let kind = TrainingRows.labelKind(request.task)
     let file = try TrainingRows.read(request.dataFile, options: request.data, labels: kind)
     var warnings = file.warnings
@@ -60,14 +63,20 @@ package struct PreparedRun {
         warnings.append("\(training.count) rows are too few to hold any out; no metric is measured")
       }
     }
-    task = try TrainingRows.task(request.task, training: training)
+    if let most = request.rowLimit { training = firstByHash(training, count: most) }
+    task = try TrainingRows.task(
+      request.task, training: training, targetLength: Self.targetLength(request, model: model))
     let length = Self.maximumLength(request, model: model, warnings: &warnings)
     maximumLength = length
     let rows = try TrainingRows.samples(training, task: task, model: model, maximumLength: length)
     let held = try TrainingRows.samples(heldOut, task: task, model: model, maximumLength: length)
     rowsDigest = Self.digest(of: [rows.samples, held.samples])
-    configuration = Self.configuration(request, architecture: model.architecture)
-    shape = try SideNetworkShape(configuration, head: task.head, backbone: model.architecture)
+    let cut = rows.truncatedTargets + held.truncatedTargets
+    if cut > 0 { warnings.append("\(cut) texts to write were cut at --max-target-length") }
+    technique = try TrainedTechnique(
+      Self.configuration(request, architecture: model.architecture), head: task.head, backbone: backbone,
+      element: request.cache, checkpointsActivations: request.checkpointsActivations ?? false)
+    parameterCount = technique.parameterCount(backbone)
     let plan = LanePlan(
       sampleCount: rows.samples.count, laneCount: max(1, request.batch / request.microBatch),
       samplesPerMicroBatch: request.microBatch, seed: request.seed)
@@ -82,6 +91,7 @@ package struct PreparedRun {
     validation = TrainingRows.consecutive(
       held.samples, size: request.microBatch, firstOrdinal: ordinal + 1)
     validationSamples = held.samples
+    validationTexts = held.targetTexts
     capacity = MicroBatchCapacity(batches.flatMap { $0 } + validation)
     sampleCount = rows.samples.count
     skippedRows = skipped
@@ -125,7 +135,34 @@ package struct PreparedRun {
     return hasher.finalize()
   }
 
+  /// Most tokens of a text that is written: what was asked, or what the backbone has positions for.
+  private static func targetLength(_ request: TrainRequest, model: OpenedModel) -> Int {
+    min(
+      request.maximumTargetLength ?? TrainRequest.defaultTargetLength,
+      model.architecture.maximumLength ?? .max)
+  }
+
   private static func configuration(
+    _ request: TrainRequest, architecture: BackboneArchitecture
+  ) -> TechniqueConfiguration {
+    let dropout = Float(request.dropout ?? 0)
+    switch request.technique {
+    case .parallel: return .parallel(sideNetwork(request, architecture: architecture))
+    case .full: return .full(FullConfiguration(dropout: dropout))
+    case .houlsby: return .houlsby(HoulsbyConfiguration(reduction: request.reduction, dropout: dropout))
+    case .lora:
+      var configuration = LoRAConfiguration(dropout: dropout)
+      if let rank = request.rank { configuration.rank = rank }
+      // PEFT's scale of 1 at every rank, unless somebody asks for another.
+      configuration.alpha = request.alpha.map { Float($0) } ?? Float(configuration.rank)
+      if let targets = request.loraTargets {
+        configuration.targets = LoRATarget.allCases.filter { targets.contains($0.rawValue) }
+      }
+      return .lora(configuration)
+    }
+  }
+
+  private static func sideNetwork(
     _ request: TrainRequest, architecture: BackboneArchitecture
   ) -> ParallelAdapterConfiguration {
     let preset = ParallelAdapterConfiguration.Preset(rawValue: request.preset.rawValue) ?? .default
@@ -139,12 +176,14 @@ package struct PreparedRun {
   /// Optimizer steps of the whole run.
   package var totalSteps: Int { lanePlan.stepsPerEpoch * request.epochs }
 
-  /// True when activations are kept: more than one epoch, or the person wants the cache.
-  package var usesCache: Bool { request.epochs > 1 || request.keepCache }
+  /// True when activations are kept: a technique that can, and more than one epoch, or the person wants the cache.
+  package var usesCache: Bool {
+    technique.readsCachedActivations && (request.epochs > 1 || request.keepCache)
+  }
 
   /// Bytes of the activations of all samples.
   package var cacheBytes: Int {
-    guard usesCache else { return 0 }
+    guard usesCache, let shape = technique.sideShape else { return 0 }
     let batches = batches.flatMap { $0 } + validation
     return batches.reduce(0) { sum, batch in
       sum
@@ -157,17 +196,30 @@ package struct PreparedRun {
 
   /// Bytes of every buffer that the run will hold at once while the backbone runs.
   package func memoryBytes(threads: Int, backbone: any Backbone) -> Int {
-    let parameters = shape.parameterCount
-    let worker = ParallelAdapters.workerBytes(
-      shape: shape, element: request.cache, capacity: capacity, training: true)
-    let workspace = BackboneTapSource.workspaceFloats(backbone, capacity: capacity) * 4
-    return parameters * 4 + MiniBatchTrainer.byteCount(parameters: parameters, workers: threads)
-      + threads * (worker + workspace)
+    technique.memoryBytes(backbone, capacity: capacity, workers: threads, training: true)
+      + threads * writerBytes(backbone)
+  }
+
+  /// Bytes of what one thread needs to write the held-out texts.
+  private func writerBytes(_ backbone: any Backbone) -> Int {
+    guard let writer = backbone as? any EncoderDecoderBackbone, let settings = writerSettings else {
+      return 0
+    }
+    return technique.generatorBytes(writer, settings: settings, maximumSource: maximumLength)
+  }
+
+  /// How held-out texts are written: greedily; nil when none are.
+  package var writerSettings: GenerationSettings? {
+    guard case .seq2seq(let most) = task, !validation.isEmpty else { return nil }
+    return GenerationSettings(maximumTokens: most)
   }
 
   /// Identity of the cache that this run fills and reads.
   package func cacheIdentity(_ model: OpenedModel) -> CacheIdentity {
-    CacheIdentity(
+    guard let shape = technique.sideShape else {
+      preconditionFailure("\(technique.configuration.name) reads no activations")
+    }
+    return CacheIdentity(
       backboneDigest: model.digest, tokenizerDigest: model.tokenizer.digest,
       maximumLength: maximumLength, element: request.cache,
       stacks: shape.stacks.map {

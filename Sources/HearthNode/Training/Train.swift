@@ -118,15 +118,17 @@ struct RunHost {
   ) throws -> TrainSummary {
     report(.phase(.saving))
     let results = session.results
-    let (bytes, digest) = try AdapterDirectory.tensors(session.parameters)
+    let digest = try AdapterDirectory.writeTensors(session.parameters, to: directory.path)
+    let technique = prepared.technique
     let description = AdapterDescription(
-      technique: prepared.request.technique.rawValue, configuration: prepared.configuration,
-      task: prepared.task, backboneDigest: model.digest.description,
+      technique: technique.configuration, task: prepared.task, backboneDigest: model.digest.description,
       tokenizerDigest: model.tokenizer.digest.description, backboneName: model.name,
       modelDirectory: prepared.request.modelDirectory, maximumLength: prepared.maximumLength,
-      activationElement: prepared.request.cache.rawValue, adapterDigest: digest.description)
+      activationElement: technique.readsCachedActivations ? technique.element.rawValue : nil,
+      adapterDigest: digest.description)
     let card = ModelCard.text(prepared, model: model, description: description, results: results)
-    try AdapterDirectory.write(bytes, description: description, card: card, to: directory.path)
+    try AdapterDirectory.write(
+      description: description, card: card, peft: peftFiles(session.parameters), to: directory.path)
     let cacheBytes = cache?.bytes ?? 0
     if let cache, !prepared.request.keepCache { try cache.removeAll() }
     try directory.removeState()
@@ -135,9 +137,20 @@ struct RunHost {
       metric: MetricChange(
         name: name, before: results.before.first { $0.name == name }?.value,
         after: results.after.first { $0.name == name }?.value),
+      technique: technique.configuration.name, trainableParameters: prepared.parameterCount,
       epochs: results.epochs, cacheBytes: cacheBytes,
       peakResidentBytes: ProcessMemory.current()?.peak ?? 0, adapterDigest: digest.description,
       adapterDirectory: directory.path, steps: session.steps, metrics: results.after)
+  }
+
+  /// A LoRA adapter as PEFT lays it out; nil for other techniques.
+  private func peftFiles(_ parameters: ParameterTree) -> (configuration: [UInt8], tensors: [UInt8])? {
+    guard case .lora(let lora) = prepared.technique.configuration, let backbone = model.backbone else {
+      return nil
+    }
+    return PEFTAdapter.files(
+      parameters, configuration: lora, backbone: backbone, model: prepared.request.modelDirectory,
+      writesText: prepared.technique.head == .languageModel)
   }
 
   private func plan(firstStep: Int) -> RunPlan {
@@ -149,7 +162,7 @@ struct RunHost {
       skippedRows: prepared.skippedRows, truncatedTexts: prepared.truncatedTexts, labels: labels,
       lanes: prepared.lanePlan.lanes.count, stepsPerEpoch: prepared.lanePlan.stepsPerEpoch,
       epochs: prepared.request.epochs,
-      trainableParameters: prepared.shape.parameterCount,
+      technique: prepared.technique.configuration.name, trainableParameters: prepared.parameterCount,
       backboneParameters: model.parameterCount, memoryBytes: memoryBytes, backboneBytes: model.byteCount,
       cacheElement: prepared.request.cache, cacheBytes: prepared.cacheBytes, firstStep: firstStep)
   }

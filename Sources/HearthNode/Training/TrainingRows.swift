@@ -8,6 +8,10 @@ package struct PreparedRows {
   package var samples: [TrainingSample] = []
   /// Texts that were cut at the greatest length.
   package var truncatedTexts = 0
+  /// Texts to write that were cut at their greatest length.
+  package var truncatedTargets = 0
+  /// The texts to write as the file has them; empty for other tasks.
+  package var targetTexts: [String] = []
 }
 
 /// Reads files into samples: rows, labels, split, token ids.
@@ -51,12 +55,27 @@ package enum TrainingRows {
     switch task {
     case .classify: .name
     case .regress: .number
+    case .seq2seq: .text
+    }
+  }
+
+  /// What the label column of an adapter's task holds.
+  package static func labelKind(_ task: AdapterTask) -> LabelKind {
+    switch task {
+    case .classify: .name
+    case .regress: .number
+    case .seq2seq: .text
     }
   }
 
   /// The task of an adapter, from its training rows.
-  package static func task(_ task: RunTask, training: [LabelledText]) throws -> AdapterTask {
+  ///
+  /// - Parameter targetLength: most tokens of a text that is written.
+  package static func task(
+    _ task: RunTask, training: [LabelledText], targetLength: Int
+  ) throws -> AdapterTask {
     switch task {
+    case .seq2seq: return .seq2seq(maximumTargetLength: targetLength)
     case .classify: return .classify(labels: try LabelMap(of: training).names)
     case .regress:
       let targets = regressionTargets(of: training).map(Double.init)
@@ -71,12 +90,17 @@ package enum TrainingRows {
   package static func samples(
     _ examples: [LabelledText], task: AdapterTask, model: OpenedModel, maximumLength: Int
   ) throws -> PreparedRows {
+    if case .seq2seq(let targetLength) = task {
+      return try textSamples(
+        examples, targetLength: targetLength, model: model, maximumLength: maximumLength)
+    }
     var targets: [TrainingTarget]
     switch task {
     case .classify(let labels):
       targets = try LabelMap(names: labels).indices(of: examples).map { .label($0) }
     case .regress(let mean, let deviation):
       targets = regressionTargets(of: examples).map { .value(Float((Double($0) - mean) / deviation)) }
+    case .seq2seq: preconditionFailure("texts to write have their own samples")
     }
     var rows = PreparedRows()
     rows.samples.reserveCapacity(examples.count)
@@ -86,6 +110,30 @@ package enum TrainingRows {
       rows.samples.append(
         TrainingSample(
           encoderIDs: encoded.ids, encoderTypes: encoded.types, decoderIDs: model.decoderIDs, target: target))
+    }
+    return rows
+  }
+
+  /// Token ids of inputs and targets, for teacher forcing.
+  private static func textSamples(
+    _ examples: [LabelledText], targetLength: Int, model: OpenedModel, maximumLength: Int
+  ) throws -> PreparedRows {
+    guard let startID = model.architecture.decoderStartID else {
+      throw TechniqueFailure.noDecoder(family: model.architecture.name)
+    }
+    var rows = PreparedRows()
+    rows.samples.reserveCapacity(examples.count)
+    for example in examples {
+      let encoded = try model.tokenizer.encode(example.text, pair: example.pair, maxLength: maximumLength)
+      let text = example.label ?? ""
+      let target = try model.tokenizer.encodeTarget(text, decoderStartID: startID, maxLength: targetLength)
+      if encoded.truncatedTokens > 0 { rows.truncatedTexts += 1 }
+      if target.truncatedTokens > 0 { rows.truncatedTargets += 1 }
+      rows.targetTexts.append(text)
+      rows.samples.append(
+        TrainingSample(
+          encoderIDs: encoded.ids, encoderTypes: encoded.types, decoderIDs: target.decoderIDs,
+          target: .tokens(target.labels)))
     }
     return rows
   }

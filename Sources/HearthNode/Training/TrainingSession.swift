@@ -17,8 +17,9 @@ final class TrainingSession {
   private let directory: RunDirectory
   private let team: ComputeTeam
   private let cache: ActivationCacheStore?
-  private let source: BackboneTapSource
-  private let technique: ParallelAdapters
+  /// Where a side network's activations come from; nil when the technique runs the backbone itself.
+  private let source: BackboneTapSource?
+  private let technique: any TechniqueComputation
   private let trainer: MiniBatchTrainer
   private let cancellation: CancellationFlag
   private let report: (RunEvent) -> Void
@@ -41,12 +42,14 @@ final class TrainingSession {
     self.report = report
     let parameters =
       state == nil
-      ? run.shape.initialParameters(seed: run.request.seed, backbone: backbone) : run.shape.emptyParameters()
-    source = BackboneTapSource(
-      shape: run.shape, backbone: backbone, cache: cache, capacity: run.capacity, workers: team.width)
-    technique = ParallelAdapters(
-      shape: run.shape, parameters: parameters, frozen: FrozenOutput(copying: backbone), source: source,
-      element: run.request.cache, capacity: run.capacity, workers: team.width, training: true)
+      ? run.technique.initialParameters(backbone, seed: run.request.seed)
+      : run.technique.emptyParameters(backbone)
+    let started = run.technique.start(
+      backbone, parameters: parameters, cache: cache, capacity: run.capacity, workers: team.width,
+      training: true, dropoutSeed: run.request.seed)
+    (technique, source) = (started.computation, started.source)
+    // All values are in the tree now; the pages come back if somebody needs them.
+    if run.technique.replacesBackbone { model.releasePages() }
     trainer = MiniBatchTrainer(
       technique: technique, settings: OptimizationSettings(learningRate: Float(run.request.learningRate)),
       totalSteps: run.totalSteps, maximumMicroBatches: run.lanePlan.lanes.count, workers: team.width)
@@ -106,25 +109,27 @@ final class TrainingSession {
         .enumerated().sorted { ($1.element.tokens, $0.offset) < ($0.element.tokens, $1.offset) }
         .map(\.element)
     }
-    let isCached = source.resolve(run.batches.flatMap { $0 })
+    let isCached = source?.resolve(run.batches.flatMap { $0 }) ?? false
     let mode: EpochMode = isCached && !position.ranLive ? .cached : .live
     report(.phase(mode == .cached ? .cachedEpoch : .liveEpoch))
     let startSeconds = MonotonicClock.seconds() - position.seconds
     if mode == .live { position.ranLive = true }
+    var samples = miniBatches.prefix(position.step).reduce(0) { $0 + Self.samples($1) }
     while position.step < miniBatches.count {
       if position.step + 1 < miniBatches.count {
-        for batch in miniBatches[position.step + 1] { source.prefetch(batch) }
+        for batch in miniBatches[position.step + 1] { source?.prefetch(batch) }
       }
       let batch = miniBatches[position.step]
-      let units = batch.reduce(0) { $0 + $1.samples.count }
+      let units = batch.reduce(0) { $0 + $1.units }
       let result = try withTaps { () throws(TrainingFailure) in
         try trainer.step(batch, units: units, loop: team)
       }
       position.step += 1
+      samples += Self.samples(batch)
       position.lossSum += result.lossSum
       position.units += units
       position.seconds = MonotonicClock.seconds() - startSeconds
-      reportProgress(steps: miniBatches.count, mode: mode)
+      reportProgress(samples: samples, steps: miniBatches.count, mode: mode)
       try stopOrCheckpoint()
     }
     finishEpoch(mode: mode)
@@ -143,15 +148,21 @@ final class TrainingSession {
   }
 
   private func reloadBackbone() throws {
+    let (reopened, backbone) = try reopenedModel()
+    model = reopened
+    source?.attach(backbone, capacity: run.capacity, workers: team.width)
+    released = false
+  }
+
+  /// The model, opened once more and found unchanged.
+  private func reopenedModel() throws -> (model: OpenedModel, backbone: any Backbone) {
     let reopened = try OpenedModel(directory: model.directory)
     guard reopened.digest == model.digest, let backbone = reopened.backbone else {
       throw RunFailure.backboneMismatch(
         adapter: directory.path, expected: model.digest.description, found: reopened.digest.description,
         model: model.directory)
     }
-    model = reopened
-    source.attach(backbone, capacity: run.capacity, workers: team.width)
-    released = false
+    return (reopened, backbone)
   }
 
   private func finishEpoch(mode: EpochMode) {
@@ -169,8 +180,12 @@ final class TrainingSession {
     report(.epoch(index: position.epoch, summary))
   }
 
-  private func reportProgress(steps: Int, mode: EpochMode) {
-    let rate = Double(position.units) / max(position.seconds, 1e-9)
+  private static func samples(_ miniBatch: [PackedMicroBatch]) -> Int {
+    miniBatch.reduce(0) { $0 + $1.samples.count }
+  }
+
+  private func reportProgress(samples: Int, steps: Int, mode: EpochMode) {
+    let rate = Double(samples) / max(position.seconds, 1e-9)
     let left = Double(steps - position.step) * position.seconds / Double(max(1, position.step))
     report(
       .progress(
@@ -185,20 +200,59 @@ final class TrainingSession {
   private func evaluate(epoch: Int) throws -> [MetricValue] {
     guard !run.validation.isEmpty else { return [] }
     report(.phase(.evaluation))
-    let predictions = try withTaps { () throws(TrainingFailure) in try predictHeldOut(epoch: epoch) }
-    guard let predictions else { throw try interruption() }
-    let metrics = Measurement.metrics(predictions, samples: run.validationSamples, task: run.task)
+    let metrics = try run.task.head == .languageModel ? textMetrics(epoch: epoch) : headMetrics(epoch: epoch)
     for metric in metrics { report(.evaluated(metric, epoch: epoch)) }
     return metrics
   }
 
-  /// Predicts the held-out samples; nil when the person stopped the run.
-  private func predictHeldOut(epoch: Int) throws(TrainingFailure) -> [Float]? {
+  /// Metrics of predicted labels or numbers.
+  private func headMetrics(epoch: Int) throws -> [MetricValue] {
+    let total = run.validationSamples.count
+    let watch = evaluationWatch(epoch: epoch)
+    let predictions = try withTaps { () throws(TrainingFailure) in
+      try BatchPrediction.run(
+        run.validation, outputs: run.task.head.outputs, sampleCount: total, technique: technique,
+        loop: team, finished: watch)
+    }
+    guard let predictions else { throw try interruption() }
+    return Measurement.metrics(predictions, samples: run.validationSamples, task: run.task)
+  }
+
+  /// Metrics of texts: their tokens' loss after every epoch; whole texts, which cost much more, at both ends of the run.
+  private func textMetrics(epoch: Int) throws -> [MetricValue] {
+    let watch = evaluationWatch(epoch: epoch)
+    let loss = try withTaps { () throws(TrainingFailure) in
+      try BatchPrediction.loss(run.validation, technique: technique, loop: team, finished: watch)
+    }
+    guard let loss else { throw try interruption() }
+    let units = run.validation.reduce(0) { $0 + $1.units }
+    let isEnd = epoch == 0 || epoch == run.request.epochs
+    return Measurement.textMetrics(
+      tokenLoss: loss / Double(max(1, units)), exactMatch: isEnd ? try exactMatch(epoch: epoch) : nil)
+  }
+
+  /// Writes the held-out texts greedily and compares them; the backbone comes back for it when it was released.
+  private func exactMatch(epoch: Int) throws -> Double {
+    let opened = released ? try reopenedModel().model : model
+    defer { if released { opened.release() } }
+    guard let backbone = opened.backbone as? any EncoderDecoderBackbone, let settings = run.writerSettings
+    else { preconditionFailure("held-out texts need a model that writes") }
+    let writers = WritingTeam(team) {
+      run.technique.generator(
+        backbone, parameters: technique.parameters, settings: settings, maximumSource: run.maximumLength)
+    }
+    let written = try writers.write(
+      run.validationSamples.map { ($0.encoderIDs, $0.encoderTypes) }, finished: evaluationWatch(epoch: epoch))
+    guard let written else { throw try interruption() }
+    return FineTuning.exactMatch(
+      predicted: written.map { opened.tokenizer.decode($0.ids) }, actual: run.validationTexts)
+  }
+
+  /// Reports how many held-out samples are done; false when the person stopped the run.
+  private func evaluationWatch(epoch: Int) -> (Int) -> Bool {
     let start = MonotonicClock.seconds()
     let total = run.validationSamples.count
-    return try BatchPrediction.run(
-      run.validation, outputs: run.shape.head.outputs, sampleCount: total, technique: technique, loop: team
-    ) { [self] samples in
+    return { [self] samples in
       let seconds = max(MonotonicClock.seconds() - start, 1e-9)
       report(
         .progress(
@@ -214,7 +268,7 @@ final class TrainingSession {
 
   /// Lets the backbone go once every sample of every later pass is in the cache.
   private func releaseBackboneIfPossible() throws {
-    guard !released, let cache else { return }
+    guard !released, let cache, let source else { return }
     guard source.resolve(run.batches.flatMap { $0 } + run.validation) else { return }
     try cache.flush()
     let before = ProcessMemory.current()?.resident ?? 0

@@ -1,5 +1,5 @@
 import NeuralNetworks
-import TensorKernels
+package import TensorKernels
 
 /// How a text is written.
 package struct GenerationSettings: Sendable, Equatable {
@@ -100,39 +100,53 @@ package final class TextGenerator: @unchecked Sendable {
     }
     backbone.finalNorm(stack: 0)?.forward(encoded, into: encoded, statistics: nil)
     decoder.begin(encoded)
-    return search()
+    return searchText(decoder, settings: settings, startID: startID, endID: backbone.endID)
   }
+}
 
-  private func search() -> WrittenIDs {
-    var search = BeamSearch(
-      beams: settings.beams, lengthPenalty: settings.lengthPenalty, maximumTokens: settings.maximumTokens,
-      endID: backbone.endID)
-    var tokens = [startID]
-    while true {
-      let logits = decoder.step(tokens)
-      guard let next = search.advance({ logProbabilities(logits, row: $0) }) else { return search.best }
-      decoder.reorder(next.parents)
-      tokens = next.tokens
-    }
-  }
+/// What scores the next token of each of several hypotheses of one text, token by token.
+package protocol TokenScoring: AnyObject {
+  /// Why a step cannot be done.
+  associatedtype Failure: Error
+  /// Reads one token of each hypothesis and returns the logits of the next, one row a hypothesis.
+  func step(_ tokens: [Int32]) throws(Failure) -> Matrix
+  /// Hypothesis `i` goes on from what hypothesis `parents[i]` has written.
+  func reorder(_ parents: [Int])
+}
 
-  private func logProbabilities(_ logits: Matrix, row: Int) -> [Float] {
-    let scores = logits.rowRange(row, count: 1)
-    let total = logSumExp(scores)
-    return UnsafeBufferPointer(start: scores.base, count: scores.columns).map { $0 - total }
+/// The text that a search finds, from the decoder's first token on.
+package func searchText<Scorer: TokenScoring>(
+  _ scorer: Scorer, settings: GenerationSettings, startID: Int32, endID: Int32
+) throws(Scorer.Failure) -> WrittenIDs {
+  var search = BeamSearch(
+    beams: settings.beams, lengthPenalty: settings.lengthPenalty, maximumTokens: settings.maximumTokens,
+    endID: endID)
+  var tokens = [startID]
+  while true {
+    let logits = try scorer.step(tokens)
+    guard let next = search.advance({ logProbabilities(logits, row: $0) }) else { return search.best }
+    scorer.reorder(next.parents)
+    tokens = next.tokens
   }
+}
+
+private func logProbabilities(_ logits: Matrix, row: Int) -> [Float] {
+  let scores = logits.rowRange(row, count: 1)
+  let total = logSumExp(scores)
+  return UnsafeBufferPointer(start: scores.base, count: scores.columns).map { $0 - total }
 }
 
 extension GenerationSettings {
   /// The same settings with no more tokens than a backbone has positions for.
-  fileprivate func limited(by backbone: any EncoderDecoderBackbone) -> GenerationSettings {
+  package func limited(by backbone: any EncoderDecoderBackbone) -> GenerationSettings {
     guard let positions = backbone.architecture.maximumLength else { return self }
     var settings = self
     settings.maximumTokens = min(maximumTokens, positions)
     return settings
   }
 
-  fileprivate func capacity(maximumSource: Int) -> DecoderState.Capacity {
-    DecoderState.Capacity(hypotheses: beams, targetTokens: maximumTokens, sourceTokens: maximumSource)
+  /// What a decoder needs for them.
+  package func capacity(maximumSource: Int) -> IncrementalStack.Capacity {
+    IncrementalStack.Capacity(hypotheses: beams, targetTokens: maximumTokens, sourceTokens: maximumSource)
   }
 }
