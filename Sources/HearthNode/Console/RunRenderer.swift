@@ -86,6 +86,7 @@ package struct RunRenderer: Sendable {
       "plan: \(ByteCount(plan.memoryBytes)) of buffers, \(ByteCount(plan.backboneBytes)) of backbone, "
         + "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))",
     ]
+    if let weights = plan.weights { lines.append("frozen weights: \(weights.text)") }
     if plan.firstStep > 0 { lines.append("going on after step \(grouped(plan.firstStep))") }
     if plan.skippedRows > 0 {
       lines.append(style.paint("warning: ", .yellow) + "\(grouped(plan.skippedRows)) malformed rows left out")

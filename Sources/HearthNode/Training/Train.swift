@@ -16,7 +16,8 @@ package func train(
 ) throws -> TrainSummary {
   report(.phase(.preparation))
   try RunPreflight.check(request)
-  let model = try OpenedModel(directory: request.modelDirectory)
+  try request.checkPrecision()
+  let model = try OpenedModel(directory: request.modelDirectory, weights: request.requestedWeights)
   let run = try PreparedRun(request, model: model)
   let directory = RunDirectory(request.output)
   let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: request.memoryBudget)
@@ -46,7 +47,7 @@ package func resumeTraining(
   }
   try RunPreflight.checkModelDirectory(record.modelDirectory)
   try RunPreflight.checkInputFile(record.dataFile, role: "data file")
-  let model = try OpenedModel(directory: record.modelDirectory)
+  let model = try OpenedModel(directory: record.modelDirectory, weights: record.requestedWeights)
   let run = try PreparedRun(record, model: model)
   let host = try RunHost(
     run, model: model, threads: request.threads ?? record.threads, memoryBudget: request.memoryBudget)
@@ -120,12 +121,13 @@ struct RunHost {
     let results = session.results
     let digest = try AdapterDirectory.writeTensors(session.parameters, to: directory.path)
     let technique = prepared.technique
-    let description = AdapterDescription(
+    var description = AdapterDescription(
       technique: technique.configuration, task: prepared.task, backboneDigest: model.digest.description,
       tokenizerDigest: model.tokenizer.digest.description, backboneName: model.name,
       modelDirectory: prepared.request.modelDirectory, maximumLength: prepared.maximumLength,
       activationElement: technique.readsCachedActivations ? technique.element.rawValue : nil,
       adapterDigest: digest.description)
+    if model.weightDecision != .float32 { description.weights = model.weightDecision }
     let card = ModelCard.text(prepared, model: model, description: description, results: results)
     try AdapterDirectory.write(
       description: description, card: card, peft: peftFiles(session.parameters), to: directory.path)
@@ -156,7 +158,7 @@ struct RunHost {
   private func plan(firstStep: Int) -> RunPlan {
     var labels: [String] = []
     if case .classify(let names) = prepared.task { labels = names }
-    return RunPlan(
+    var plan = RunPlan(
       model: model.name, device: machine.cpu.brand, kernels: machine.cpu.kernelSet, blasCore: blas.coreName,
       threads: threads, samples: prepared.sampleCount, validationSamples: prepared.validationSamples.count,
       skippedRows: prepared.skippedRows, truncatedTexts: prepared.truncatedTexts, labels: labels,
@@ -165,5 +167,7 @@ struct RunHost {
       technique: prepared.technique.configuration.name, trainableParameters: prepared.parameterCount,
       backboneParameters: model.parameterCount, memoryBytes: memoryBytes, backboneBytes: model.byteCount,
       cacheElement: prepared.request.cache, cacheBytes: prepared.cacheBytes, firstStep: firstStep)
+    plan.weights = model.weightReport
+    return plan
   }
 }

@@ -1,3 +1,4 @@
+import Determinism
 import NeuralNetworks
 import TensorKernels
 
