@@ -1,5 +1,4 @@
 import ComputeRuntime
-package import FineTuning
 package import LanguageModels
 package import NeuralNetworks
 import TensorKernels

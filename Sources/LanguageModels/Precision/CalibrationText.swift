@@ -20,8 +20,33 @@ package enum CalibrationText {
     "water boils at one hundred degrees, but high in the mountains it does so a few degrees earlier",
   ]
 
-  /// One batch over the sentences, as the backbone reads them; sentences that the tokenizer cannot encode are left out.
-  package static func batch(_ tokenizer: any Tokenizer, _ architecture: BackboneArchitecture)
+  /// One batch over the sentences, as the backbone reads them.
+  ///
+  /// Sentences that the tokenizer cannot encode are left out; without any, the ids are drawn.
+  package static func batch(_ tokenizer: any Tokenizer, _ architecture: BackboneArchitecture) -> BackboneBatch
+  {
+    encoded(tokenizer, architecture) ?? drawn(architecture)
+  }
+
+  private static func drawn(_ architecture: BackboneArchitecture) -> BackboneBatch {
+    let length = min(longest, architecture.maximumLength ?? longest)
+    var generator = SeededGenerator(seed: 0x6361_6C69)
+    func ids(_ count: Int) -> [Int32] {
+      (0..<count).map { _ in Int32(generator.uniform(below: architecture.vocabulary)) }
+    }
+    let texts = sentences.count
+    let target = max(1, length / 2)
+    let encoderIDs = ids(texts * length)
+    let decoderIDs = architecture.decoderStartID.map { start in
+      (0..<texts).flatMap { _ in [start] + ids(target - 1) }
+    }
+    return BackboneBatch(
+      encoderIDs: encoderIDs, encoder: PackedSequences(lengths: Array(repeating: length, count: texts)),
+      decoderIDs: decoderIDs ?? [],
+      decoder: decoderIDs.map { _ in PackedSequences(lengths: Array(repeating: target, count: texts)) })
+  }
+
+  private static func encoded(_ tokenizer: any Tokenizer, _ architecture: BackboneArchitecture)
     -> BackboneBatch?
   {
     let length = min(longest, architecture.maximumLength ?? longest)
