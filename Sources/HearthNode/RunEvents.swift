@@ -46,6 +46,8 @@ package struct RunPlan: Sendable, Codable, Equatable {
   package var cacheBytes: Int
   /// First step that this run computes: 0, or more after a resume.
   package var firstStep: Int
+  /// The memory of a run that reads its backbone layer by layer; nil when the whole backbone stays in memory.
+  package var streaming: StreamingPlan?
 
   /// A plan; every number is measured or computed by the caller.
   package init(
@@ -53,7 +55,8 @@ package struct RunPlan: Sendable, Codable, Equatable {
     validationSamples: Int, skippedRows: Int, truncatedTexts: Int, labels: [String], lanes: Int,
     stepsPerEpoch: Int, epochs: Int, technique: String = "parallel", trainableParameters: Int,
     backboneParameters: Int, memoryBytes: Int,
-    backboneBytes: Int, cacheElement: ActivationElement, cacheBytes: Int, firstStep: Int
+    backboneBytes: Int, cacheElement: ActivationElement, cacheBytes: Int, firstStep: Int,
+    streaming: StreamingPlan? = nil
   ) {
     self.model = model
     self.device = device
@@ -76,6 +79,7 @@ package struct RunPlan: Sendable, Codable, Equatable {
     self.cacheElement = cacheElement
     self.cacheBytes = cacheBytes
     self.firstStep = firstStep
+    self.streaming = streaming
   }
 }
 
@@ -85,6 +89,8 @@ package enum RunPhase: String, Sendable, Codable, CaseIterable {
   case preparation
   /// Measuring held-out rows.
   case evaluation
+  /// The backbone is read layer by layer and fills the cache; nothing is trained yet.
+  case fill
   /// A live epoch: the backbone runs and fills the cache.
   case liveEpoch = "live"
   /// A cached epoch: the backbone is not needed.
@@ -119,11 +125,15 @@ package struct RunProgress: Sendable, Codable, Equatable {
   package var loss: Double?
   /// Seconds until the phase ends at this rate; nil while unknown.
   package var etaSeconds: Double?
+  /// 1-based layer that a fill is in; nil in other phases.
+  package var layer: Int?
+  /// Layers of all stacks.
+  package var layers: Int?
 
   /// A position in a run.
   package init(
     phase: RunPhase, epoch: Int, step: Int, steps: Int, samplesPerSecond: Double, loss: Double? = nil,
-    etaSeconds: Double? = nil
+    etaSeconds: Double? = nil, layer: Int? = nil, layers: Int? = nil
   ) {
     self.phase = phase
     self.epoch = epoch
@@ -132,6 +142,8 @@ package struct RunProgress: Sendable, Codable, Equatable {
     self.samplesPerSecond = samplesPerSecond
     self.loss = loss
     self.etaSeconds = etaSeconds
+    self.layer = layer
+    self.layers = layers
   }
 }
 
@@ -146,6 +158,20 @@ package struct MetricValue: Sendable, Codable, Equatable {
   package init(name: String, value: Double) {
     self.name = name
     self.value = value
+  }
+}
+
+/// A finished fill of the activation cache by a backbone that was read layer by layer.
+package struct FillSummary: Sendable, Codable, Equatable {
+  /// Samples that were computed.
+  package var samples: Int
+  /// Wall-clock seconds.
+  package var seconds: Double
+
+  /// A finished fill.
+  package init(samples: Int, seconds: Double) {
+    self.samples = samples
+    self.seconds = seconds
   }
 }
 
@@ -210,12 +236,15 @@ package struct TrainSummary: Sendable, Codable, Equatable {
   package var steps: Int
   /// All metrics of the finished adapter.
   package var metrics: [MetricValue]
+  /// What this process filled the cache with before the first epoch; nil unless the backbone was streamed.
+  package var fill: FillSummary?
 
   /// A result.
   package init(
     metric: MetricChange, technique: String = "parallel", trainableParameters: Int = 0,
     epochs: [EpochSummary], cacheBytes: Int, peakResidentBytes: Int,
-    adapterDigest: String, adapterDirectory: String, steps: Int, metrics: [MetricValue]
+    adapterDigest: String, adapterDirectory: String, steps: Int, metrics: [MetricValue],
+    fill: FillSummary? = nil
   ) {
     self.metric = metric
     self.technique = technique
@@ -227,11 +256,12 @@ package struct TrainSummary: Sendable, Codable, Equatable {
     self.adapterDirectory = adapterDirectory
     self.steps = steps
     self.metrics = metrics
+    self.fill = fill
   }
 
   private enum CodingKeys: String, CodingKey {
     case metric, technique, trainableParameters, epochs, trainingSeconds, cacheBytes, peakResidentBytes
-    case adapterDigest, adapterDirectory, steps, metrics
+    case adapterDigest, adapterDirectory, steps, metrics, fill
   }
 
   /// Wall-clock seconds of all epochs, evaluation not counted.
@@ -250,6 +280,7 @@ package struct TrainSummary: Sendable, Codable, Equatable {
     adapterDirectory = try keys.decode(String.self, forKey: .adapterDirectory)
     steps = try keys.decode(Int.self, forKey: .steps)
     metrics = try keys.decode([MetricValue].self, forKey: .metrics)
+    fill = try keys.decodeIfPresent(FillSummary.self, forKey: .fill)
   }
 
   /// Keeps `metric.before` and `metric.after` present (as null) when there is no value.
@@ -269,6 +300,7 @@ package struct TrainSummary: Sendable, Codable, Equatable {
     try keys.encode(adapterDirectory, forKey: .adapterDirectory)
     try keys.encode(steps, forKey: .steps)
     try keys.encode(metrics, forKey: .metrics)
+    try keys.encodeIfPresent(fill, forKey: .fill)
   }
 }
 
@@ -346,6 +378,8 @@ package enum RunEvent: Sendable, Equatable {
   case progress(RunProgress)
   /// A metric of the held-out rows; `epoch` is 0 before training.
   case evaluated(MetricValue, epoch: Int)
+  /// The cache holds every sample's activations before the first epoch.
+  case filled(FillSummary)
   /// An epoch is done; `index` counts from 1.
   case epoch(index: Int, EpochSummary)
   /// The backbone left memory: resident bytes of the process before and after.
@@ -382,6 +416,9 @@ extension RunEvent: Encodable {
       try keys.encode(epoch, forKey: .epoch)
       try keys.encode(metric.name, forKey: .metric)
       try keys.encode(metric.value, forKey: .value)
+    case .filled(let summary):
+      try keys.encode("filled", forKey: .event)
+      try summary.encode(to: encoder)
     case .epoch(let index, let summary):
       try keys.encode("epoch", forKey: .event)
       try keys.encode(index, forKey: .epoch)

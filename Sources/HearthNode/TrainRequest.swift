@@ -32,6 +32,14 @@ package enum RunTechnique: String, Sendable, Codable, CaseIterable {
     }
   }
 
+  /// Rows of a unit of work unless a person says otherwise: full fine-tuning sums all weights' gradients for each.
+  package var defaultMicroBatch: Int { self == .full ? 8 : 2 }
+
+  /// The largest such number that divides a batch.
+  package func microBatch(of batch: Int) -> Int {
+    (1...min(defaultMicroBatch, batch)).last { batch % $0 == 0 } ?? 1
+  }
+
   /// The reduction unless a person says otherwise: 8 in all of PAC's side networks, 16 in its bottlenecks.
   package var defaultReduction: Int { self == .houlsby ? 16 : 8 }
 }
@@ -225,6 +233,8 @@ package struct EvaluateRequest: Sendable, Equatable {
   package var data: DataOptions
   /// Compute threads; nil uses the cores that this process may use.
   package var threads: Int?
+  /// Most bytes that the plan may take; nil uses the memory that is available.
+  package var memoryBudget: Int?
 
   /// An evaluation of an adapter on a file.
   package init(adapterDirectory: String, dataFile: String) {
@@ -233,6 +243,7 @@ package struct EvaluateRequest: Sendable, Equatable {
     modelDirectory = nil
     data = DataOptions()
     threads = nil
+    memoryBudget = nil
   }
 }
 
@@ -244,11 +255,14 @@ package struct PredictRequest: Sendable, Equatable {
   package var modelDirectory: String?
   /// Compute threads; nil uses the cores that this process may use.
   package var threads: Int?
+  /// Most bytes that the plan may take; nil uses the memory that is available.
+  package var memoryBudget: Int?
 
   /// Predictions of an adapter.
   package init(adapterDirectory: String) {
     self.adapterDirectory = adapterDirectory
     modelDirectory = nil
     threads = nil
+    memoryBudget = nil
   }
 }

@@ -47,6 +47,8 @@ package enum RunFailure: UserFacingFailure, Equatable {
   case memoryBudgetExceeded(needed: Int, budget: Int, detail: String)
   /// The cache would not fit on its disk. All values are bytes.
   case diskBudgetExceeded(needed: Int, free: Int, path: String)
+  /// The adapter and the run's state would not fit on their disk. All values are bytes.
+  case outputDiskExceeded(adapter: Int, state: Int, free: Int, path: String)
   /// The adapter was trained on another backbone.
   case backboneMismatch(adapter: String, expected: String, found: String, model: String)
   /// The directory holds no run that can be resumed.
@@ -63,7 +65,7 @@ package enum RunFailure: UserFacingFailure, Equatable {
     case .badInput: .badData
     case .cannotCreateOutput, .outputOccupied: .cannotCreateOutput
     case .memoryBudgetExceeded: .insufficientResources
-    case .diskBudgetExceeded: .inputOutput
+    case .diskBudgetExceeded, .outputDiskExceeded: .inputOutput
     case .backboneMismatch: .mismatch
     case .notResumable: .missingInput
     case .inputOutput: .inputOutput
@@ -81,11 +83,14 @@ package enum RunFailure: UserFacingFailure, Equatable {
     case .outputOccupied(let path, let detail):
       "'\(path)' \(detail); choose another directory with --output, or go on with --resume '\(path)'"
     case .memoryBudgetExceeded(let needed, let budget, let detail):
-      "the plan needs \(ByteCount(needed)) of memory and \(ByteCount(budget)) are allowed (\(detail)); "
+      "the plan needs at least \(ByteCount(needed)) of memory and \(ByteCount(budget)) are allowed (\(detail)); "
         + "use a smaller --micro-batch, --max-length or --threads, or a larger --memory-budget"
     case .diskBudgetExceeded(let needed, let free, let path):
       "the activation cache needs \(ByteCount(needed)) and \(ByteCount(free)) are free at '\(path)'; "
         + "make room, use --cache int8, or choose another disk with --cache-directory"
+    case .outputDiskExceeded(let adapter, let state, let free, let path):
+      "the adapter needs \(ByteCount(adapter)), the run's state \(ByteCount(state)), and \(ByteCount(free)) are free "
+        + "at '\(path)'; make room, choose another disk with --output, or a technique that trains less"
     case .backboneMismatch(let adapter, let expected, let found, let model):
       "adapter '\(adapter)' was trained on the backbone \(expected.prefix(16)) and '\(model)' is "
         + "\(found.prefix(16)); pass the right one with --model"

@@ -113,7 +113,8 @@ package struct LowRankPair: Sendable {
 
   /// Calls `body` with pieces of `x`, of one sequence each and with dropped values when there is a dropout.
   private func forEachPiece(
-    _ x: Matrix, _ dropout: LowRankDropout?, _ body: (_ x: Matrix, _ range: Range<Int>, _ isFirst: Bool) -> Void
+    _ x: Matrix, _ dropout: LowRankDropout?,
+    _ body: (_ x: Matrix, _ range: Range<Int>, _ isFirst: Bool) -> Void
   ) {
     forEachRange(x.rows, dropout) { range, sequence in
       let part = x.rowRange(range.lowerBound, count: range.count)
@@ -150,7 +151,9 @@ package struct LowRankPair: Sendable {
 
 /// Calls `body` with rows whose values are not set.
 func withRows(_ rows: Int, _ columns: Int, _ body: (Matrix) -> Void) {
-  withUnsafeTemporaryAllocation(byteCount: max(64, rows * columns * MemoryLayout<Float>.stride), alignment: 64) {
+  withUnsafeTemporaryAllocation(
+    byteCount: max(64, rows * columns * MemoryLayout<Float>.stride), alignment: 64
+  ) {
     bytes in
     guard let base = bytes.baseAddress else { return }
     body(

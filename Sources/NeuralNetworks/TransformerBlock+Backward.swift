@@ -66,12 +66,19 @@ extension TransformerBlock {
       gradient, feedForward.bottleneck, saved.branch, site: .feedForward,
       needsInputGradient: needsHidden || feedForward.down.isTrainable, pass)
     guard needsHidden || feedForward.down.isTrainable else { return false }
-    let rows = subLayerInput(input, norm, pass)
+    let needsRows = saved.hidden == nil || hiddenProjection.isTrainable
+    let rows = needsRows ? subLayerInput(input, norm, pass) : input
 
     let width = hiddenProjection.outputs
     let hidden = pass.workspace.hiddenMatrix(rows: pass.workspace.rows)
     let hiddenGradient = pass.matrix(pass.temporary.hidden, configuration.hidden)
-    let before = preActivation(rows, pass.workspace)
+    let keepsHidden = saved.hidden != nil
+    let keepsActivated = keepsHidden && configuration.keepsActivated
+    let before =
+      keepsActivated
+      ? hidden
+      : pass.workspace.keptBefore.map { pass.workspace.matrix($0, columns: width) }
+        ?? preActivation(rows, pass.workspace)
     let beforeGradient = pass.matrix(pass.temporary.preActivation, width)
     let dropout = pass.workspace.dropout
     let downDropout = pass.workspace.lowRank(.down)
@@ -80,18 +87,19 @@ extension TransformerBlock {
     if configuration.gated {
       let half = configuration.hidden
       let (gate, linear) = (before.columnRange(0, count: half), before.columnRange(half, count: half))
-      gatedActivation(configuration.activation, gate: gate, linear: linear, into: hidden)
       gatedActivationBackward(
         configuration.activation, gate: gate, linear: linear, gradient: hiddenGradient,
         gateGradient: beforeGradient.columnRange(0, count: half),
         linearGradient: beforeGradient.columnRange(half, count: half))
     } else {
-      applyActivation(configuration.activation, before, into: hidden)
       activationBackward(
         configuration.activation, input: before, gradient: hiddenGradient, into: beforeGradient)
     }
     if feedForward.down.isTrainable {
-      pass.workspace.drop(dropout?.hidden, hidden, site: .hidden)
+      if !keepsActivated {
+        activate(before, into: hidden)
+        pass.workspace.drop(dropout?.hidden, hidden, site: .hidden)
+      }
       feedForward.down.parameterGradients(
         branch, hidden, scratch: pass.parameter, sink: pass.sink, dropout: downDropout)
     }
@@ -151,7 +159,8 @@ extension TransformerBlock {
 
     let query = pass.matrix(saved.projected, inner)
     let queryGradient = pass.matrix(pass.temporary.projected, inner)
-    if let absorbed = pass.workspace.scratch.absorbed, isAbsorbed(sequences, encoder, pass.workspace.dropout) {
+    if let absorbed = pass.workspace.scratch.absorbed, isAbsorbed(sequences, encoder, pass.workspace.dropout)
+    {
       AbsorbedCrossAttention.with(configuration, attention) {
         $0.backward(
           query, gradient: contextGradient, queries: sequences, encoder: encoder,

@@ -157,8 +157,9 @@ package struct TransformerBlock: Sendable {
   /// Dropped rows would be others for each low-rank pair, and the weights of a row would no longer sum to one.
   func isAbsorbed(_ sequences: PackedSequences, _ encoder: EncoderStates, _ dropout: BlockDropout?) -> Bool {
     let drops =
-      dropout?.attention != nil || dropout?.lowRank != nil
-      && (parameters.crossAttention?.key.lowRank != nil || parameters.crossAttention?.value.lowRank != nil)
+      dropout?.attention != nil
+      || dropout?.lowRank != nil
+        && (parameters.crossAttention?.key.lowRank != nil || parameters.crossAttention?.value.lowRank != nil)
     return !drops
       && AbsorbedCrossAttention.isCheaper(configuration, queries: sequences, keys: encoder.sequences)
   }
@@ -187,11 +188,8 @@ package struct TransformerBlock: Sendable {
   }
 
   private func forwardHidden(_ rows: Matrix, into hidden: Matrix, _ workspace: Workspace) {
-    if configuration.gated {
-      let halves = preActivation(rows, workspace)
-      gatedActivation(
-        configuration.activation, gate: halves.columnRange(0, count: configuration.hidden),
-        linear: halves.columnRange(configuration.hidden, count: configuration.hidden), into: hidden)
+    if workspace.keptBefore != nil || configuration.gated {
+      activate(preActivation(rows, workspace), into: hidden)
     } else {
       parameters.feedForward.up.forward(
         rows, into: hidden, activation: configuration.activation, dropout: workspace.lowRank(.up))
@@ -199,9 +197,21 @@ package struct TransformerBlock: Sendable {
     workspace.drop(workspace.dropout?.hidden, hidden, site: .hidden)
   }
 
+  /// Writes the activated rows.
+  func activate(_ before: Matrix, into hidden: Matrix) {
+    guard configuration.gated else {
+      applyActivation(configuration.activation, before, into: hidden)
+      return
+    }
+    let half = configuration.hidden
+    gatedActivation(
+      configuration.activation, gate: before.columnRange(0, count: half),
+      linear: before.columnRange(half, count: half), into: hidden)
+  }
+
   /// The hidden rows before the activation: gate and linear half when gated.
   func preActivation(_ rows: Matrix, _ workspace: Workspace) -> Matrix {
-    guard let offset = workspace.scratch.preActivation else {
+    guard let offset = workspace.keptBefore ?? workspace.scratch.preActivation else {
       preconditionFailure("buffers without a place for what is before the activation")
     }
     let before = workspace.matrix(offset, rows: rows.rows, columns: hiddenProjection.outputs)
@@ -306,6 +316,9 @@ struct Workspace {
     self.sequences = sequences
     self.dropout = dropout
   }
+
+  /// Where the rows before the activation are kept, if they are.
+  var keptBefore: Int? { configuration.keepsActivated ? nil : activations.feedForward.hidden }
 
   /// The dropout of a low-rank pair over the block's own rows.
   func lowRank(_ site: DropoutSite) -> LowRankDropout? {

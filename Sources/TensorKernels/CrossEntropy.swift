@@ -46,7 +46,8 @@ package func streamedHeadCrossEntropy(
   }
   var head = hearth_head(
     x: x.base, x_stride: x.stride, rows: x.rows, width: x.columns, weight: embedding.base,
-    weight_stride: embedding.stride, outputs: embedding.rows, scale: scale, bias: bias, labels: labels, dx: dX?.base,
+    weight_stride: embedding.stride, outputs: embedding.rows, scale: scale, bias: bias, labels: labels,
+    dx: dX?.base,
     dx_stride: dX?.stride ?? 0)
   var loss = 0.0
   let done = set.kernels.pointee.head_cross_entropy(&head, &loss)

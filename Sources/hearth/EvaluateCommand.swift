@@ -28,6 +28,7 @@ struct EvaluateCommand: ReportingCommand {
 
   @OptionGroup(title: "Data file") var rows: DataFileOptions
   @OptionGroup(title: "Machine") var threads: ThreadOptions
+  @OptionGroup(title: "Machine") var memory: MemoryOptions
   @OptionGroup var reporting: ReportingOptions
 
   func validate() throws { try rows.checkFormat(among: Choices.tableFormats) }
@@ -40,6 +41,7 @@ struct EvaluateCommand: ReportingCommand {
     request.modelDirectory = model
     request.data = rows.options
     request.threads = threads.threads
+    request.memoryBudget = memory.memoryBudget?.bytes
     var console = RunConsole(json: reporting.json, environment: ProcessInfo.processInfo.environment)
     defer { console.close() }
     let summary = try evaluate(

@@ -36,6 +36,7 @@ struct PredictCommand: ReportingCommand {
 
   @OptionGroup(title: "Data file") var rows: DataFileOptions
   @OptionGroup(title: "Machine") var threads: ThreadOptions
+  @OptionGroup(title: "Machine") var memory: MemoryOptions
   @OptionGroup var reporting: ReportingOptions
 
   func validate() throws { try rows.checkFormat(among: Choices.textFormats) }
@@ -47,6 +48,7 @@ struct PredictCommand: ReportingCommand {
     var request = PredictRequest(adapterDirectory: adapter)
     request.modelDirectory = model
     request.threads = threads.threads
+    request.memoryBudget = memory.memoryBudget?.bytes
     let predictor = try Predictor(request)
     let text = PredictionText(task: predictor.task, labels: predictor.labels, json: reporting.json)
     if printHeader && !reporting.json { try OutputStream.standard.write(text.header) }

@@ -41,12 +41,13 @@ struct JobOptions: ParsableArguments {
   }
 }
 
-/// What a run may take of the machine's memory.
+/// What a run or a prediction may take of the machine's memory.
 struct MemoryOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "Most memory that the run may plan with, for instance 2GiB; a plan that needs more is refused with "
-        + "its numbers before any work. (default: what is available)",
+      "Most memory to plan with, for instance 2GiB. A backbone that needs more is read from the disk layer by "
+        + "layer, with the same result; what does not fit even so is refused with its numbers before any work. "
+        + "(default: what is available)",
       valueName: "size"))
   var memoryBudget: ByteCount?
 
@@ -243,7 +244,9 @@ struct TrainingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Rows that one thread computes as a unit; divides --batch. (default: \(defaults.microBatch))",
+      "Rows that one thread computes as a unit; divides --batch. Large ones suit full, whose every unit sums a "
+        + "gradient of the whole model. (default: \(RunTechnique.parallel.defaultMicroBatch), "
+        + "full \(RunTechnique.full.defaultMicroBatch), or the largest divisor below)",
       valueName: "n"))
   var microBatch: Int?
 
@@ -294,7 +297,7 @@ struct TrainingOptions: ParsableArguments {
   /// Requires that a batch is a whole number of micro-batches.
   func checkMicroBatch() throws {
     let batch = batch ?? defaults.batch
-    let microBatch = microBatch ?? min(defaults.microBatch, batch)
+    guard let microBatch else { return }
     guard microBatch <= batch, batch % microBatch == 0 else {
       throw ValidationError(
         "--micro-batch is \(microBatch) and --batch is \(batch); a batch is a whole number of micro-batches")
@@ -311,7 +314,7 @@ struct TrainingOptions: ParsableArguments {
   func apply(to request: inout TrainRequest) {
     if let epochs { request.epochs = epochs }
     if let batch { request.batch = batch }
-    request.microBatch = microBatch ?? min(defaults.microBatch, request.batch)
+    request.microBatch = microBatch ?? request.technique.microBatch(of: request.batch)
     request.learningRate = learningRate ?? request.technique.defaultLearningRate
     request.maximumTargetLength = maxTargetLength
     request.rowLimit = rows

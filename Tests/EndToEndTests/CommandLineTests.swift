@@ -26,7 +26,7 @@ import Testing
       let words = try hearth.run(["train", "--help"]).output.split(whereSeparator: \.isWhitespace)
       let help = words.joined(separator: " ")
       for part in [
-        "narrower than the backbone the side network is, 1 to 64; the paper's k. (default: 8)",
+        "the side network (the paper's k) or Houlsby's bottleneck is, 1 to 64. (default: 8, houlsby 16)",
         "Passes over the training rows, 1 to 10000. (default: 3)", "(default: float16)", "(default: 42)",
       ] {
         #expect(help.contains(part), "\(part)")
@@ -59,7 +59,7 @@ import Testing
     (["train", "--validation-fraction", "1"], "--validation-fraction is 1.0; it must be 0.0 to 0.9"),
     (["train", "--taps", "2,2"], "--taps is '2,2'"),
     (["train", "--cache", "float64"], "--cache is 'float64'; it must be one of float32, float16, int8"),
-    (["train", "--technique", "lora"], "--technique"),
+    (["train", "--technique", "ia3"], "--technique"),
     (["train", "--memory-budget", "1MiB"], "--memory-budget is 1.0 MiB; it must be at least 16 MiB"),
     (["train", "--memory-budget", "lots"], "--memory-budget"),
     (["train", "--text-column", "0"], "--text-column is '0'"),

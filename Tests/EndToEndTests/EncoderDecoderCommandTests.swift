@@ -79,6 +79,63 @@ import Testing
     }
   }
 
+  @Test(arguments: ["parallel", "lora", "houlsby", "full"])
+  func aTextToTextAdapterIsTrainedMeasuredAndWrites(technique: String) throws {
+    try HearthProcess.withScratch { hearth in
+      let data = try hearth.file(
+        "pairs.jsonl",
+        (0..<24).map { #"{"input":"the house \#($0)","target":"\#($0 % 2 == 0 ? "yes" : "no")"}"# + "\n" }
+          .joined())
+      let trained = try hearth.run([
+        "train", "--model", Self.t5, "--data", data, "--task", "seq2seq", "--output", "out", "--epochs", "2",
+        "--technique", technique, "--threads", "2", "--max-target-length", "8", "--max-length", "16",
+        "--rows",
+        "16", "--json",
+      ])
+      #expect(trained.exitCode == 0, "\(trained.errors)")
+      let summary = try trained.lastEvent
+      let metrics = try #require(summary["metrics"] as? [[String: Any]])
+      #expect(metrics.compactMap { $0["name"] as? String } == ["exact_match", "token_loss", "perplexity"])
+      #expect(summary["technique"] as? String == technique)
+      #expect(summary["trainable_parameters"] as? Int ?? 0 > 0)
+      #expect(hearth.contents("out").contains("adapter_model.safetensors") == (technique == "lora"))
+
+      let evaluated = try hearth.run(["evaluate", "--adapter", "out", "--data", data, "--json"])
+      #expect(evaluated.exitCode == 0, "\(evaluated.errors)")
+      let texts = "the house 3\nthe house 4\n"
+      let written = try hearth.run(["generate", "--adapter", "out"], input: texts)
+      let beams = try hearth.run(["generate", "--adapter", "out", "--beams", "3", "--json"], input: texts)
+      let predicted = try hearth.run(["predict", "--adapter", "out"], input: texts)
+      #expect(written.exitCode == 0 && beams.exitCode == 0, "\(written.errors) \(beams.errors)")
+      #expect(predicted.output == written.output && predicted.exitCode == 0)
+      #expect(try beams.events.count == 2)
+
+      let merged = try hearth.run(["convert", "merge", "--adapter", "out", "--output", "merged"])
+      let canMerge = technique == "lora" || technique == "full"
+      #expect(merged.exitCode == (canMerge ? 0 : 65), "\(merged.errors)")
+      guard canMerge else { return }
+      let plain = try hearth.run(
+        ["generate", "--model", "merged", "--max-tokens", "8", "--max-length", "16"], input: texts)
+      #expect(plain.output == written.output, "\(plain.errors)")
+    }
+  }
+
+  @Test func anOptionOfAnotherTechniqueIsRefusedByName() throws {
+    try HearthProcess.withScratch { hearth in
+      let data = try hearth.file("data.tsv", "text\tlabel\na\t0\n")
+      let start = ["train", "--model", Self.t5, "--data", data, "--task", "classify"]
+      for (options, name) in [
+        (["--rank", "4"], "--rank"), (["--technique", "lora", "--preset", "lst"], "--preset"),
+        (["--technique", "full", "--keep-cache"], "--keep-cache"),
+        (["--technique", "lora", "--lora-targets", "query,quer"], "--lora-targets"),
+        (["--max-target-length", "9"], "--max-target-length"),
+      ] {
+        let result = try hearth.run(start + options)
+        #expect(result.exitCode == 64 && result.errors.contains(name), "\(result.errors)")
+      }
+    }
+  }
+
   @Test func verifySaysWhenNothingIsKnown() throws {
     try HearthProcess.withScratch { hearth in
       let result = try hearth.run(["verify", "--model", Self.t5, "--json"])

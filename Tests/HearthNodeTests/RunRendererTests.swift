@@ -1,4 +1,5 @@
 import HearthNode
+import TensorKernels
 import Testing
 
 @Suite struct RunRendererTests {
@@ -59,6 +60,39 @@ import Testing
       renderer.text(for: epoch, at: 2)
         == "\r\u{1B}[Kepoch 1/0 live: 12.3 s, 100.0 samples/s, loss 0.5000\n")
     #expect(renderer.clearedBar() == "")
+  }
+
+  @Test func aFillTellsSamplesAndLayer() {
+    var renderer = RunRenderer(style: ConsoleStyle(columns: nil, colored: false))
+    #expect(renderer.text(for: .phase(.fill), at: 0) == "")
+    let progress = RunProgress(
+      phase: .fill, epoch: 0, step: 12, steps: 48, samplesPerSecond: 1.5, etaSeconds: 24, layer: 7, layers: 48
+    )
+    #expect(
+      renderer.text(for: .progress(progress), at: 6)
+        == "fill 12/48 samples, 1.5 samples/s, ETA 24.0 s, layer 7/48\n")
+    #expect(
+      renderer.text(for: .filled(FillSummary(samples: 48, seconds: 32)), at: 33)
+        == "fill: 48 samples in 32.0 s, 1.5 samples/s\n")
+  }
+
+  @Test func aStreamedPlanSaysWhatIsInMemoryAtATime() {
+    var plan = RunPlan(
+      model: "t5", device: "cpu", kernels: "avx2", blasCore: "Haswell", threads: 2, samples: 48,
+      validationSamples: 0, skippedRows: 0, truncatedTexts: 0, labels: ["no", "yes"], lanes: 8,
+      stepsPerEpoch: 3,
+      epochs: 2, trainableParameters: 10, backboneParameters: 20, memoryBytes: 3 << 20,
+      backboneBytes: 3 << 30,
+      cacheElement: .float16, cacheBytes: 300 << 20, firstStep: 0)
+    plan.streaming = StreamingPlan(
+      windowBytes: 128 << 20, chunkTokens: 6144, fillBytes: 200 << 20, trainingBytes: 400 << 20)
+    var renderer = RunRenderer(style: ConsoleStyle(columns: nil, colored: false))
+    let text = renderer.text(for: .started(plan), at: 0)
+    for part in [
+      "3.0 GiB", "128.0 MiB", "6,144 tokens", "200.0 MiB to fill", "400.0 MiB to train", "300.0 MiB",
+    ] {
+      #expect(text.contains(part), "\(part) in \(text)")
+    }
   }
 
   @Test func coloursAppearOnlyWhenAllowed() {

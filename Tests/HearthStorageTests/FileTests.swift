@@ -142,6 +142,27 @@ struct FileTests {
     withExtendedLifetime(file) {}
   }
 
+  @Test("a released range leaves the resident set and reads as before; its neighbours stay")
+  func releasedRange() throws {
+    let directory = try TemporaryDirectory()
+    let path = directory.path + "/weights"
+    let content = (0..<1 << 20).map { UInt8(truncatingIfNeeded: $0 &* 13 &+ $0 >> 12) }
+    try AtomicFile.write(content, to: path)
+    let file = try MappedFile(path)
+    file.withBytes { #expect($0.elementsEqual(content)) }
+    // A range that begins and ends inside pages: 60 to 64 of its pages of 4 KiB are its own.
+    file.release(100_001..<100_001 + 256 << 10)
+    let left = try residentKilobytes(path)
+    #expect((1024 - 256...1024 - 240).contains(left), "\(left) KiB")
+    file.willNeed(100_001..<100_001 + 256 << 10)
+    file.willNeed(0..<1 << 30)
+    file.withBytes { #expect($0.elementsEqual(content)) }
+    file.release(0..<1 << 20)
+    #expect(try residentKilobytes(path) == 0)
+    file.release(1 << 20..<1 << 21)
+    withExtendedLifetime(file) {}
+  }
+
   @Test("an empty file maps to no bytes")
   func emptyMapping() throws {
     let directory = try TemporaryDirectory()

@@ -1,4 +1,6 @@
 import LanguageModels
+import NeuralNetworks
+import Synchronization
 import Testing
 
 /// The files of a model held in memory, each of which a test may spoil.
@@ -14,6 +16,22 @@ struct MemoryFiles: ModelFiles {
   func region(named file: String) throws(CheckpointFailure) -> (any ByteRegion)? {
     contents[file].map { MemoryRegion(name: file, bytes: $0) }
   }
+}
+
+/// A region that remembers what it was advised of.
+private final class AdvisedRegion: ByteRegion {
+  private let memory: MemoryRegion
+  private let advice = Mutex((needed: [Range<Int>](), released: [Range<Int>]()))
+
+  init(_ bytes: [UInt8]) { memory = MemoryRegion(name: "advised", bytes: bytes) }
+
+  var bytes: UnsafeRawBufferPointer { memory.bytes }
+  var name: String { memory.name }
+  func releaseResidentPages() {}
+  func willNeed(_ range: Range<Int>) { advice.withLock { $0.needed.append(range) } }
+  func release(_ range: Range<Int>) { advice.withLock { $0.released.append(range) } }
+  var needed: [Range<Int>] { advice.withLock { $0.needed } }
+  var released: [Range<Int>] { advice.withLock { $0.released } }
 }
 
 @Suite("A checkpoint")
@@ -46,6 +64,43 @@ struct CheckpointTests {
     return try Checkpoint(index: index(map)) { shard throws(CheckpointFailure) in
       try files.region(named: shard)
     }
+  }
+
+  @Test("advises on the bytes of leaves, neighbours together, and on no others")
+  func advice() throws {
+    let region = AdvisedRegion(Self.bytes([("a", [64]), ("b", [2, 32]), ("c", [64]), ("d", [16, 4])]))
+    let checkpoint = try Checkpoint(region: region)
+    func leaf(_ name: String, _ rows: Int, _ columns: Int) throws -> Parameter {
+      let shape = try #require(checkpoint.entry(name)).shape
+      return Parameter(
+        frozen: name, rows: rows, columns: columns,
+        values: try checkpoint.float32(named: name, shape: shape))
+    }
+    let start = try #require(checkpoint.entry("a")).byteRange.lowerBound
+    let leaves = [try leaf("d", 16, 4), try leaf("a", 1, 64), try leaf("b", 2, 32)]
+    checkpoint.willNeed(leaves)
+    checkpoint.release([leaves[0]])
+    #expect(region.needed == [start..<start + 512, start + 768..<start + 1024])
+    #expect(region.released == [start + 768..<start + 1024])
+    #expect(checkpoint.borrowedByteCount(leaves) == 768)
+    #expect(checkpoint.ownedByteCount == 0)
+    let own: [Float] = [1, 2]
+    own.withUnsafeBufferPointer { values in
+      guard let base = values.baseAddress else { return }
+      checkpoint.release([Parameter(frozen: "elsewhere", rows: 1, columns: 2, values: base)])
+    }
+    #expect(region.released.count == 1)
+  }
+
+  @Test("has the same digest when every piece leaves memory behind the hash")
+  func releasingDigest() throws {
+    let bytes = Self.bytes([("a", [3, 1 << 20]), ("b", [7])])
+    let region = AdvisedRegion(bytes)
+    let digest = try Checkpoint(region: region).digest(releasing: true)
+    #expect(try digest == Checkpoint(region: MemoryRegion(name: "f", bytes: bytes)).digest)
+    #expect(region.released.last == 0..<bytes.count)
+    let steps = zip(region.released, region.released.dropFirst()).map { $1.upperBound - $0.upperBound }
+    #expect(steps.allSatisfy { $0 <= 8 << 20 }, "no more than one piece stays")
   }
 
   @Test("borrows aligned float32 in place")

@@ -126,7 +126,8 @@ struct LossTests {
       #expect(
         loss
           == streamedHeadCrossEntropy(
-            x.view, embedding: embedding.view, scale: 0.5, bias: biases, labels: labels, into: nil, using: set),
+            x.view, embedding: embedding.view, scale: 0.5, bias: biases, labels: labels, into: nil, using: set
+          ),
         "set \(set.name)")
       #expect(abs(loss - expected) < 1e-5 * Double(rows), "set \(set.name)")
       for row in 0..<rows {

@@ -47,8 +47,11 @@ package struct PEFTAdapter: Sendable {
       guard let layer = byModule[module] else {
         throw .unknownTensor(name: tensor, file: checkpoint.name, family: backbone.architecture.name)
       }
-      if isFirst { halves[layer.name, default: (nil, nil)].a = tensor }
-      else { halves[layer.name, default: (nil, nil)].b = tensor }
+      if isFirst {
+        halves[layer.name, default: (nil, nil)].a = tensor
+      } else {
+        halves[layer.name, default: (nil, nil)].b = tensor
+      }
     }
     var pairs: [(layer: AdaptableLayer, a: String, b: String)] = []
     for layer in layers {

@@ -75,7 +75,8 @@ extension TechniqueConfiguration {
       guard let leaf else { return }
       trained.append(
         TrainedLeaf(
-          shape: ParameterShape(name, rows: leaf.rows, columns: leaf.columns, kind: kind), start: .copy(leaf)))
+          shape: ParameterShape(name, rows: leaf.rows, columns: leaf.columns, kind: kind), start: .copy(leaf))
+      )
     }
     func append(_ norm: NormParameters?, _ name: String) {
       append(norm?.weight, "\(name).weight", .norm)

@@ -71,7 +71,7 @@ struct TunedStack {
     for _ in 0..<(training && !checkpoints ? shape.layers : 1) {
       sets.append(
         BlockActivations(
-          shape.block, capacity: size.capacity, training: training, bottlenecks: bottlenecks,
+          shape.block, capacity: size.capacity, training: training, bottlenecks: bottlenecks, hidden: true,
           layout: &layout))
     }
     activations = sets

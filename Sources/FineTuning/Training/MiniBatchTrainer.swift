@@ -133,9 +133,10 @@ package final class MiniBatchTrainer: @unchecked Sendable {
   package var exponents: [Int32] { sums.exponents }
 
   /// Continues from saved state; the moments must have the length of the parameter vector.
-  package func restore(step: Int, exponents: [Int32], firstMoments: [Float], secondMoments: [Float])
-    throws(TrainingFailure)
-  {
+  package func restore(
+    step: Int, exponents: [Int32], firstMoments: some Collection<Float>,
+    secondMoments: some Collection<Float>
+  ) throws(TrainingFailure) {
     let count = technique.parameters.vectorCount
     guard firstMoments.count == count, secondMoments.count == count else {
       throw .foreignState(
@@ -148,10 +149,8 @@ package final class MiniBatchTrainer: @unchecked Sendable {
           + "the run directory belongs to another configuration")
     }
     optimizer.step = step
-    for index in 0..<count {
-      optimizer.firstMoments[index] = firstMoments[index]
-      optimizer.secondMoments[index] = secondMoments[index]
-    }
+    _ = optimizer.firstMoments.update(fromContentsOf: firstMoments)
+    _ = optimizer.secondMoments.update(fromContentsOf: secondMoments)
   }
 }
 

@@ -32,6 +32,10 @@ package struct RunRenderer: Sendable {
     case .evaluated(let metric, let epoch):
       let moment = epoch == 0 ? "before training" : "after epoch \(epoch)"
       return line("\(metric.name) \(decimal(metric.value, 4)) \(moment)")
+    case .filled(let summary):
+      return line(
+        "fill: \(grouped(summary.samples)) samples in \(duration(summary.seconds)), "
+          + "\(decimal(Double(summary.samples) / max(summary.seconds, 1e-9), 1)) samples/s")
     case .epoch(let index, let summary):
       return line(
         "epoch \(index)/\(epochs) \(summary.mode.rawValue): \(duration(summary.seconds)), "
@@ -70,7 +74,7 @@ package struct RunRenderer: Sendable {
   private func phaseText(_ phase: RunPhase) -> String? {
     switch phase {
     case .preparation: "reading model and data"
-    case .evaluation, .liveEpoch, .cachedEpoch: nil
+    case .evaluation, .fill, .liveEpoch, .cachedEpoch: nil
     case .saving: "writing the adapter"
     }
   }
@@ -78,13 +82,13 @@ package struct RunRenderer: Sendable {
   private func planText(_ plan: RunPlan) -> String {
     var lines = [
       "\(plan.model): \(grouped(plan.backboneParameters)) frozen parameters, "
-        + "\(grouped(plan.trainableParameters)) trained",
+        + "\(grouped(plan.trainableParameters)) trained (\(plan.technique), "
+        + "\(ByteCount(plan.trainableParameters * 4)) of adapter)",
       "\(plan.device): \(plan.threads) \(plan.threads == 1 ? "thread" : "threads"), kernels \(plan.kernels), "
         + "BLAS core \(plan.blasCore)",
       "\(grouped(plan.samples)) training rows, \(grouped(plan.validationSamples)) held out, "
         + "\(plan.lanes) lanes, \(plan.epochs) epochs of \(grouped(plan.stepsPerEpoch)) steps",
-      "plan: \(ByteCount(plan.memoryBytes)) of buffers, \(ByteCount(plan.backboneBytes)) of backbone, "
-        + "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))",
+      memoryText(plan),
     ]
     if let weights = plan.weights { lines.append("frozen weights: \(weights.text)") }
     if plan.firstStep > 0 { lines.append("going on after step \(grouped(plan.firstStep))") }
@@ -97,6 +101,19 @@ package struct RunRenderer: Sendable {
     }
     return lines.joined(separator: "\n")
   }
+}
+
+/// The line of a plan that says what memory and disk it takes.
+private func memoryText(_ plan: RunPlan) -> String {
+  let cache =
+    plan.cacheBytes > 0 ? "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))" : "no cache"
+  guard let streaming = plan.streaming else {
+    return "plan: \(ByteCount(plan.memoryBytes)) of buffers, \(ByteCount(plan.backboneBytes)) of backbone, "
+      + cache
+  }
+  return "plan: the \(ByteCount(plan.backboneBytes)) of backbone are read layer by layer, "
+    + "\(ByteCount(streaming.windowBytes)) at a time for up to \(grouped(streaming.chunkTokens)) tokens: "
+    + "\(ByteCount(streaming.fillBytes)) to fill, \(ByteCount(streaming.trainingBytes)) to train, " + cache
 }
 
 /// One line that says where a run is.
@@ -122,13 +139,15 @@ struct ProgressLine {
   private var facts: [String] {
     var facts = ["\(decimal(progress.samplesPerSecond, 1)) samples/s"]
     if let eta = progress.etaSeconds { facts.append("ETA \(duration(eta))") }
+    if let layer = progress.layer, let layers = progress.layers { facts.append("layer \(layer)/\(layers)") }
     if let loss = progress.loss { facts.append("loss \(decimal(loss, 4))") }
     return facts
   }
 
   /// The line of a log.
   var plain: String {
-    (["\(title) \(progress.step)/\(progress.steps) steps"] + facts).joined(separator: ", ")
+    (["\(title) \(progress.step)/\(progress.steps) \(progress.phase == .fill ? "samples" : "steps")"] + facts)
+      .joined(separator: ", ")
   }
 
   /// A line of at most `columns − 1` characters; facts go, then the bar, when there is no room.

@@ -15,6 +15,7 @@ extension TrainSummary {
       ]
     }
     lines += Self.shortened(tableLines([header] + rows))
+    if let fill { lines.append("fill: \(grouped(fill.samples)) samples in \(duration(fill.seconds))") }
     if cacheBytes > 0 { lines.append("cache: \(ByteCount(cacheBytes))") }
     lines.append("peak memory: \(ByteCount(peakResidentBytes)) resident")
     lines.append("adapter: \(adapterDirectory)")

@@ -13,7 +13,7 @@ package struct GenerationRequest: Sendable, Equatable {
   package var maximumTokens: Int?
   /// Exponent of the length by which log-probabilities are divided.
   package var lengthPenalty: Double
-  /// Tokens of the longest input text; longer ones are cut and counted. Nil takes the adapter's, or the usual number.
+  /// Tokens of the longest input text, beyond which it is cut and counted; nil takes the adapter's, or the usual number.
   package var maximumLength: Int?
   /// Compute threads; nil uses the cores that this process may use.
   package var threads: Int?

@@ -14,6 +14,9 @@ final class AdaptedModel {
   /// Made when the first sample is predicted: an adapter that writes needs other buffers.
   private var computation: (any TechniqueComputation)?
   private var writers: WritingTeam?
+  /// How taps come when the backbone does not fit; nil when it stays in memory whole.
+  private var streaming: StreamedTaps?
+  private let budget: Int
 
   /// What the adapter predicts and was trained on.
   var description: AdapterDescription { adapter.description }
@@ -21,25 +24,39 @@ final class AdaptedModel {
   var model: OpenedModel { adapter.model }
 
   /// Opens an adapter and the backbone that it was trained on, and checks that they belong together.
-  init(adapter path: String, modelDirectory: String?, threads: Int?) throws {
-    adapter = try OpenedAdapter(path, modelDirectory: modelDirectory)
+  init(adapter path: String, modelDirectory: String?, threads: Int?, memoryBudget: Int? = nil) throws {
+    budget = MemoryBudget.bytes(memoryBudget)
+    adapter = try OpenedAdapter(path, modelDirectory: modelDirectory, memoryBudget: budget)
     _ = BLASCore.select()
     team = ComputeTeam(width: max(1, threads ?? MachineProfile.current().usableCores))
   }
 
   /// One row of scores (or one standardised value) for each sample; nil when `finished` returned false.
   func predict(_ samples: [TrainingSample], finished: (Int) -> Bool = { _ in true }) throws -> [Float]? {
-    try BatchPrediction.run(
-      batches(samples), outputs: adapter.technique.head.outputs, sampleCount: samples.count,
-      technique: started(), loop: team, finished: finished)
+    let technique = try started()
+    let (batches, outputs) = (batches(samples), adapter.technique.head.outputs)
+    if let streaming {
+      return try streaming.predict(
+        batches, outputs: outputs, sampleCount: samples.count, technique: technique, loop: team,
+        finished: finished)
+    }
+    return try BatchPrediction.run(
+      batches, outputs: outputs, sampleCount: samples.count, technique: technique, loop: team,
+      finished: finished)
   }
 
   /// Mean loss of a target's token over all samples; nil when `finished` returned false.
   func tokenLoss(_ samples: [TrainingSample], finished: (Int) -> Bool = { _ in true }) throws -> Double? {
+    let technique = try started()
     let batches = batches(samples)
     let units = batches.reduce(0) { $0 + $1.units }
-    return try BatchPrediction.loss(batches, technique: started(), loop: team, finished: finished)
-      .map { $0 / Double(max(1, units)) }
+    let sum =
+      if let streaming {
+        try streaming.loss(batches, technique: technique, loop: team, finished: finished)
+      } else {
+        try BatchPrediction.loss(batches, technique: technique, loop: team, finished: finished)
+      }
+    return sum.map { $0 / Double(max(1, units)) }
   }
 
   /// What the adapted model writes for each sample, by greedy search; nil when `finished` returned false.
@@ -50,10 +67,10 @@ final class AdaptedModel {
   }
 
   private func batches(_ samples: [TrainingSample]) -> [PackedMicroBatch] {
-    TrainingRows.consecutive(samples, size: Self.samplesPerMicroBatch)
+    TrainingRows.consecutive(samples, size: Self.samplesPerMicroBatch, firstOrdinal: 0)
   }
 
-  private func started() -> any TechniqueComputation {
+  private func started() throws(RunFailure) -> any TechniqueComputation {
     if let computation { return computation }
     let size = Self.samplesPerMicroBatch
     let length = description.maximumLength
@@ -62,9 +79,11 @@ final class AdaptedModel {
     let capacity = MicroBatchCapacity(
       sequences: size, encoderTokens: size * length, longestEncoder: length, decoderTokens: size * decoder,
       longestDecoder: decoder)
+    streaming = try StreamedTaps(
+      adapter.technique, capacity: capacity, model: model, workers: team.width, budget: budget)
     let made = adapter.technique.start(
       adapter.backbone, parameters: adapter.parameters, cache: nil, capacity: capacity, workers: team.width,
-      training: false
+      training: false, taps: streaming?.taps
     ).computation
     computation = made
     return made

@@ -10,7 +10,8 @@ package func evaluate(
   report(.phase(.preparation))
   try RunPreflight.checkInputFile(request.dataFile, role: "data file")
   let adapted = try AdaptedModel(
-    adapter: request.adapterDirectory, modelDirectory: request.modelDirectory, threads: request.threads)
+    adapter: request.adapterDirectory, modelDirectory: request.modelDirectory, threads: request.threads,
+    memoryBudget: request.memoryBudget)
   let task = adapted.description.task
   let file = try TrainingRows.read(
     request.dataFile, options: request.data, labels: TrainingRows.labelKind(task))
@@ -69,7 +70,8 @@ package final class Predictor {
   /// Opens the adapter and its backbone.
   package init(_ request: PredictRequest) throws {
     adapted = try AdaptedModel(
-      adapter: request.adapterDirectory, modelDirectory: request.modelDirectory, threads: request.threads)
+      adapter: request.adapterDirectory, modelDirectory: request.modelDirectory, threads: request.threads,
+      memoryBudget: request.memoryBudget)
     switch adapted.description.task {
     case .classify(let names): (task, labels) = (.classify, names)
     case .regress: (task, labels) = (.regress, [])

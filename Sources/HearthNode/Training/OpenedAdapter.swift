@@ -33,7 +33,7 @@ final class OpenedAdapter {
   ///
   /// A directory that PEFT wrote names neither its weights' digest nor a task: it needs `modelDirectory`, and is
   /// taken for an adapter that writes text.
-  init(_ adapter: String, modelDirectory: String?) throws {
+  init(_ adapter: String, modelDirectory: String?, memoryBudget: Int? = nil) throws {
     try RunPreflight.checkInputDirectory(adapter, role: "adapter")
     guard let found = try AdapterDirectory.descriptionIfPresent(adapter) else {
       guard try AdapterDirectory.holdsPEFT(adapter) else {
@@ -48,7 +48,8 @@ final class OpenedAdapter {
     unusedTensors = []
     let directory = modelDirectory ?? found.modelDirectory
     try RunPreflight.checkModelDirectory(directory)
-    model = try OpenedModel(directory: directory, weights: .recorded(found.weights ?? .float32))
+    model = try OpenedModel(
+      directory: directory, memoryBudget: memoryBudget, weights: .recorded(found.weights ?? .float32))
     guard model.digest.description == found.backboneDigest else {
       throw RunFailure.backboneMismatch(
         adapter: adapter, expected: found.backboneDigest, found: model.digest.description, model: directory)

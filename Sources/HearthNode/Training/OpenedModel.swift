@@ -27,7 +27,11 @@ package final class OpenedModel {
   private var checkpoint: Checkpoint?
 
   /// Maps and checks the weights, configuration and tokenizer of `directory`.
-  package init(directory: String, weights: RequestedWeights = .float32) throws {
+  ///
+  /// Weights over `memoryBudget` pass through memory piece by piece while they are hashed.
+  package init(
+    directory: String, memoryBudget: Int? = nil, weights: RequestedWeights = .float32
+  ) throws {
     let loaded = try ModelDirectory.load(ModelFolder(directory))
     let checkpoint = weights.precision == .float32 ? loaded.checkpoint : loaded.checkpoint.deferringDecoding
     self.directory = directory
@@ -43,12 +47,16 @@ package final class OpenedModel {
     weightDecision = converted?.decision ?? .float32
     weightReport = converted.map(WeightReport.init)
     byteCount = weightReport?.bytes ?? checkpoint.byteCount
-    digest = weightDecision.identity(of: checkpoint.digest)
+    digest = weightDecision.identity(
+      of: checkpoint.digest(releasing: memoryBudget.map { checkpoint.byteCount > $0 } ?? false))
     if converted != nil { checkpoint.releaseResidentPages() }
     self.backbone = converted?.backbone ?? backbone
     architecture = backbone.architecture
     self.checkpoint = checkpoint
   }
+
+  /// The weights as a layer-by-layer forward reads them; nil once the backbone was released.
+  var streamedWeights: StreamedWeights? { checkpoint.map(StreamedWeights.init) }
 
   /// "BERT, 6 layers, width 384".
   package var name: String {

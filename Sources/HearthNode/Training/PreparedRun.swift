@@ -181,9 +181,12 @@ package struct PreparedRun {
     technique.readsCachedActivations && (request.epochs > 1 || request.keepCache)
   }
 
-  /// Bytes of the activations of all samples.
-  package var cacheBytes: Int {
-    guard usesCache, let shape = technique.sideShape else { return 0 }
+  /// Bytes of the complete cache; 0 when there is none.
+  package var cacheBytes: Int { usesCache ? activationBytes : 0 }
+
+  /// Bytes of the activations of all samples, whether they are kept or not.
+  package var activationBytes: Int {
+    guard let shape = technique.sideShape else { return 0 }
     let batches = batches.flatMap { $0 } + validation
     return batches.reduce(0) { sum, batch in
       sum
@@ -197,6 +200,13 @@ package struct PreparedRun {
   /// Bytes of every buffer that the run will hold at once while the backbone runs.
   package func memoryBytes(threads: Int, backbone: any Backbone) -> Int {
     technique.memoryBytes(backbone, capacity: capacity, workers: threads, training: true)
+      + threads * writerBytes(backbone)
+  }
+
+  /// Bytes of every buffer of an epoch that reads cached activations alone.
+  package func cachedBytes(threads: Int, backbone: any Backbone) -> Int {
+    technique.memoryBytes(
+      backbone, capacity: capacity, workers: threads, training: true, runsBackbone: false)
       + threads * writerBytes(backbone)
   }
 

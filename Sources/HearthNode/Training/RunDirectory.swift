@@ -55,16 +55,20 @@ package struct RunPosition: Codable, Equatable, Sendable {
   }
 }
 
-/// Saved numbers of a run.
+/// Saved numbers of a run, borrowed from the mapped file: a resumption needs no second copy of them.
+///
+/// The file may be replaced meanwhile; the mapping keeps what it was.
 package struct RunState {
   /// Where the run is.
-  package var position: RunPosition
+  package let position: RunPosition
   /// The flat parameter vector.
-  package var parameters: [Float]
+  package let parameters: UnsafeBufferPointer<Float>
   /// AdamW's first moments.
-  package var firstMoments: [Float]
+  package let firstMoments: UnsafeBufferPointer<Float>
   /// AdamW's second moments.
-  package var secondMoments: [Float]
+  package let secondMoments: UnsafeBufferPointer<Float>
+  /// Keeps the borrowed numbers alive.
+  fileprivate let checkpoint: Checkpoint
 }
 
 /// The files of a run: its record, its checkpoint, its cache, and at the end the adapter.
@@ -111,13 +115,20 @@ package struct RunDirectory: Sendable {
     firstMoments: UnsafeBufferPointer<Float>, secondMoments: UnsafeBufferPointer<Float>
   ) throws {
     let text = String(decoding: try Self.encode(position), as: UTF8.self)
-    let bytes = safetensorsBytes(
-      [
-        NamedTensor(name: "parameters", shape: [parameters.count], values: parameters),
-        NamedTensor(name: "first_moments", shape: [firstMoments.count], values: firstMoments),
-        NamedTensor(name: "second_moments", shape: [secondMoments.count], values: secondMoments),
-      ], metadata: [Self.positionKey: text])
-    try AtomicFile.write(bytes, to: statePath)
+    let vectors = [
+      "parameters": parameters, "first_moments": firstMoments, "second_moments": secondMoments,
+    ]
+    let layout = SafetensorsLayout(
+      vectors.map { ($0.key, [$0.value.count]) }, metadata: [Self.positionKey: text])
+    // Piece by piece: a copy of everything would be most of a small device's memory.
+    var file = try AtomicFile(statePath)
+    try streamSafetensors(layout) { entry, range, part in
+      guard let values = vectors[entry.name] else { preconditionFailure("no vector \(entry.name)") }
+      _ = part.update(from: UnsafeBufferPointer(rebasing: values[range]))
+    } sink: { (piece: UnsafeRawBufferPointer) throws in
+      try file.append(piece)
+    }
+    try file.commit()
   }
 
   /// The last checkpoint, or nil when the run never reached one.
@@ -133,17 +144,16 @@ package struct RunDirectory: Sendable {
   private static func state(in region: MappedFile) throws -> RunState {
     let file = try SafetensorsFile(region: region)
     let text = file.metadata[positionKey] ?? ""
+    let checkpoint = try Checkpoint(region: region)
+    func vector(_ name: String) throws -> UnsafeBufferPointer<Float> {
+      let count = checkpoint.entry(name)?.elementCount ?? 0
+      return UnsafeBufferPointer(
+        start: try checkpoint.float32(named: name, shape: [count]), count: count)
+    }
     return RunState(
       position: try JSONDecoder().decode(RunPosition.self, from: Data(text.utf8)),
-      parameters: try vector("parameters", in: region), firstMoments: try vector("first_moments", in: region),
-      secondMoments: try vector("second_moments", in: region))
-  }
-
-  private static func vector(_ name: String, in region: MappedFile) throws -> [Float] {
-    let checkpoint = try Checkpoint(region: region)
-    let count = checkpoint.entry(name)?.elementCount ?? 0
-    let values = try checkpoint.float32(named: name, shape: [count])
-    return Array(UnsafeBufferPointer(start: values, count: count))
+      parameters: try vector("parameters"), firstMoments: try vector("first_moments"),
+      secondMoments: try vector("second_moments"), checkpoint: checkpoint)
   }
 
   /// Takes the directory away again when a run failed before it had anything to go on from.

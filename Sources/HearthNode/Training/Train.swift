@@ -17,13 +17,16 @@ package func train(
   report(.phase(.preparation))
   try RunPreflight.check(request)
   try request.checkPrecision()
-  let model = try OpenedModel(directory: request.modelDirectory, weights: request.requestedWeights)
+  let budget = MemoryBudget.bytes(request.memoryBudget)
+  let model = try OpenedModel(
+    directory: request.modelDirectory, memoryBudget: budget, weights: request.requestedWeights)
   let run = try PreparedRun(request, model: model)
   let directory = RunDirectory(request.output)
-  let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: request.memoryBudget)
+  let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: budget)
+  try host.checkDisk(request.output)
   try directory.create(request)
   do {
-    return try host.run(directory, state: nil, cancellation: cancellation, report: report)
+    return try host.run(directory, cancellation: cancellation, report: report)
   } catch {
     directory.removeIfUnused()
     throw error
@@ -40,18 +43,20 @@ package func resumeTraining(
   let directory = RunDirectory(request.runDirectory)
   var record = try directory.record()
   record.output = request.runDirectory
-  let state = try directory.state()
-  if state == nil, let adapter = try? AdapterDirectory.description(request.runDirectory) {
+  let hasState = try directory.state() != nil
+  if !hasState, let adapter = try? AdapterDirectory.description(request.runDirectory) {
     throw RunFailure.notResumable(
       path: request.runDirectory, detail: "the run is finished (adapter \(adapter.adapterDigest.prefix(16)))")
   }
   try RunPreflight.checkModelDirectory(record.modelDirectory)
   try RunPreflight.checkInputFile(record.dataFile, role: "data file")
-  let model = try OpenedModel(directory: record.modelDirectory, weights: record.requestedWeights)
+  let budget = MemoryBudget.bytes(request.memoryBudget)
+  let model = try OpenedModel(
+    directory: record.modelDirectory, memoryBudget: budget, weights: record.requestedWeights)
   let run = try PreparedRun(record, model: model)
   let host = try RunHost(
-    run, model: model, threads: request.threads ?? record.threads, memoryBudget: request.memoryBudget)
-  return try host.run(directory, state: state, cancellation: cancellation, report: report)
+    run, model: model, threads: request.threads ?? record.threads, memoryBudget: budget)
+  return try host.run(directory, cancellation: cancellation, report: report)
 }
 
 /// The machine's side of a run: threads, memory and disk, checked before the first step.
@@ -62,49 +67,124 @@ struct RunHost {
   private let blas: BLASReport
   private let threads: Int
   private let memoryBytes: Int
+  /// The plan of a backbone that does not fit; nil when it stays in memory whole.
+  private let streaming: StreamingPlan?
 
-  init(_ run: PreparedRun, model: OpenedModel, threads: Int?, memoryBudget: Int?) throws {
+  init(_ run: PreparedRun, model: OpenedModel, threads: Int?, memoryBudget budget: Int) throws {
     guard let backbone = model.backbone else { preconditionFailure("a host needs the backbone's shape") }
     prepared = run
     self.model = model
     machine = MachineProfile.current()
     blas = BLASCore.select()
     self.threads = max(1, threads ?? machine.usableCores)
-    memoryBytes = run.memoryBytes(threads: self.threads, backbone: backbone)
-    let needed = memoryBytes + model.byteCount
-    let budget = memoryBudget ?? machine.availableMemory
-    if needed > budget {
-      throw RunFailure.memoryBudgetExceeded(
-        needed: needed, budget: budget,
-        detail: "buffers \(ByteCount(memoryBytes)), backbone \(ByteCount(model.byteCount))")
+    let resident = run.memoryBytes(threads: self.threads, backbone: backbone)
+    if resident + model.byteCount <= budget {
+      streaming = nil
+    } else {
+      // Converted weights are in memory already: nothing is gained by reading the float32 file layer by layer.
+      guard run.technique.readsCachedActivations, model.weightDecision == .float32 else {
+        throw RunFailure.memoryBudgetExceeded(
+          needed: resident + model.byteCount, budget: budget,
+          detail: "buffers \(ByteCount(resident)), backbone \(ByteCount(model.byteCount))"
+            + (model.weightDecision == .float32 ? "" : "; in float32 it is read layer by layer"))
+      }
+      streaming = try StreamingPlan(run, model: model, threads: self.threads, budget: budget)
     }
+    memoryBytes = streaming?.bytes ?? resident
   }
 
   /// Runs to the end, writes the adapter and cleans up.
   func run(
-    _ directory: RunDirectory, state: RunState?, cancellation: CancellationFlag,
-    report: @escaping (RunEvent) -> Void
+    _ directory: RunDirectory, cancellation: CancellationFlag, report: @escaping (RunEvent) -> Void
   ) throws -> TrainSummary {
     let lock = try DirectoryLock(directory: directory.path)
     defer { withExtendedLifetime(lock) {} }
     let cache = try openCache(directory)
-    report(.started(plan(firstStep: state?.position.optimizerStep ?? 0)))
+    report(.started(plan(firstStep: try directory.state()?.position.optimizerStep ?? 0)))
     for warning in prepared.warnings { report(.warning(warning)) }
-    let session = try TrainingSession(
-      prepared, model: model, directory: directory, team: ComputeTeam(width: threads), cache: cache,
-      state: state, cancellation: cancellation, report: report)
-    // The optimizer runs on this thread: moments that fade out would crawl through subnormals.
-    try withSubnormalsFlushed { try session.train() }
-    let summary = try finish(session, directory: directory, cache: cache, report: report)
+    let trained = try trained(directory, cache: cache, cancellation: cancellation, report: report)
+    let summary = try finish(trained, directory: directory, cache: cache, report: report)
     report(.finished(summary))
     return summary
   }
 
+  /// Refuses a run whose adapter and state would not fit on their disk: full fine-tuning writes a whole model.
+  func checkDisk(_ output: String) throws {
+    let adapter = AdapterDirectory.tensorBytes(prepared.parameterCount)
+    let free = try freeDiskBytes(RunPreflight.nearestExisting(output))
+    // A state holds the values and both moments, and replaces the one before only when it is complete.
+    let state = 2 * 3 * adapter
+    guard adapter + state <= free else {
+      throw RunFailure.outputDiskExceeded(adapter: adapter, state: state, free: free, path: output)
+    }
+  }
+
+  /// What is left of a session when its optimizer is gone.
+  private struct Trained {
+    let parameters: ParameterTree
+    let results: RunPosition
+    let steps: Int
+    let fill: FillSummary?
+  }
+
+  /// Fills that a run tries when records of its cache turn out damaged: a disk that damages more is not worth it.
+  private static let mostFills = 3
+
+  /// Fills the cache first when the backbone does not fit, then trains; a damaged record of a streamed run is filled
+  /// in again once the session, which has no backbone, is out of the way.
+  private func trained(
+    _ directory: RunDirectory, cache: ActivationCacheStore?, cancellation: CancellationFlag,
+    report: @escaping (RunEvent) -> Void
+  ) throws -> Trained {
+    let team = ComputeTeam(width: threads)
+    var firstFill: FillSummary?
+    var fills = 0
+    while true {
+      let fill = try filled(directory, cache: cache, team: team, cancellation: cancellation, report: report)
+      firstFill = firstFill ?? fill
+      let session = try TrainingSession(
+        prepared, model: model, directory: directory, team: team, cache: cache,
+        state: try directory.state(), isStreamed: streaming != nil, cancellation: cancellation,
+        report: report)
+      do {
+        // The optimizer runs on this thread: moments that fade out would crawl through subnormals.
+        try withSubnormalsFlushed { try session.train() }
+        return Trained(
+          parameters: session.parameters, results: session.results, steps: session.steps, fill: firstFill)
+      } catch TrainingFailure.activationsMissing(let samples) where streaming != nil && fills < Self.mostFills
+      {
+        fills += 1
+        report(.warning("\(samples) cached activations were damaged; they are computed again"))
+        try session.checkpoint()
+      }
+    }
+  }
+
+  /// Fills the cache layer by layer when the backbone does not fit; nil when nothing was to be done.
+  private func filled(
+    _ directory: RunDirectory, cache: ActivationCacheStore?, team: ComputeTeam,
+    cancellation: CancellationFlag, report: (RunEvent) -> Void
+  ) throws -> FillSummary? {
+    guard let streaming, let cache else { return nil }
+    let fill = StreamedFill(run: prepared, model: model, plan: streaming, cache: cache, team: team)
+    guard let done = try fill.run(cancellation: cancellation, report: report) else { return nil }
+    guard done.isFinished else {
+      let step = try directory.state()?.position.optimizerStep ?? 0
+      throw RunFailure.interrupted(runDirectory: directory.path, step: step, steps: prepared.totalSteps)
+    }
+    return done.summary
+  }
+
+  /// A streamed run keeps activations even for one epoch: that is how it computes them.
+  private var usesCache: Bool { prepared.usesCache || streaming != nil }
+
+  private var cacheBytes: Int { usesCache ? prepared.activationBytes : 0 }
+
   private func openCache(_ directory: RunDirectory) throws -> ActivationCacheStore? {
-    guard prepared.usesCache else { return nil }
+    guard usesCache else { return nil }
     let path = prepared.request.cacheDirectory ?? directory.cachePath
     let store = try ActivationCacheStore(DirectoryShardStorage(path), identity: prepared.cacheIdentity(model))
-    let missing = max(0, prepared.cacheBytes - store.bytes)
+    let missing = max(0, cacheBytes - store.bytes)
     let free = try freeDiskBytes(path)
     if missing > free {
       if store.entries == 0 { try store.removeAll() }
@@ -114,12 +194,12 @@ struct RunHost {
   }
 
   private func finish(
-    _ session: TrainingSession, directory: RunDirectory, cache: ActivationCacheStore?,
+    _ trained: Trained, directory: RunDirectory, cache: ActivationCacheStore?,
     report: (RunEvent) -> Void
   ) throws -> TrainSummary {
     report(.phase(.saving))
-    let results = session.results
-    let digest = try AdapterDirectory.writeTensors(session.parameters, to: directory.path)
+    let results = trained.results
+    let digest = try AdapterDirectory.writeTensors(trained.parameters, to: directory.path)
     let technique = prepared.technique
     var description = AdapterDescription(
       technique: technique.configuration, task: prepared.task, backboneDigest: model.digest.description,
@@ -130,7 +210,7 @@ struct RunHost {
     if model.weightDecision != .float32 { description.weights = model.weightDecision }
     let card = ModelCard.text(prepared, model: model, description: description, results: results)
     try AdapterDirectory.write(
-      description: description, card: card, peft: peftFiles(session.parameters), to: directory.path)
+      description: description, card: card, peft: peftFiles(trained.parameters), to: directory.path)
     let cacheBytes = cache?.bytes ?? 0
     if let cache, !prepared.request.keepCache { try cache.removeAll() }
     try directory.removeState()
@@ -142,7 +222,8 @@ struct RunHost {
       technique: technique.configuration.name, trainableParameters: prepared.parameterCount,
       epochs: results.epochs, cacheBytes: cacheBytes,
       peakResidentBytes: ProcessMemory.current()?.peak ?? 0, adapterDigest: digest.description,
-      adapterDirectory: directory.path, steps: session.steps, metrics: results.after)
+      adapterDirectory: directory.path, steps: trained.steps, metrics: results.after,
+      fill: trained.fill)
   }
 
   /// A LoRA adapter as PEFT lays it out; nil for other techniques.
@@ -166,7 +247,8 @@ struct RunHost {
       epochs: prepared.request.epochs,
       technique: prepared.technique.configuration.name, trainableParameters: prepared.parameterCount,
       backboneParameters: model.parameterCount, memoryBytes: memoryBytes, backboneBytes: model.byteCount,
-      cacheElement: prepared.request.cache, cacheBytes: prepared.cacheBytes, firstStep: firstStep)
+      cacheElement: prepared.request.cache, cacheBytes: cacheBytes, firstStep: firstStep, streaming: streaming
+    )
     plan.weights = model.weightReport
     return plan
   }

@@ -76,8 +76,12 @@ package struct TrainedTechnique: Sendable {
   }
 
   /// A tree at its starting values.
-  package func initialParameters(_ backbone: any Backbone, seed: UInt64) -> ParameterTree {
-    sideShape?.initialParameters(seed: seed, backbone: backbone)
+  ///
+  /// - Parameter weights: lets each block go again after it was read, for a backbone that does not fit into memory.
+  package func initialParameters(
+    _ backbone: any Backbone, seed: UInt64, weights: (any WeightResidency)? = nil
+  ) -> ParameterTree {
+    sideShape?.initialParameters(seed: seed, backbone: backbone, weights: weights)
       ?? BackboneTuning.initialParameters(
         configuration: configuration, head: head, backbone: backbone, seed: seed)
   }
@@ -99,9 +103,14 @@ package struct TrainedTechnique: Sendable {
   }
 
   /// Makes the buffers of every worker.
+  ///
+  /// - Parameters:
+  ///   - cachedOnly: true when all activations come from the cache and the backbone never runs.
+  ///   - taps: where a side network's activations come from in place of backbone and cache.
   package func start(
     _ backbone: any Backbone, parameters: ParameterTree, cache: ActivationCacheStore?,
-    capacity: MicroBatchCapacity, workers: Int, training: Bool, dropoutSeed: UInt64 = 0
+    capacity: MicroBatchCapacity, workers: Int, training: Bool, dropoutSeed: UInt64 = 0,
+    cachedOnly: Bool = false, taps: (any TapSource)? = nil
   ) -> AtWork {
     guard let sideShape else {
       return AtWork(
@@ -111,30 +120,34 @@ package struct TrainedTechnique: Sendable {
           checkpointsActivations: checkpointsActivations, dropoutSeed: dropoutSeed), source: nil)
     }
     let source = BackboneTapSource(
-      shape: sideShape, backbone: backbone, cache: cache, capacity: capacity, workers: workers)
+      shape: sideShape, backbone: cachedOnly || taps != nil ? nil : backbone, cache: cache,
+      capacity: capacity, workers: workers)
     return AtWork(
       computation: ParallelAdapters(
         shape: sideShape, parameters: parameters, frozen: FrozenOutput(copying: backbone, head: head),
-        source: source, element: element, capacity: capacity, workers: workers, training: training),
-      source: source)
+        source: taps ?? source, element: element, capacity: capacity, workers: workers, training: training),
+      source: taps == nil ? source : nil)
   }
 
-  /// Bytes of everything that `start` and a trainer make, the backbone's weights not counted.
+  /// Bytes of everything that `start` and a trainer make, the backbone's weights not counted; with `runsBackbone`
+  /// false, of a side network that only reads taps.
   package func memoryBytes(
-    _ backbone: any Backbone, capacity: MicroBatchCapacity, workers: Int, training: Bool
+    _ backbone: any Backbone, capacity: MicroBatchCapacity, workers: Int, training: Bool,
+    runsBackbone: Bool = true
   ) -> Int {
     let parameters = parameterCount(backbone)
     let values = parameters * MemoryLayout<Float>.stride
     let trainer =
       training ? MiniBatchTrainer.byteCount(parameters: parameters, workers: workers, sums: sums) : 0
-    return values + trainer + workers * workerBytes(backbone, capacity: capacity, training: training)
+    return values + trainer + workers
+      * workerBytes(backbone, capacity: capacity, training: training, runsBackbone: runsBackbone)
       + frozenBytes(backbone)
   }
 
   private var sums: GradientSumFormat { replacesBackbone ? .scaled32 : .fixed64 }
 
   private func workerBytes(
-    _ backbone: any Backbone, capacity: MicroBatchCapacity, training: Bool
+    _ backbone: any Backbone, capacity: MicroBatchCapacity, training: Bool, runsBackbone: Bool
   ) -> Int {
     guard let sideShape else {
       return BackboneTuning.workerBytes(
@@ -143,7 +156,8 @@ package struct TrainedTechnique: Sendable {
     }
     return ParallelAdapters.workerBytes(
       shape: sideShape, element: element, capacity: capacity, training: training)
-      + BackboneTapSource.workspaceFloats(backbone, capacity: capacity) * MemoryLayout<Float>.stride
+      + (runsBackbone ? BackboneTapSource.workspaceFloats(backbone, capacity: capacity) : 0)
+      * MemoryLayout<Float>.stride
   }
 
   /// Bytes of what outlives the backbone.

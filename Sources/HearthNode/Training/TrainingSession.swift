@@ -24,12 +24,14 @@ final class TrainingSession {
   private let cancellation: CancellationFlag
   private let report: (RunEvent) -> Void
   private var position: RunPosition
-  private var released = false
+  private var released: Bool
+  /// True when the backbone is read layer by layer: the cache was filled before, and epochs never compute.
+  private let isStreamed: Bool
   private var lastCheckpoint = MonotonicClock.seconds()
 
   init(
     _ run: PreparedRun, model: OpenedModel, directory: RunDirectory, team: ComputeTeam,
-    cache: ActivationCacheStore?, state: RunState?, cancellation: CancellationFlag,
+    cache: ActivationCacheStore?, state: RunState?, isStreamed: Bool, cancellation: CancellationFlag,
     report: @escaping (RunEvent) -> Void
   ) throws {
     guard let backbone = model.backbone else { preconditionFailure("a session starts with a backbone") }
@@ -40,13 +42,16 @@ final class TrainingSession {
     self.cache = cache
     self.cancellation = cancellation
     self.report = report
+    self.isStreamed = isStreamed
+    released = isStreamed
     let parameters =
       state == nil
-      ? run.technique.initialParameters(backbone, seed: run.request.seed)
+      ? run.technique.initialParameters(
+        backbone, seed: run.request.seed, weights: isStreamed ? model.streamedWeights : nil)
       : run.technique.emptyParameters(backbone)
     let started = run.technique.start(
       backbone, parameters: parameters, cache: cache, capacity: run.capacity, workers: team.width,
-      training: true, dropoutSeed: run.request.seed)
+      training: true, dropoutSeed: run.request.seed, cachedOnly: isStreamed)
     (technique, source) = (started.computation, started.source)
     // All values are in the tree now; the pages come back if somebody needs them.
     if run.technique.replacesBackbone { model.releasePages() }
@@ -55,6 +60,7 @@ final class TrainingSession {
       totalSteps: run.totalSteps, maximumMicroBatches: run.lanePlan.lanes.count, workers: team.width)
     position = RunPosition(
       backboneDigest: model.digest.description, rowsDigest: run.rowsDigest.description)
+    if isStreamed { source?.resolve(run.batches.flatMap { $0 } + run.validation) }
     if let state { try restore(state) }
   }
 
@@ -140,7 +146,7 @@ final class TrainingSession {
     do throws(TrainingFailure) {
       return try pass()
     } catch {
-      guard released, case .activationsMissing(let samples) = error else { throw error }
+      guard released, !isStreamed, case .activationsMissing(let samples) = error else { throw error }
       report(.warning("\(samples) cached activations were damaged; the backbone is loaded again"))
     }
     try reloadBackbone()
@@ -234,8 +240,10 @@ final class TrainingSession {
 
   /// Writes the held-out texts greedily and compares them; the backbone comes back for it when it was released.
   private func exactMatch(epoch: Int) throws -> Double {
-    let opened = released ? try reopenedModel().model : model
-    defer { if released { opened.release() } }
+    let opened = released && !isStreamed ? try reopenedModel().model : model
+    defer {
+      if isStreamed { opened.releasePages() } else if released { opened.release() }
+    }
     guard let backbone = opened.backbone as? any EncoderDecoderBackbone, let settings = run.writerSettings
     else { preconditionFailure("held-out texts need a model that writes") }
     let writers = WritingTeam(team) {
@@ -290,7 +298,7 @@ final class TrainingSession {
   }
 
   /// Cache first, then the state: a state on disk never counts on activations that are not.
-  private func checkpoint() throws {
+  func checkpoint() throws {
     try cache?.flush()
     position.optimizerStep = trainer.optimizer.step
     position.exponents = trainer.exponents

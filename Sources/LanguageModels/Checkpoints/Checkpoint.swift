@@ -212,9 +212,8 @@ package struct Checkpoint: Sendable {
       for first in stride(from: 0, to: bytes.count, by: Self.digestPieceBytes) {
         let piece = first..<min(first + Self.digestPieceBytes, bytes.count)
         hasher.update(UnsafeRawBufferPointer(rebasing: bytes[piece]))
-        guard releasing else { continue }
-        let start = entry.byteRange.lowerBound
-        files[fileIndex].region.release(start + piece.lowerBound..<start + piece.upperBound)
+        // From the front of the file each time: the system keeps units that a range holds only in part.
+        if releasing { files[fileIndex].region.release(0..<entry.byteRange.lowerBound + piece.upperBound) }
       }
     }
     return hasher.finalize()
