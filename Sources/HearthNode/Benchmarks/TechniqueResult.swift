@@ -49,6 +49,21 @@ package struct TechniqueResult: Codable, Sendable, Equatable {
   /// Operations of the backward.
   package var backwardOperations: Int
 
+  /// What was measured of one case.
+  package init(
+    measured: TechniqueCase, hearth: Side, peer: Side?, paired: Bool, ratios: [Double],
+    othersShare: [Double], forwardOperations: Int, backwardOperations: Int
+  ) {
+    self.measured = measured
+    self.hearth = hearth
+    self.peer = peer
+    self.paired = paired
+    self.ratios = ratios
+    self.othersShare = othersShare
+    self.forwardOperations = forwardOperations
+    self.backwardOperations = backwardOperations
+  }
+
   /// How many times faster a step is than the peer's, by the median of neighbouring pairs.
   package var speedup: Double? { median(ratios) }
 }

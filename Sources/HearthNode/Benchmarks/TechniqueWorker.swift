@@ -219,6 +219,14 @@ package struct PlannedMemory: Codable, Sendable, Equatable {
   /// The optimizer's moments.
   package var optimizer = 0
 
+  /// The parts of a plan.
+  package init(weights: Int, activations: Int, gradientSums: Int = 0, optimizer: Int = 0) {
+    self.weights = weights
+    self.activations = activations
+    self.gradientSums = gradientSums
+    self.optimizer = optimizer
+  }
+
   /// All parts.
   package var total: Int { weights + activations + gradientSums + optimizer }
 }
