@@ -89,8 +89,7 @@ let package = Package(
     // Coordination wing: pure.
     .target(name: "PipelineSchedules", swiftSettings: settings),
     .target(
-      name: "ParallelPlanner", dependencies: ["PipelineSchedules", "CryptoPrimitives", "Determinism"],
-      swiftSettings: settings),
+      name: "ParallelPlanner", dependencies: ["PipelineSchedules", "CryptoPrimitives"], swiftSettings: settings),
 
     // Shells.
     .target(
@@ -143,7 +142,6 @@ let package = Package(
         "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels",
         "ActivationCache", "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism",
         "MeshTransport", "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "ParallelPlanner",
-        "PipelineSchedules",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),

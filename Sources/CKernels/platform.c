@@ -33,6 +33,8 @@ int32_t hearth_cpu_features(void) {
     bits |= HEARTH_CPU_AVX512;
   if (__builtin_cpu_supports("avx512vnni")) bits |= HEARTH_CPU_VNNI;
   unsigned a, b, c, d;
+  // Leaf 7.1, EAX bit 4: the 256-bit form of the instruction.
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1) bits |= HEARTH_CPU_AVX_VNNI;
   if (__get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx &&
       __get_cpuid(1, &a, &b, &c, &d)) {
     unsigned family = a >> 8 & 15;

@@ -29,6 +29,20 @@ package func measureGemmGFLOPS(m: Int, n: Int, k: Int) -> Double {
   }
 }
 
+/// 10⁹ operations a second of byte products on the calling thread, two a product: the peak of int8 matrices.
+package func measureBytePeakGOPS() -> Double {
+  var iterations = 100
+  while iterations < 1 << 24 {
+    let elapsed = secondsOf { _ = runByteProductChains(iterations: iterations) }
+    if elapsed >= 0.01 { break }
+    iterations *= 2
+  }
+  return bestRate { runByteProductChains(iterations: iterations) }
+}
+
+/// The rate of `body`, which returns the operations it did, in 10⁹ a second: the best of five runs.
+package func measureRate(_ body: () -> Double) -> Double { bestRate(body) }
+
 private func bestRate(_ body: () -> Double) -> Double {
   _ = body()
   var best = 0.0
@@ -41,7 +55,7 @@ private func bestRate(_ body: () -> Double) -> Double {
 }
 
 /// The time that the calling thread has a core meanwhile: other processes' turns do not count.
-private func secondsOf(_ body: () -> Void) -> Double {
+package func secondsOf(_ body: () -> Void) -> Double {
   func now() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)

@@ -1,4 +1,5 @@
 package import FineTuning
+package import NeuralNetworks
 package import TensorKernels
 
 /// The named values of options whose types belong to other parts of the house.
@@ -11,6 +12,11 @@ package enum Choices {
   package static let textFormats = DataFormat.allCases.map(\.rawValue)
   /// The storage of a cached activation unless a person says otherwise.
   package static let defaultCacheElement = ActivationElement.float16.rawValue
+
+  /// How a frozen backbone's matrices can be kept.
+  package static let weightPrecisions = WeightPrecision.allCases.map(\.rawValue)
+  /// The precision of this name.
+  package static func weightPrecision(_ name: String) -> WeightPrecision? { WeightPrecision(rawValue: name) }
 
   /// The layers that LoRA can add a pair to.
   package static let loraTargets = LoRATarget.allCases.map(\.rawValue)

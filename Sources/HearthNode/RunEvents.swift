@@ -36,8 +36,10 @@ package struct RunPlan: Sendable, Codable, Equatable {
   package var backboneParameters: Int
   /// Bytes of all planned buffers (workspaces, parameters, optimizer state).
   package var memoryBytes: Int
-  /// Bytes of the mapped backbone, which leave memory when the cache is complete.
+  /// Bytes of the backbone, which leave memory when the cache is complete.
   package var backboneBytes: Int
+  /// How the backbone's matrices are kept; nil in float32.
+  package var weights: WeightReport?
   /// Storage of a cached element.
   package var cacheElement: ActivationElement
   /// Estimated bytes of the complete cache.

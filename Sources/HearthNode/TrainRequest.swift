@@ -1,4 +1,5 @@
 package import FineTuning
+package import NeuralNetworks
 package import TensorKernels
 
 /// What a run teaches the adapter to predict.
@@ -114,6 +115,8 @@ package struct TrainRequest: Sendable, Codable, Equatable {
   package var task: RunTask
   /// How the backbone is adapted.
   package var technique: RunTechnique
+  /// How the frozen backbone's matrices are kept; nil is float32.
+  package var precision: WeightPrecision?
   /// Side-network settings to start from.
   package var preset: RunPreset
   /// The paper's k: the side network, or Houlsby's bottleneck, is this much narrower than the backbone.
@@ -174,6 +177,7 @@ package struct TrainRequest: Sendable, Codable, Equatable {
     validationFraction = 0.1
     data = DataOptions()
     technique = .parallel
+    precision = nil
     preset = .default
     reduction = 8
     rank = nil

@@ -36,8 +36,6 @@ package struct KnownPeer: Hashable, Sendable, WireCodable {
     for _ in 0..<count { addresses.append(try NetworkAddress(from: &reader)) }
     lastContact = try reader.flag("has last contact") ? try reader.integer("last contact") : nil
     roundTripMicroseconds = try reader.flag("has round trip") ? try reader.integer("round trip") : nil
-    // Earlier builds kept a wire version here that nothing looked at.
-    _ = try reader.integer("reserved byte", as: UInt8.self)
   }
 
   /// Writes what is remembered.
@@ -49,6 +47,5 @@ package struct KnownPeer: Hashable, Sendable, WireCodable {
     if let lastContact { writer.integer(lastContact) }
     writer.flag(roundTripMicroseconds != nil)
     if let roundTripMicroseconds { writer.integer(roundTripMicroseconds) }
-    writer.integer(UInt8(0))
   }
 }

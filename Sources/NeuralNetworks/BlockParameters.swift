@@ -159,6 +159,7 @@ extension LinearParameters {
   package var frozen: LinearParameters {
     var copy = LinearParameters(weight: weight.frozen, bias: bias?.frozen)
     copy.lowRank = lowRank.map { LowRankPair(a: $0.a.frozen, b: $0.b.frozen, scale: $0.scale) }
+    copy.frozenWeight = frozenWeight
     return copy
   }
 }

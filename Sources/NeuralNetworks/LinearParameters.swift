@@ -10,6 +10,10 @@ package struct LinearParameters: Sendable {
   package var lowRank: LowRankPair? {
     didSet { checkLowRank() }
   }
+  /// The matrix in another precision, which the forward reads in the leaf's place; frozen layers only.
+  package var frozenWeight: FrozenWeight? {
+    didSet { checkFrozenWeight() }
+  }
 
   /// A layer from its leaves.
   package init(weight: Parameter, bias: Parameter?) {
@@ -25,6 +29,14 @@ package struct LinearParameters: Sendable {
     precondition(
       lowRank.a.columns == inputs && lowRank.b.rows == outputs,
       "\(weight.name) of \(outputs) x \(inputs) with a pair of \(lowRank.b.rows) x \(lowRank.a.columns)")
+  }
+
+  private func checkFrozenWeight() {
+    guard let frozenWeight else { return }
+    precondition(
+      !isTrainable && frozenWeight.outputs == outputs && frozenWeight.inputs == inputs,
+      "\(weight.name) of \(outputs) x \(inputs) in another precision, \(frozenWeight.outputs) x \(frozenWeight.inputs)"
+    )
   }
 
   /// The layer at `prefix.weight` and, when asked for, `prefix.bias`.
@@ -52,11 +64,14 @@ package struct LinearParameters: Sendable {
     precondition(
       lowRank == nil || activation == .none || !accumulate,
       "\(weight.name): an activation of a sum that is added")
-    matrixMultiply(
-      x, .none, weight.matrix, .transposed, into: y,
-      epilogue: Epilogue(
-        bias: bias.map { UnsafePointer($0.values) }, activation: lowRank == nil ? activation : .none,
-        accumulate: accumulate))
+    let epilogue = Epilogue(
+      bias: bias.map { UnsafePointer($0.values) }, activation: lowRank == nil ? activation : .none,
+      accumulate: accumulate)
+    if let frozenWeight {
+      frozenWeight.multiply(x, into: y, epilogue: epilogue)
+    } else {
+      matrixMultiply(x, .none, weight.matrix, .transposed, into: y, epilogue: epilogue)
+    }
     guard let lowRank else { return }
     lowRank.forward(x, into: y, dropout: dropout)
     if activation != .none { applyActivation(activation, y, into: y) }
@@ -103,19 +118,23 @@ struct LinearGroup: Sendable {
   let members: [LinearParameters]
   /// The layer that all members make together, when their leaves are adjacent.
   private let fused: LinearParameters?
+  /// The matrix that all members' frozen weights make together, when they are adjacent.
+  private let joined: FrozenWeight?
   private let allTrainable: Bool
 
   init(_ members: [LinearParameters]) {
     precondition(!members.isEmpty, "a group of no layers")
     self.members = members
     allTrainable = members.allSatisfy { $0.weight.isTrainable && $0.lowRank == nil }
-    fused = Self.fuse(members)
+    joined = Self.join(members)
+    fused = members.contains { $0.frozenWeight != nil } ? nil : Self.fuse(members)
   }
 
   /// Outputs of all members together.
   var outputs: Int { members.reduce(0) { $0 + $1.outputs } }
 
   private static func fuse(_ members: [LinearParameters]) -> LinearParameters? {
+    guard members.allSatisfy({ $0.weight.half == nil }) else { return nil }
     let adjacent = zip(members, members.dropFirst()).allSatisfy { first, second in
       first.weight.values + first.weight.count == second.weight.values && first.inputs == second.inputs
         && follows(first.bias, second.bias)
@@ -129,6 +148,17 @@ struct LinearGroup: Sendable {
       bias: first.bias.map { Parameter(frozen: $0.name, rows: 1, columns: outputs, values: $0.values) })
   }
 
+  private static func join(_ members: [LinearParameters]) -> FrozenWeight? {
+    let areAdjacent = zip(members, members.dropFirst()).allSatisfy { follows($0.bias, $1.bias) }
+    guard areAdjacent, members.allSatisfy({ $0.lowRank == nil }) else { return nil }
+    var joined = members[0].frozenWeight
+    for member in members.dropFirst() {
+      guard let next = member.frozenWeight else { return nil }
+      joined = joined?.joined(next)
+    }
+    return joined
+  }
+
   private static func follows(_ first: Parameter?, _ second: Parameter?) -> Bool {
     guard let first, let second else { return first == nil && second == nil }
     return first.values + first.count == second.values
@@ -139,6 +169,11 @@ struct LinearGroup: Sendable {
 
   /// `y = x·[W₁; W₂; …]ᵀ + b`.
   func forward(_ x: Matrix, into y: Matrix, dropout: GroupDropout? = nil) {
+    if let joined {
+      joined.multiply(
+        x, into: y, epilogue: Epilogue(bias: members[0].bias.map { UnsafePointer($0.values) }))
+      return
+    }
     fused?.forward(x, into: y)
     var column = 0
     for (index, member) in members.enumerated() {

@@ -1,5 +1,13 @@
 package import TensorKernels
 
+/// The values of a frozen leaf that are stored in 16 bits and decoded only when somebody asks for float32.
+package protocol DeferredValues: AnyObject, Sendable {
+  /// The values as they are stored.
+  var half: HalfMatrix { get }
+  /// The values in float32: decoded at the first use, and in memory from then on.
+  var decoded: UnsafeMutablePointer<Float> { get }
+}
+
 /// One leaf of a parameter tree: borrowed values and, when trainable, its place in the flat gradient vector.
 ///
 /// - Safety: the owner (a mapped checkpoint or a parameter tree) keeps `count` floats at `values` alive
@@ -11,8 +19,8 @@ package struct Parameter: @unchecked Sendable {
   package let rows: Int
   /// Columns of a matrix (inputs of a linear layer); the length of a vector.
   package let columns: Int
-  /// The values, row by row.
-  package let values: UnsafeMutablePointer<Float>
+  private let storage: UnsafeMutablePointer<Float>?
+  private let deferred: (any DeferredValues)?
   /// First index in the flat gradient vector; nil for a frozen leaf, which never gets a gradient.
   package let gradientOffset: Int?
   /// True when weight decay applies (matrices of linear layers only).
@@ -25,6 +33,18 @@ package struct Parameter: @unchecked Sendable {
       gradientOffset: nil, decays: false)
   }
 
+  /// A frozen leaf that is stored in 16 bits.
+  package init(frozen name: String, deferred: any DeferredValues) {
+    precondition(deferred.half.rows > 0 && deferred.half.columns > 0, "parameter \(name) is empty")
+    self.name = name
+    rows = deferred.half.rows
+    columns = deferred.half.columns
+    storage = nil
+    self.deferred = deferred
+    gradientOffset = nil
+    decays = false
+  }
+
   init(
     name: String, rows: Int, columns: Int, values: UnsafeMutablePointer<Float>, gradientOffset: Int?,
     decays: Bool
@@ -33,9 +53,46 @@ package struct Parameter: @unchecked Sendable {
     self.name = name
     self.rows = rows
     self.columns = columns
-    self.values = values
+    storage = values
+    deferred = nil
     self.gradientOffset = gradientOffset
     self.decays = decays
+  }
+
+  /// The values, row by row; of a leaf that is stored in 16 bits, this decodes them all and keeps them.
+  package var values: UnsafeMutablePointer<Float> {
+    if let storage { return storage }
+    guard let deferred else { preconditionFailure("\(name) has no values") }
+    return deferred.decoded
+  }
+  /// The values as they are stored, when that is in 16 bits.
+  package var half: HalfMatrix? { deferred?.half }
+  /// True when both leaves are the same values in memory.
+  package func isSame(as other: Parameter) -> Bool {
+    if let deferred { return deferred === other.deferred }
+    return storage == other.storage
+  }
+
+  /// Calls `body` with some rows in float32, which stay valid only during the call.
+  package func withRows<Result>(_ range: Range<Int>, _ body: (Matrix) -> Result) -> Result {
+    guard let half else { return body(matrix.rowRange(range.lowerBound, count: range.count)) }
+    let memory = Arena(floatCount: range.count * columns)
+    defer { withExtendedLifetime(memory) {} }
+    let rows = Matrix(memory.base, rows: range.count, columns: columns)
+    half.rowRange(range.lowerBound, count: range.count).decode(into: rows)
+    return body(rows)
+  }
+
+  /// Calls `body` with all values in float32, which stay valid only during the call.
+  package func withMatrix<Result>(_ body: (Matrix) -> Result) -> Result { withRows(0..<rows, body) }
+
+  /// Writes c = epilogue(x·valuesᵀ) without keeping decoded values.
+  package func product(_ x: Matrix, into c: Matrix, epilogue: Epilogue = Epilogue()) {
+    if let half {
+      matrixMultiply(x, transposed: half, into: c, epilogue: epilogue)
+    } else {
+      matrixMultiply(x, .none, matrix, .transposed, into: c, epilogue: epilogue)
+    }
   }
 
   /// Number of values.
@@ -53,7 +110,8 @@ package struct Parameter: @unchecked Sendable {
 
   /// The same values as a leaf that is only read.
   package var frozen: Parameter {
-    Parameter(frozen: name, rows: rows, columns: columns, values: UnsafePointer(values))
+    if deferred != nil { return self }
+    return Parameter(frozen: name, rows: rows, columns: columns, values: UnsafePointer(values))
   }
 
   /// True when the leaf has a place in the gradient vector.

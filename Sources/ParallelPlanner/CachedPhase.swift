@@ -12,7 +12,9 @@ struct CachedOption {
 struct CachedPhase {
   /// Households up to this size have all subsets looked at; larger ones the fastest `n` devices for each `n`.
   static let exhaustiveDevices = 8
-  /// Up to this many divisions of a mini-batch over all groups, all are looked at: a slower division may need less moving.
+  /// Up to this many divisions of a mini-batch over all groups, all are looked at: a slower division may need
+  /// less moving.
+  ///
   /// Beyond it, each group has only its fastest.
   static let exhaustiveDivisions = 2000
 
@@ -91,9 +93,9 @@ struct CachedPhase {
 
   /// How long cached activations take to the devices that will read them.
   ///
-  /// A member of a group of `g` has computed a `g`-th of the units of its stage, and keeps of them what it will read. Every
-  /// device sends and receives at once, at the slowest of its links to the others. Devices that fill as one group and then
-  /// read as the same group compute from the start the units that they will read.
+  /// A member of a group of `g` has computed a `g`-th of the units of its stage, and keeps of them what it will
+  /// read. Every device sends and receives at once, at the slowest of its links to the others. Devices that
+  /// fill as one group and then read as the same group compute from the start the units that they will read.
   func redistribution(_ stages: [(layers: Range<Int>, group: UInt64)], to option: CachedOption) -> Int64 {
     if stages.count == 1 && stages[0].group == option.group { return 0 }
     let total = costing.costs.cacheBytes

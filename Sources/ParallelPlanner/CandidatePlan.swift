@@ -47,7 +47,8 @@ struct PlanScorer {
     mode == .live ? costing.job.stepsPerEpoch * costing.job.epochs : costing.job.stepsPerEpoch
   }
 
-  /// The time of a pass over the samples in a candidate's stages: the whole of a live job, else the first epoch.
+  /// The time of a pass over the samples in a candidate's stages: the whole of a live job, else the first
+  /// epoch.
   mutating func pipelineTime(_ candidate: CandidatePlan) -> (step: Int64, time: Int64) {
     times.removeAll(keepingCapacity: true)
     boundaries.removeAll(keepingCapacity: true)

@@ -2,8 +2,9 @@ import PipelineSchedules
 
 /// Branch and bound over every plan of a small household: what it returns is proven to be the best.
 ///
-/// Stages are placed from the model's end to its beginning, because a stage's in-flight memory depends on how many stages
-/// follow it. Two dynamic programs over (layers left, devices left) bound what the stages still to come must take.
+/// Stages are placed from the model's end to its beginning, because a stage's in-flight memory depends on how
+/// many stages follow it. Two dynamic programs over (layers left, devices left) bound what the stages still to
+/// come must take.
 final class ExactSearch {
   /// Households up to this size are searched completely when there are few enough stages to look at.
   static let mostDevices = 8
@@ -26,7 +27,8 @@ final class ExactSearch {
   /// Where the splits of (group, lower, upper, position) start in `splits`; -1 when not yet asked for.
   private var splitStarts: [Int32] = []
   private var splits: [(split: StageSplit, isLast: Bool)] = []
-  /// Slowest stage, total work and total forward time of the first `layers` on the devices `available`, at least.
+  /// Slowest stage, total work and total forward time of the first `layers` on the devices `available`, at
+  /// least.
   private var prefixBounds: [UInt64: [PrefixBound?]] = [:]
   private var groupLists: [UInt64: [UInt64]] = [:]
   private var stack: [CandidateStage] = []
@@ -152,8 +154,10 @@ final class ExactSearch {
     return repeated(step, repeats) + cachedTime
   }
 
-  /// The least that the first `layers` take on some of the devices `available`, each number for itself; nil when they do not
-  /// fit. Memory is that of a last stage, which is the least.
+  /// The least that the first `layers` take on some of the devices `available`, each number for itself, or nil
+  /// when they do not fit.
+  ///
+  /// Memory is that of a last stage, which is the least.
   private func prefixBound(_ layers: Int, _ available: UInt64) -> PrefixBound? {
     let key = classes.representative(available)
     if let row = prefixBounds[key] {

@@ -1,7 +1,7 @@
 /// How long a device takes for one layer of a kind, by the number of units computed together.
 ///
-/// Element `n − 1` is the time for `n` units, in nanoseconds; beyond the last one, each further unit takes as long as the
-/// last one added. Times never fall with more units.
+/// Element `n − 1` is the time for `n` units, in nanoseconds; beyond the last one, each further unit takes as
+/// long as the last one added. Times never fall with more units.
 package struct UnitTimes: Sendable, Hashable {
   /// Forward pass while training.
   package var forward: [Int64]

@@ -20,11 +20,13 @@ struct RankedCandidate {
   var rank: CandidateRank
 }
 
-/// Improves good first guesses step by step: the search for large households, and the first answer for small ones.
+/// Improves good first guesses step by step: the search for large households, and the first answer for small
+/// ones.
 ///
-/// For every mode, number of micro-batches and number of stages, devices in several orders are cut into groups of like speed
-/// and layers in proportion. Then layers move over boundaries, and devices between groups, as long as that helps. The number
-/// of candidates looked at is limited by the size of the task and not by a clock, so every machine ends at the same plan.
+/// For every mode, number of micro-batches and number of stages, devices in several orders are cut into groups
+/// of like speed and layers in proportion. Then layers move over boundaries, and devices between groups, as
+/// long as that helps. The number of candidates looked at is limited by the size of the task and not by a
+/// clock, so every machine ends at the same plan.
 struct LocalSearch {
   private let costing: StageCosting
   private var scorer: PlanScorer
@@ -199,7 +201,8 @@ struct LocalSearch {
     }
   }
 
-  /// More stages than micro-batches leave stages idle; they are tried only where no more micro-batches can be had.
+  /// More stages than micro-batches leave stages idle; they are tried only where no more micro-batches can be
+  /// had.
   private func isWorthwhile(_ stages: Int, _ microBatches: Int) -> Bool {
     stages <= microBatches || microBatches == costing.job.allowedMicroBatchCounts.last
   }
@@ -250,7 +253,8 @@ struct LocalSearch {
     for stage in 0..<count {
       var group: UInt64 = 0
       var speed: Int64 = 0
-      // Up to the point where the sum of speeds passes this stage's part; one device is left for each later stage.
+      // Up to the point where the sum of speeds passes this stage's part; one device is left for each later
+      // stage.
       while devices.count - place > count - 1 - stage {
         let next = speeds[devices[place]]
         let target = total / Int64(count) * Int64(stage + 1)
@@ -442,7 +446,8 @@ struct LocalSearch {
 
   /// The same groups with their layers cut anew, if that is better: a dynamic program over the ends of stages.
   ///
-  /// Of equal ends it keeps the one with the least bound, which is nearly always the right one and never a wrong plan.
+  /// Of equal ends it keeps the one with the least bound, which is nearly always the right one and never a
+  /// wrong plan.
   private mutating func recut(_ ranked: RankedCandidate) -> RankedCandidate {
     let groups = ranked.candidate.stages.map(\.group)
     let count = groups.count

@@ -20,7 +20,7 @@ package enum PlanningLimits {
   package static let slowestBytesPerSecond: Int64 = 1000
 }
 
-/// What one layer costs, whichever device computes it. All values are bytes.
+/// What one layer costs in bytes, whichever device computes it.
 ///
 /// "A unit" is the micro-batch of one lane, which one device computes whole.
 package struct LayerCosts: Sendable, Hashable {

@@ -1,11 +1,13 @@
 import PipelineSchedules
 
-/// The paper's dynamic program: the split into `s` stages whose slowest stage is fastest, for devices in a given order.
+/// The paper's dynamic program: the split into `s` stages whose slowest stage is fastest, for devices in a
+/// given order.
 ///
-/// PAC Eq. 2 and 3, completed: `W(x→y, D_n, s) = min over q and m of max(W of the other stages, T(last stage, m devices))`,
-/// with its missing base case `W(…, 1) = T(…)`, shares in proportion to speed in place of equal ones, and the memory of a
-/// stage's position. It is built from the model's end, where a stage's number of micro-batches in flight is known. `T` here
-/// treats units as divisible; its plans are first guesses, scored and improved like all others.
+/// PAC Eq. 2 and 3, completed: `W(x→y, D_n, s) = min over q and m of max(W of the other stages, T(last stage, m
+/// devices))`, with its missing base case `W(…, 1) = T(…)`, shares in proportion to speed in place of equal
+/// ones, and the memory of a stage's position. It is built from the model's end, where a stage's number of
+/// micro-batches in flight is known. `T` here treats units as divisible; its plans are first guesses, scored
+/// and improved like all others.
 struct PaperProgram {
   private let costing: StageCosting
   private let order: [Int]
@@ -79,7 +81,8 @@ struct PaperProgram {
     return cells
   }
 
-  /// Looks for the end of the first stage where its time passes that of the rest: the best one is there or just before.
+  /// Looks for the end of the first stage where its time passes that of the rest: the best one is there or just
+  /// before.
   private func consider(
     _ best: inout Cell, _ first: Int, _ used: Int, _ group: Int, _ fromEnd: Int, _ rest: [Cell]
   ) {
@@ -99,7 +102,7 @@ struct PaperProgram {
     }
   }
 
-  /// Eq. 3 with shares in proportion to speed: infinite when a device's memory does not do.
+  /// The paper's `T` (its third equation) with shares in proportion to speed: infinite when memory does not do.
   private func time(_ lower: Int, _ upper: Int, _ from: Int, _ to: Int, _ fromEnd: Int) -> Double {
     guard to - from <= costing.units else { return .infinity }
     let speed = speeds[to] - speeds[from]

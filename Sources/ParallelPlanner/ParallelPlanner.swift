@@ -2,8 +2,8 @@ import PipelineSchedules
 
 /// Why another shape of plan was not chosen.
 package enum Rejection: Sendable, Hashable {
-  /// It fits and is slower: the whole job's time in nanoseconds, and the idle share of the slowest stage in a mini-batch, in
-  /// thousandths.
+  /// It fits and is slower: the whole job's time in nanoseconds, and the idle share of the slowest stage in a
+  /// mini-batch, in thousandths.
   case slower(total: Int64, bubbleThousandths: Int)
   /// It does not fit: the stage counted from the input, the device that lacks most, and the bytes it lacks.
   case doesNotFit(stage: Int, device: Int, missingBytes: Int64)
@@ -35,16 +35,16 @@ package struct PlanningResult: Sendable, Hashable {
 
 /// From measured profiles and a model's costs to the fastest plan that fits (PAC §5, completed).
 ///
-/// Small households are searched completely, large ones by improvement from good guesses. Equal inputs give the same plan on
-/// every machine: all costs are integers, and limits count candidates, not time.
+/// Small households are searched completely, large ones by improvement from good guesses. Equal inputs give the
+/// same plan on every machine: all costs are integers, and limits count candidates, not time.
 package struct ParallelPlanner {
   /// A planner; it has no state.
   package init() {}
 
   /// Plans a job.
   ///
-  /// `earlier` is a plan for the same household and job whose profiles may have changed: the result is never worse than it.
-  /// `provesSmall` false uses the search of large households for small ones too, to measure it.
+  /// `earlier` is a plan for the same household and job whose profiles may have changed: the result is never
+  /// worse than it. `provesSmall` false uses the search of large households for small ones too, to measure it.
   package func plan(
     _ costs: ModelCosts, household: HouseholdProfile, job: PlanningJob, earlier: Plan? = nil,
     provesSmall: Bool = true

@@ -36,7 +36,7 @@ package struct PlanningJob: Sendable, Hashable {
   package var stepsPerEpoch: Int
   /// Units (lanes' micro-batches) of one mini-batch.
   package var unitsPerMiniBatch: Int
-  /// Numbers of pipeline micro-batches to choose from; each divides the units. Empty means all divisors.
+  /// Numbers of pipeline micro-batches to choose from; each divides the units; empty means all divisors.
   package var microBatchCounts: [Int]
   /// Which plans are looked at.
   package var planner: PlannerKind

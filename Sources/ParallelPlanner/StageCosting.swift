@@ -32,8 +32,8 @@ struct RangeCosts {
 
 /// Times and memory of stages: the one place that knows what a stage on a group of devices costs.
 ///
-/// A group's forward pass lasts as long as its slowest member's, and so does its backward pass. The division of units is
-/// found here; every division that no other one beats in both passes is a choice of the search.
+/// A group's forward pass lasts as long as its slowest member's, and so does its backward pass. The division of
+/// units is found here; every division that no other one beats in both passes is a choice of the search.
 final class StageCosting {
   let costs: ModelCosts
   let household: HouseholdProfile
@@ -239,8 +239,9 @@ final class StageCosting {
 
   /// Divides the units so that the slowest member is as fast as can be, and leaves them in `shares`.
   ///
-  /// Giving each further unit to the member that would then be fastest is optimal for times that never fall with more
-  /// units: the last unit given is the smallest possible maximum. Every member gets at least one unit.
+  /// Giving each further unit to the member that would then be fastest is optimal for times that never fall
+  /// with more units: the last unit given is the smallest possible maximum. Every member gets at least one
+  /// unit.
   private func divide(_ range: RangeCosts, _ criterion: Criterion) {
     shares.removeAll(keepingCapacity: true)
     shares.append(contentsOf: repeatElement(1, count: members.count))
@@ -338,7 +339,8 @@ final class StageCosting {
 
   /// What one micro-batch takes between two groups, when the upper one starts at layer `layer`.
   ///
-  /// The units spread evenly over as many streams as the smaller group has members, at the slowest link between them.
+  /// The units spread evenly over as many streams as the smaller group has members, at the slowest link between
+  /// them.
   func boundary(from lower: UInt64, to upper: UInt64, layer: Int) -> BoundaryTimes {
     var rate = Int64.max
     var latency: Int64 = 0

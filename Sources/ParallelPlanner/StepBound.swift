@@ -2,8 +2,9 @@ import PipelineSchedules
 
 /// A lower bound of what the last stages of a pipeline take, which grows as stages are put before them.
 ///
-/// Every field is the length of a chain of work that no schedule can shorten, so the bound never exceeds the simulation;
-/// where the slowest stage never waits, it equals it (PAC's Eq. 4–6 with the dominant stage in the place of the last).
+/// Every field is the length of a chain of work that no schedule can shorten, so the bound never exceeds the
+/// simulation; where the slowest stage never waits, it equals it (PAC's Eq. 4–6 with the dominant stage in the
+/// place of the last).
 struct StepBound {
   /// From the first forward pass of these stages to their last backward pass.
   var work: Int64 = 0

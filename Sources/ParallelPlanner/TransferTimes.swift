@@ -1,4 +1,5 @@
-/// The longest single transfer or step that is told apart from any longer one (28 hours), so that sums never overflow.
+/// The longest single transfer or step that is told apart from any longer one (28 hours), so that sums never
+/// overflow.
 let longestTransfer: Int64 = 100_000_000_000_000
 
 /// How long `bytes` take at a rate, rounded up to the nanosecond.

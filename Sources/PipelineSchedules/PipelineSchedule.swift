@@ -15,7 +15,8 @@ package enum PipelineOperation: Sendable, Hashable {
 
 /// In which order the stages of a pipeline work on the micro-batches.
 package enum ScheduleKind: String, Sendable, Codable, CaseIterable {
-  /// PipeDream's order with a flush a mini-batch (PAC §5.1): a few forward passes, then one forward and one backward in turn.
+  /// PipeDream's order with a flush a mini-batch (PAC §5.1): a few forward passes, then one forward and one
+  /// backward in turn.
   case oneForwardOneBackward
   /// All forward passes, then all backward passes (GPipe).
   case fillDrain
@@ -25,9 +26,9 @@ package enum ScheduleKind: String, Sendable, Codable, CaseIterable {
 
 /// Who works on what when, for one mini-batch: an order of operations for every stage.
 ///
-/// The schedule is data: the planner's simulator and the run that trains read the same one. A stage starts its next
-/// operation when its input is there: a forward pass needs the output of the stage before, a backward pass the gradient
-/// from the stage after.
+/// The schedule is data: the planner's simulator and the run that trains read the same one. A stage starts its
+/// next operation when its input is there: a forward pass needs the output of the stage before, a backward pass
+/// the gradient from the stage after.
 package struct PipelineSchedule: Sendable, Equatable {
   /// The order that the stages follow.
   package let kind: ScheduleKind

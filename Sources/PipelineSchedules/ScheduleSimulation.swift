@@ -41,9 +41,9 @@ package struct TimedOperation: Sendable, Equatable {
 
 /// Runs a schedule in exact integer time.
 ///
-/// A stage does one operation at a time, in its schedule's order, as soon as the input is there. A boundary carries one
-/// micro-batch a direction at a time, in the order in which they are ready, while the stages go on computing. The mini-batch
-/// ends when every stage has reduced its gradients.
+/// A stage does one operation at a time, in its schedule's order, as soon as the input is there. A boundary
+/// carries one micro-batch a direction at a time, in the order in which they are ready, while the stages go on
+/// computing. The mini-batch ends when every stage has reduced its gradients.
 package struct ScheduleSimulator: Sendable {
   private var arrivedForward: [Int64] = []
   private var arrivedBackward: [Int64] = []
@@ -156,7 +156,8 @@ package struct ScheduleSimulator: Sendable {
 
 /// How long a stream of equal micro-batches takes through forward-only stages, exactly.
 ///
-/// Equal jobs through a row of machines: the first one's way, then one of each more at the pace of the slowest machine.
+/// Equal jobs through a row of machines: the first one's way, then one of each more at the pace of the slowest
+/// machine.
 package func fillDuration(stages: [Int64], boundaries: [Int64], microBatches: Int) -> Int64 {
   let slowest = max(stages.max() ?? 0, boundaries.max() ?? 0)
   return stages.reduce(0, +) + boundaries.reduce(0, +) + Int64(microBatches - 1) * slowest

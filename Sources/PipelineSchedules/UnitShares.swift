@@ -1,7 +1,8 @@
 /// How the members of one stage divide the micro-batches among themselves.
 ///
-/// The unit of division is a lane's micro-batch, which is computed whole by one device. Units are numbered through the
-/// mini-batch; pipeline micro-batch `j` holds the units `j·n ..< (j+1)·n`, and each member takes a contiguous part.
+/// The unit of division is a lane's micro-batch, which is computed whole by one device. Units are numbered
+/// through the mini-batch; pipeline micro-batch `j` holds the units `j·n ..< (j+1)·n`, and each member takes a
+/// contiguous part.
 package struct UnitShares: Sendable, Equatable {
   /// Units of each member in every pipeline micro-batch.
   package let counts: [Int]

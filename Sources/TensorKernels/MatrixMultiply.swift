@@ -146,7 +146,7 @@ private func multiplyWithBLAS(
   if epilogue.activation != .none { applyActivation(epilogue.activation, c, into: c) }
 }
 
-private func multiplyPacked(
+func multiplyPacked(
   _ a: hearth_operand, _ b: hearth_operand, depth: Int, into c: Matrix, epilogue: Epilogue, set: KernelSet
 ) {
   if epilogue.activation != .none && epilogue.accumulate {
@@ -175,7 +175,7 @@ private func multiplyPacked(
 }
 
 /// Computes blocks of rows aside and adds them to `c`: an activation cannot be applied to a sum in place.
-private func addThroughBlocks(of c: Matrix, _ compute: (_ first: Int, _ block: Matrix) -> Void) {
+func addThroughBlocks(of c: Matrix, _ compute: (_ first: Int, _ block: Matrix) -> Void) {
   let rowsOfBlock = 32
   withUnsafeTemporaryAllocation(of: Float.self, capacity: max(1, min(rowsOfBlock, c.rows) * c.columns)) {
     buffer in
@@ -191,7 +191,7 @@ private func addThroughBlocks(of c: Matrix, _ compute: (_ first: Int, _ block: M
   }
 }
 
-private func operand(_ m: Matrix, _ transposition: Transposition) -> hearth_operand {
+func operand(_ m: Matrix, _ transposition: Transposition) -> hearth_operand {
   hearth_operand(
     base: UnsafeRawPointer(m.base), row_bytes: m.stride * MemoryLayout<Float>.stride,
     element: Int32(HEARTH_FLOAT32), transposed: transposition == .none ? 0 : 1)

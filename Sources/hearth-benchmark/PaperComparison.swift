@@ -3,10 +3,11 @@ import HearthNode
 import LanguageModels
 import ParallelPlanner
 
-/// Predictions for the settings of PAC's Table 2 and Fig. 9a, beside the numbers that the paper prints.
+/// Predictions for the settings of PAC's Table 2 and ninth figure, beside the numbers that the paper prints.
 ///
-/// Eight Jetson Nanos as derived from the paper's own figures (docs/PLANNING.md), float32, texts of 128 tokens, memory as PyTorch
-/// needs it. What can be compared are ratios and who runs out of memory: the Nano's rates were fitted to Fig. 8a.
+/// Eight Jetson Nanos as derived from the paper's own figures (docs/PLANNING.md), float32, texts of 128 tokens,
+/// memory as PyTorch needs it. What can be compared are ratios and who runs out of memory: the Nano's rates
+/// were fitted to Fig. 8a.
 struct PaperComparison {
   private static let models = ["t5-base", "bart-large", "t5-large"]
   private static let tasks: [(name: String, samples: Int, epochs: Int)] = [
@@ -44,7 +45,8 @@ struct PaperComparison {
       ),
     ]
 
-  /// Samples a second of Fig. 9a at 2, 4, 6 and 8 devices, all with Parallel Adapters and no cache; nil is OOM.
+  /// The ninth figure's samples a second at 2, 4, 6 and 8 devices, all with Parallel Adapters and no cache; nil
+  /// is OOM.
   private static let throughput: [(planner: PlannerKind, name: String, rates: [[Double?]])] = [
     (.eddl, "EDDL", [[6.46, 12.08, 17.33, 22.53], [nil, nil, nil, nil], [nil, nil, nil, nil]]),
     (.ecofl, "Eco-FL", [[4.51, 8.66, 11.62, 12.19], [3.63, 6.61, 7.13, 7.26], [nil, 2.22, 2.30, 2.29]]),

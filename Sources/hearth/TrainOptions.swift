@@ -153,6 +153,14 @@ struct AdapterOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
+      "How the frozen backbone of parallel is kept in memory: float32, float16, bfloat16 or int8 (a quarter of the "
+        + "memory, integer products; matrices and inputs that int8 does not suit stay float32). What is decided is "
+        + "recorded in the adapter. (default: float32)",
+      valueName: "precision"))
+  var precision: String?
+
+  @Option(
+    help: ArgumentHelp(
       "Backbone layers that feed the side network, counted from 0, for instance 0,2,5-7. "
         + "(default: the preset's)",
       valueName: "layers"))
@@ -169,6 +177,7 @@ struct AdapterOptions: ParsableArguments {
     if let targets, Set(targets).count != targets.count || targets.isEmpty {
       throw ValidationError("--lora-targets is '\(loraTargets ?? "")'; name each layer once")
     }
+    if let precision { try check("--precision", precision, among: Choices.weightPrecisions) }
     try checkTechnique()
     if let taps, TapSelection.parse(taps) == nil {
       throw ValidationError(
@@ -186,6 +195,7 @@ struct AdapterOptions: ParsableArguments {
     let chosen = technique ?? defaults.technique
     let options: [(name: String, isGiven: Bool, techniques: [RunTechnique])] = [
       ("--preset", preset != nil, [.parallel]), ("--taps", taps != nil, [.parallel]),
+      ("--precision \(precision ?? "")", precision.map { $0 != "float32" } ?? false, [.parallel]),
       ("--reduction", reduction != nil, [.parallel, .houlsby]), ("--rank", rank != nil, [.lora]),
       ("--alpha", alpha != nil, [.lora]), ("--lora-targets", loraTargets != nil, [.lora]),
       ("--dropout", dropout != nil, [.full, .houlsby, .lora]),
@@ -204,6 +214,7 @@ struct AdapterOptions: ParsableArguments {
       + (rank == nil ? [] : ["--rank"]) + (alpha == nil ? [] : ["--alpha"])
       + (loraTargets == nil ? [] : ["--lora-targets"]) + (dropout == nil ? [] : ["--dropout"])
       + (checkpointActivations ? ["--checkpoint-activations"] : [])
+      + (precision == nil ? [] : ["--precision"])
   }
 
   func apply(to request: inout TrainRequest) {
@@ -215,6 +226,7 @@ struct AdapterOptions: ParsableArguments {
     request.loraTargets = targets
     request.dropout = dropout
     request.checkpointsActivations = checkpointActivations ? true : nil
+    request.precision = precision.flatMap(Choices.weightPrecision)
     request.taps = taps.flatMap(TapSelection.parse)
   }
 }

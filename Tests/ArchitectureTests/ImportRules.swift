@@ -53,7 +53,7 @@ struct HouseLayers: Sendable {
         ],
         foreign: ["FoundationEssentials"]),
       "PipelineSchedules": Target(dependencies: []),
-      "ParallelPlanner": Target(dependencies: ["PipelineSchedules", "CryptoPrimitives", "Determinism"]),
+      "ParallelPlanner": Target(dependencies: ["PipelineSchedules", "CryptoPrimitives"]),
       "HearthStorage": Target(
         dependencies: [
           "ActivationCache", "LanguageModels", "HouseholdTrust", "MeshModel", "WireCoding",
@@ -89,7 +89,6 @@ struct HouseLayers: Sendable {
           "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
           "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism", "MeshTransport",
           "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "ParallelPlanner",
-          "PipelineSchedules",
         ],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
     ],

@@ -4,7 +4,7 @@ import NeuralNetworks
 import TensorKernels
 import Testing
 
-/// The paper's set-up for Table 1 and Fig. 3, 8: batch 16, length 128, decoder length 1 (docs/REPRODUCING-PAC.md).
+/// The paper's set-up for Table 1 and its figures 3 and 8: batch 16, length 128, decoder length 1 (docs/REPRODUCING-PAC.md).
 private let paperWorkload = CostWorkload(samples: 16, encoderLength: 128)
 private let gibibyte = Double(1 << 30)
 

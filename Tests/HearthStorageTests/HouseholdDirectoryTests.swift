@@ -243,6 +243,24 @@ private func permissions(_ path: String) throws -> Int {
     #expect(try directory.knownPeers().isEmpty)
   }
 
+  @Test("Known peers of an earlier build, which kept a wire version after each, are read")
+  func earlierPeers() throws {
+    var home = try StoredHome()
+    let directory = try home.create()
+    let peers = [KnownPeer(device: home.household.device, lastContact: 1_700_000_000)]
+    try directory.store(peers)
+    let url = URL(fileURLWithPath: "\(home.path)/peers")
+    var bytes = [UInt8](try Data(contentsOf: url))
+    bytes.removeLast(ContentDigest.byteCount)
+    #expect(bytes.last == 0)
+    bytes[bytes.count - 1] = 1
+    var hasher = ContentHasher()
+    bytes.withUnsafeBytes { hasher.update($0) }
+    try Data(bytes + hasher.finalize().bytes).write(to: url)
+    try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: url.path)
+    #expect(try directory.knownPeers() == peers)
+  }
+
   @Test("Invitations are single use, end, and are limited; failures are forgotten after an hour")
   func invites() throws {
     var home = try StoredHome()
@@ -295,9 +313,12 @@ private func permissions(_ path: String) throws -> Int {
       try await group.waitForAll()
     }
     let failures = try directory.inviteBook().failures
-    #expect(failures.sorted() == (0..<4).flatMap { thread in (0..<5).map { UInt64(100 * thread + $0) } })
+    let expected: [UInt64] = [
+      0, 1, 2, 3, 4, 100, 101, 102, 103, 104, 200, 201, 202, 203, 204, 300, 301, 302, 303, 304,
+    ]
+    #expect(failures.sorted() == expected)
     #expect(throws: Refused.self) {
-      try directory.updateInvites { book in
+      try directory.updateInvites { (book: inout InviteBook) throws -> Void in
         book.noteFailure(at: 9)
         throw Refused()
       }

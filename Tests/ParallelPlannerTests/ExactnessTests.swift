@@ -23,7 +23,7 @@ func plannedTotal(_ instance: PlanningInstance) throws -> Int64? {
     var memoryBound = 0
     for number in 0..<250 {
       // The largest size only sometimes: exhaustive search takes seconds there.
-      let isLarge = number % 25 == 0
+      let isLarge = number % 50 == 0
       let devices = isLarge ? 5 : 1 + maker.below(4)
       let layers = isLarge ? 6 + maker.below(3) : 1 + maker.below(8)
       let units = isLarge ? 1 + maker.below(2) : [1, 2, 3, 4, 4, 6][maker.below(devices > 3 ? 4 : 6)]

@@ -3,9 +3,9 @@ import PipelineSchedules
 
 /// Looks at every plan there is, with costs written down a second time from docs/PLANNING.md.
 ///
-/// It shares no code with the planner but the input types and the schedule simulator: every set of devices in every order of
-/// groups, every cut of the layers, every division of the units, every number of micro-batches, every mode, every set of
-/// devices for the cached epochs.
+/// It shares no code with the planner but the input types and the schedule simulator: every set of devices in
+/// every order of groups, every cut of the layers, every division of the units, every number of micro-batches,
+/// every mode, every set of devices for the cached epochs.
 struct ExhaustiveSearch {
   let costs: ModelCosts
   let household: HouseholdProfile

@@ -1,7 +1,7 @@
 import ParallelPlanner
 import Testing
 
-/// One cell of PAC's Fig. 10a: "homogeneous Nanos, PA without cache, sequence 128".
+/// One cell of PAC's tenth figure: "homogeneous Nanos, PA without cache, sequence 128".
 struct FigureTenCell: Sendable {
   var model: FigureTenModel
   var devices: Int

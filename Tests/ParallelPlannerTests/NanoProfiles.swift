@@ -1,13 +1,14 @@
 import ParallelPlanner
 
-/// The models of PAC's Fig. 10 with equal layers, as the paper's own splits treat them.
+/// The models of PAC's tenth figure with equal layers, as the paper's own splits treat them.
 ///
-/// Weights are those of the real layers in float32 (9.44 M and 7.08 M parameters of a T5-Base decoder and encoder layer, and
-/// so on), so memory is real; times are equal for every layer.
+/// Weights are those of the real layers in float32 (9.44 M and 7.08 M parameters of a T5-Base decoder and
+/// encoder layer, and so on), so memory is real; times are equal for every layer.
 enum FigureTenModel: String, CaseIterable, Sendable {
   case t5Base, bartLarge, t5Large
 
-  /// Layers of each stack, weights of an encoder and a decoder layer, of the embedding, and of a layer's side block.
+  /// Layers of each stack, weights of an encoder and a decoder layer, of the embedding, and of a layer's side
+  /// block.
   private var sizes: (layers: Int, encoder: Int64, decoder: Int64, embedding: Int64, side: Int64) {
     switch self {
     case .t5Base: (12, 7_078_000 * 4, 9_437_000 * 4, 24_674_000 * 4, 203_000 * 4)

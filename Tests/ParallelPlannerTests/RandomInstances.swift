@@ -8,7 +8,8 @@ struct PlanningInstance {
   var job: PlanningJob
 }
 
-/// Makes instances of every character: even and uneven layers, fast and slow devices and links, tight and wide memory.
+/// Makes instances of every character: even and uneven layers, fast and slow devices and links, tight and wide
+/// memory.
 struct InstanceMaker {
   private var generator: SeededGenerator
 

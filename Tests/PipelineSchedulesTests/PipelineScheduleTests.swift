@@ -59,7 +59,7 @@ import Testing
 }
 
 @Suite struct ScheduleSimulationTests {
-  /// Eq. 4 to 6 of the paper.
+  /// The closed form of the paper, its equations 4 to 6.
   private func paper(_ stages: [StageTimes], _ boundaries: [BoundaryTimes], microBatches: Int) -> Int64 {
     let last = stages.count - 1
     let beginning = (0..<last).reduce(Int64(0)) { $0 + stages[$1].forward + boundaries[$1].forward }

@@ -5,13 +5,13 @@
 #pragma clang assume_nonnull begin
 
 // How a matrix operand is stored.
-enum { HEARTH_FLOAT32 = 0, HEARTH_FLOAT16 = 1, HEARTH_INT8 = 2 };
+enum { HEARTH_FLOAT32 = 0, HEARTH_FLOAT16 = 1, HEARTH_INT8 = 2, HEARTH_BFLOAT16 = 3 };
 
 typedef struct {
   const void *base;
   size_t row_bytes;
   int32_t element;     // HEARTH_FLOAT32, …; an int8 row starts with its float32 scale
-  int32_t transposed;  // the product uses the transpose; float32 only
+  int32_t transposed;  // the product uses the transpose; not int8, and of the first operand float32 only
 } hearth_operand;
 
 typedef struct {

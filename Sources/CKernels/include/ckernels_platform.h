@@ -23,7 +23,8 @@ enum {
   HEARTH_CPU_AVX512 = 8,
   HEARTH_CPU_VNNI = 16,
   HEARTH_CPU_NEON = 32,
-  HEARTH_CPU_AMD_BEFORE_ZEN5 = 64
+  HEARTH_CPU_AMD_BEFORE_ZEN5 = 64,
+  HEARTH_CPU_AVX_VNNI = 128
 };
 int32_t hearth_cpu_features(void);
 

@@ -52,6 +52,8 @@ typedef struct {
   // Both return the number of values that do not fit.
   size_t (*encode_float16)(const float *x, size_t count, void *y);
   size_t (*encode_int8)(const float *x, size_t count, void *y);
+  void (*encode_bfloat16)(const float *x, size_t count, void *y);
+  void (*decode_bfloat16)(const void *x, size_t count, float *y);
   void (*decode_float16)(const void *x, size_t count, float *y);
   void (*decode_int8)(const void *x, size_t count, float *y);
   // y = dropout(x), or y += dropout(x) when accumulating; y may be x. The same call is its own backward pass.

@@ -1,4 +1,5 @@
 import FoundationEssentials
+public import LanguageModels
 
 /// What an adapter predicts.
 public enum AdapterTask: Codable, Sendable, Equatable {
@@ -42,6 +43,8 @@ public struct AdapterDescription: Sendable, Equatable {
   public var task: AdapterTask
   /// Content digest of the backbone's tensors, in hexadecimal.
   public var backboneDigest: String
+  /// How the backbone's matrices were kept in training, when not in float32; the digest counts it.
+  public var weights: WeightDecision?
   /// Digest of the tokenizer, in hexadecimal.
   public var tokenizerDigest: String
   /// Name of the backbone for people, for instance "BERT, 6 layers, width 384".
@@ -122,7 +125,7 @@ public struct AdapterDescription: Sendable, Equatable {
 
 extension AdapterDescription: Codable {
   private enum Keys: String, CodingKey {
-    case version, technique, configuration, task, backboneDigest, tokenizerDigest, backboneName
+    case version, technique, configuration, task, backboneDigest, weights, tokenizerDigest, backboneName
     case modelDirectory, maximumLength, activationElement, adapterDigest
   }
 
@@ -139,6 +142,7 @@ extension AdapterDescription: Codable {
     }
     try keys.encode(task, forKey: .task)
     try keys.encode(backboneDigest, forKey: .backboneDigest)
+    try keys.encodeIfPresent(weights, forKey: .weights)
     try keys.encode(tokenizerDigest, forKey: .tokenizerDigest)
     try keys.encode(backboneName, forKey: .backboneName)
     try keys.encode(modelDirectory, forKey: .modelDirectory)
@@ -164,6 +168,7 @@ extension AdapterDescription: Codable {
     }
     task = try keys.decode(AdapterTask.self, forKey: .task)
     backboneDigest = try keys.decode(String.self, forKey: .backboneDigest)
+    weights = try keys.decodeIfPresent(WeightDecision.self, forKey: .weights)
     tokenizerDigest = try keys.decode(String.self, forKey: .tokenizerDigest)
     backboneName = try keys.decode(String.self, forKey: .backboneName)
     modelDirectory = try keys.decode(String.self, forKey: .modelDirectory)

@@ -172,10 +172,10 @@ struct PrunedSideBlocks {
   private static func addResidualImportance(of block: BlockParameters, into importance: inout [Float]) {
     func reads(_ linear: LinearParameters?) {
       guard let linear else { return }
-      MagnitudePruning.addColumnMagnitudes(linear.weight.matrix, into: &importance)
+      linear.weight.withMatrix { MagnitudePruning.addColumnMagnitudes($0, into: &importance) }
     }
     func writes(_ linear: LinearParameters) {
-      MagnitudePruning.addRowMagnitudes(linear.weight.matrix, into: &importance)
+      linear.weight.withMatrix { MagnitudePruning.addRowMagnitudes($0, into: &importance) }
     }
     for attention in [block.selfAttention, block.crossAttention].compactMap({ $0 }) {
       reads(attention.query)
@@ -199,7 +199,7 @@ struct PrunedSideBlocks {
       let attention = visit.block(stack: stack, layer: layer).selfAttention
       for linear in [attention.query, attention.key, attention.value] {
         var rows = [Float](repeating: 0, count: linear.weight.rows)
-        MagnitudePruning.addRowMagnitudes(linear.weight.matrix, into: &rows)
+        linear.weight.withMatrix { MagnitudePruning.addRowMagnitudes($0, into: &rows) }
         for (row, magnitude) in rows.enumerated() {
           importance[row / description.block.headSize] += magnitude
         }
@@ -320,7 +320,8 @@ struct PrunedSideBlocks {
     into values: UnsafeMutableBufferPointer<Float>
   ) -> Bool {
     if field == "weight" {
-      copy(MagnitudePruning.slice(linear.weight.matrix, rows: rows, columns: columns), into: values)
+      copy(
+        linear.weight.withMatrix { MagnitudePruning.slice($0, rows: rows, columns: columns) }, into: values)
       return true
     }
     guard let bias = linear.bias else { return false }
@@ -330,13 +331,13 @@ struct PrunedSideBlocks {
 
   private func rowMagnitudes(_ linear: LinearParameters) -> [Float] {
     var importance = [Float](repeating: 0, count: linear.weight.rows)
-    MagnitudePruning.addRowMagnitudes(linear.weight.matrix, into: &importance)
+    linear.weight.withMatrix { MagnitudePruning.addRowMagnitudes($0, into: &importance) }
     return importance
   }
 
   private func columnMagnitudes(_ linear: LinearParameters) -> [Float] {
     var importance = [Float](repeating: 0, count: linear.weight.columns)
-    MagnitudePruning.addColumnMagnitudes(linear.weight.matrix, into: &importance)
+    linear.weight.withMatrix { MagnitudePruning.addColumnMagnitudes($0, into: &importance) }
     return importance
   }
 

@@ -2,7 +2,7 @@ import LanguageModels
 
 /// What PAC (ICPP 2024, arXiv 2408.10746v1) reports of the same techniques, digitised where it is a figure.
 enum PaperFigures {
-  /// Fig. 8a: seconds a sample, forward and backward, on Jetson Nanos; full fine-tuning of T5-Large ran out of memory.
+  /// Figure 8a: seconds a sample, forward and backward, on Jetson Nanos; full fine-tuning of T5-Large ran out of memory.
   static func secondsPerSample(
     _ shape: ModelShape, _ technique: MeasuredTechnique
   ) -> (forward: Double, backward: Double)? {
@@ -24,7 +24,7 @@ enum PaperFigures {
     }
   }
 
-  /// Fig. 3: TFLOP of a forward and a backward of a mini-batch of 16 × 128 with one target token.
+  /// Figure 3: TFLOP of a forward and a backward of a mini-batch of 16 × 128 with one target token.
   static func teraoperations(
     _ shape: ModelShape, _ technique: MeasuredTechnique
   ) -> (forward: Double, backward: Double)? {

@@ -1,4 +1,5 @@
 import ComputeRuntime
+import FineTuning
 import FoundationEssentials
 import HearthStorage
 package import LanguageModels

@@ -53,7 +53,7 @@ package enum TechniqueDocument {
       throw RunFailure.missingInput(role: "document", path: path, detail: "it cannot be read")
     }
     let text = String(decoding: data, as: UTF8.self)
-    guard let first = text.range(of: begin), let last = text.range(of: end),
+    guard let first = text.firstRange(of: begin), let last = text.firstRange(of: end),
       first.upperBound <= last.lowerBound
     else {
       throw RunFailure.badInput(

@@ -90,6 +90,7 @@ package struct RunRenderer: Sendable {
         + "\(plan.lanes) lanes, \(plan.epochs) epochs of \(grouped(plan.stepsPerEpoch)) steps",
       memoryText(plan),
     ]
+    if let weights = plan.weights { lines.append("frozen weights: \(weights.text)") }
     if plan.firstStep > 0 { lines.append("going on after step \(grouped(plan.firstStep))") }
     if plan.skippedRows > 0 {
       lines.append(style.paint("warning: ", .yellow) + "\(grouped(plan.skippedRows)) malformed rows left out")

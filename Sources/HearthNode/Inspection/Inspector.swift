@@ -3,6 +3,7 @@ import CryptoPrimitives
 import FineTuning
 import HearthStorage
 import LanguageModels
+package import NeuralNetworks
 import TensorKernels
 
 /// Finds out what a path is: a model, an adapter, a run, a cache or a safetensors file.
@@ -12,7 +13,7 @@ package enum Inspector {
   /// Looks at `path`, reading weights completely where a digest is told.
   ///
   /// - Throws: a `UserFacingFailure` when there is nothing, nothing that Hearth knows, or something damaged.
-  package static func inspect(_ path: String) throws -> Inspection {
+  package static func inspect(_ path: String, precision: WeightPrecision? = nil) throws -> Inspection {
     if path.hasSuffix(".safetensors") {
       try RunPreflight.checkInputFile(path, role: "path")
       return try tensors(path)
@@ -23,7 +24,7 @@ package enum Inspector {
     if names.contains(AdapterDescription.fileName) { return try adapter(path) }
     if names.contains(RunDirectory.recordName) { return try run(path) }
     if names.contains(CacheFormat.manifestName) { return try cache(path) }
-    if names.contains(configurationName) { return try model(path) }
+    if names.contains(configurationName) { return try model(path, precision: precision) }
     throw RunFailure.badInput(
       role: "path", path: path,
       detail: "is no model (\(configurationName)), adapter (\(AdapterDescription.fileName)), "
@@ -47,7 +48,7 @@ package enum Inspector {
       ])
   }
 
-  private static func model(_ path: String) throws -> Inspection {
+  private static func model(_ path: String, precision: WeightPrecision?) throws -> Inspection {
     let files = ModelFolder(path)
     let loaded = try ModelDirectory.load(files)
     var facts = shapeFacts(loaded.configuration)
@@ -55,7 +56,28 @@ package enum Inspector {
     facts.append(Inspection.Fact("digest", .text(loaded.checkpoint.digest.description)))
     facts.append(Inspection.Fact("tokenizer_entries", .number(loaded.tokenizer.vocabularySize)))
     facts.append(Inspection.Fact("tokenizer_digest", .text(loaded.tokenizer.digest.description)))
+    if let precision { facts += try weightFacts(path, precision: precision) }
     return Inspection(kind: .model, path: path, facts: facts)
+  }
+
+  /// What the backbone is in another precision: it is converted to find out.
+  private static func weightFacts(_ path: String, precision: WeightPrecision) throws -> [Inspection.Fact] {
+    let model = try OpenedModel(directory: path, weights: .deciding(precision))
+    var facts = [
+      Inspection.Fact("precision", .text(precision.rawValue)),
+      Inspection.Fact("backbone_bytes_in_memory", .bytes(model.byteCount)),
+      Inspection.Fact("backbone_digest_in_this_precision", .text(model.digest.description)),
+    ]
+    guard let report = model.weightReport else { return facts }
+    facts += [
+      Inspection.Fact("matrices", .number(report.matrices)),
+      Inspection.Fact("float32_matrices", .list(report.float32Matrices.map { .text($0) })),
+      Inspection.Fact("float32_input_columns", .number(report.float32Columns)),
+    ]
+    if let error = report.largestError {
+      facts.append(Inspection.Fact("largest_relative_error", .real(error)))
+    }
+    return facts
   }
 
   private static func shapeFacts(_ configuration: ModelConfiguration) -> [Inspection.Fact] {
@@ -141,6 +163,14 @@ package enum Inspector {
     facts += weightFacts(checkpoint)
     if let element = description.activationElement {
       facts.append(Inspection.Fact("activation_element", .text(element)))
+    }
+    if let weights = description.weights {
+      facts += [
+        Inspection.Fact("precision", .text(weights.precision.rawValue)),
+        Inspection.Fact("float32_matrices", .list(weights.float32Matrices.map { .text($0) })),
+        Inspection.Fact(
+          "float32_input_columns", .number(weights.float32Columns.reduce(0) { $0 + $1.columns.count })),
+      ]
     }
     facts += [
       Inspection.Fact("digest", .text(description.adapterDigest)),

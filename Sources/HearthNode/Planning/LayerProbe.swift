@@ -1,6 +1,6 @@
 import ComputeRuntime
 import Determinism
-package import LanguageModels
+import LanguageModels
 import NeuralNetworks
 import TensorKernels
 

@@ -1,5 +1,6 @@
 import ComputeRuntime
 package import LanguageModels
+import NeuralNetworks
 import TensorKernels
 
 /// What this device was measured to do, in the words of a household file.
@@ -34,8 +35,9 @@ package struct LocalProfile: Sendable, Encodable {
 
   /// Measures a model's layers, memory, and the disk with the state directory.
   ///
-  /// Layers of the model's shape, and of the side network beside it, run with random weights on one core. The device's rates
-  /// are those of the encoder's layers, times the cores: the cores compute different micro-batches.
+  /// Layers of the model's shape, and of the side network beside it, run with random weights on one core. The
+  /// device's rates are those of the encoder's layers, times the cores: the cores compute different
+  /// micro-batches.
   package static func measure(
     architecture: BackboneArchitecture, reduction: Int, length: Int, environment: [String: String] = [:]
   ) -> LocalProfile {
@@ -53,7 +55,8 @@ package struct LocalProfile: Sendable, Encodable {
     func rate(isSide: Bool) -> Double {
       let measured = layers.filter { $0.stack == first && $0.isSide == isSide }
       guard !isSide else {
-        // Forward and backward, as a cached step has them: three forward passes' operations in the time of both.
+        // Forward and backward, as a cached step has them: three forward passes' operations in the time of
+        // both.
         return measured.map { 3 * $0.forwardGflops * $0.forwardMs / ($0.forwardMs + $0.backwardMs) }.max()
           ?? product
       }

@@ -1,8 +1,10 @@
 import HearthStorage
+import ParallelPlanner
 import PipelineSchedules
 
 extension PlanReport {
-  /// The mini-batch as a Gantt chart in SVG: forward passes light, backward passes dark, sums of gradients hatched grey.
+  /// The mini-batch as a Gantt chart in SVG: forward passes light, backward passes dark, sums of gradients
+  /// hatched grey.
   package var svg: String {
     let (rows, end) = timeline()
     let left = 190

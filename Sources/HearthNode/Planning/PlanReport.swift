@@ -1,3 +1,4 @@
+import CryptoPrimitives
 package import ParallelPlanner
 import PipelineSchedules
 

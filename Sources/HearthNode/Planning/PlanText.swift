@@ -1,4 +1,4 @@
-package import ParallelPlanner
+import ParallelPlanner
 import PipelineSchedules
 
 extension PlanReport {

@@ -1,6 +1,7 @@
 package import FineTuning
 import HearthStorage
 package import LanguageModels
+import NeuralNetworks
 package import ParallelPlanner
 import TensorKernels
 
@@ -18,7 +19,8 @@ package struct KindWork: Sendable, Hashable {
 
 /// A model under a technique as the planner sees it, and the work of its kinds of layers.
 ///
-/// A planner's layer is one block; the embedding of a stack belongs to its first block, the head to the last one of all.
+/// A planner's layer is one block; the embedding of a stack belongs to its first block, the head to the last
+/// one of all.
 package struct PlanningModel: Sendable {
   /// What the planner needs.
   package var costs: ModelCosts
@@ -182,7 +184,9 @@ package struct PlanningModel: Sendable {
 }
 
 extension PartCosts {
-  /// Adds another part that is computed in the same place. What crosses to the next part stays this part's.
+  /// Adds another part that is computed in the same place.
+  ///
+  /// What crosses to the next part stays this part's.
   fileprivate mutating func add(_ other: PartCosts) {
     forward += other.forward
     backward += other.backward

@@ -48,7 +48,8 @@ final class OpenedAdapter {
     unusedTensors = []
     let directory = modelDirectory ?? found.modelDirectory
     try RunPreflight.checkModelDirectory(directory)
-    model = try OpenedModel(directory: directory, memoryBudget: memoryBudget)
+    model = try OpenedModel(
+      directory: directory, memoryBudget: memoryBudget, weights: .recorded(found.weights ?? .float32))
     guard model.digest.description == found.backboneDigest else {
       throw RunFailure.backboneMismatch(
         adapter: adapter, expected: found.backboneDigest, found: model.digest.description, model: directory)

@@ -12,12 +12,16 @@ package final class OpenedModel {
   package let architecture: BackboneArchitecture
   /// Text to token ids.
   package let tokenizer: any Tokenizer
-  /// Content digest of the weights.
+  /// Identity of the weights: their content digest, with how they are kept when that is not float32.
   package let digest: ContentDigest
   /// Parameters of the checkpoint.
   package let parameterCount: Int
-  /// Mapped bytes of the checkpoint.
+  /// Bytes of the backbone in memory.
   package let byteCount: Int
+  /// How the matrices are kept.
+  package let weightDecision: WeightDecision
+  /// What their conversion found; nil in float32.
+  package let weightReport: WeightReport?
   /// The backbone; nil once it was released.
   package private(set) var backbone: (any Backbone)?
   private var checkpoint: Checkpoint?
@@ -25,23 +29,30 @@ package final class OpenedModel {
   /// Maps and checks the weights, configuration and tokenizer of `directory`.
   ///
   /// Weights over `memoryBudget` pass through memory piece by piece while they are hashed.
-  package init(directory: String, memoryBudget: Int? = nil) throws {
+  package init(
+    directory: String, memoryBudget: Int? = nil, weights: RequestedWeights = .float32
+  ) throws {
     let loaded = try ModelDirectory.load(ModelFolder(directory))
+    let checkpoint = weights.precision == .float32 ? loaded.checkpoint : loaded.checkpoint.deferringDecoding
     self.directory = directory
     tokenizer = loaded.tokenizer
     parameterCount = loaded.checkpoint.parameterCount
-    byteCount = loaded.checkpoint.byteCount
-    digest = loaded.checkpoint.digest(
-      releasing: memoryBudget.map { loaded.checkpoint.byteCount > $0 } ?? false)
     let backbone: any Backbone =
       switch loaded.configuration {
-      case .bert(let configuration): try BERTBackbone(loaded.checkpoint, configuration)
-      case .t5(let configuration): try T5Backbone(loaded.checkpoint, configuration)
-      case .bart(let configuration): try BARTBackbone(loaded.checkpoint, configuration)
+      case .bert(let configuration): try BERTBackbone(checkpoint, configuration)
+      case .t5(let configuration): try T5Backbone(checkpoint, configuration)
+      case .bart(let configuration): try BARTBackbone(checkpoint, configuration)
       }
-    self.backbone = backbone
+    let converted = try weights.convert(backbone, tokenizer: loaded.tokenizer, checkpoint: checkpoint)
+    weightDecision = converted?.decision ?? .float32
+    weightReport = converted.map(WeightReport.init)
+    byteCount = weightReport?.bytes ?? checkpoint.byteCount
+    digest = weightDecision.identity(
+      of: checkpoint.digest(releasing: memoryBudget.map { checkpoint.byteCount > $0 } ?? false))
+    if converted != nil { checkpoint.releaseResidentPages() }
+    self.backbone = converted?.backbone ?? backbone
     architecture = backbone.architecture
-    checkpoint = loaded.checkpoint
+    self.checkpoint = checkpoint
   }
 
   /// The weights as a layer-by-layer forward reads them; nil once the backbone was released.

@@ -16,8 +16,10 @@ package func train(
 ) throws -> TrainSummary {
   report(.phase(.preparation))
   try RunPreflight.check(request)
+  try request.checkPrecision()
   let budget = MemoryBudget.bytes(request.memoryBudget)
-  let model = try OpenedModel(directory: request.modelDirectory, memoryBudget: budget)
+  let model = try OpenedModel(
+    directory: request.modelDirectory, memoryBudget: budget, weights: request.requestedWeights)
   let run = try PreparedRun(request, model: model)
   let directory = RunDirectory(request.output)
   let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: budget)
@@ -49,7 +51,8 @@ package func resumeTraining(
   try RunPreflight.checkModelDirectory(record.modelDirectory)
   try RunPreflight.checkInputFile(record.dataFile, role: "data file")
   let budget = MemoryBudget.bytes(request.memoryBudget)
-  let model = try OpenedModel(directory: record.modelDirectory, memoryBudget: budget)
+  let model = try OpenedModel(
+    directory: record.modelDirectory, memoryBudget: budget, weights: record.requestedWeights)
   let run = try PreparedRun(record, model: model)
   let host = try RunHost(
     run, model: model, threads: request.threads ?? record.threads, memoryBudget: budget)
@@ -78,14 +81,24 @@ struct RunHost {
     if resident + model.byteCount <= budget {
       streaming = nil
     } else {
-      guard run.technique.readsCachedActivations else {
+      // Converted weights are in memory already: nothing is gained by reading the float32 file layer by layer.
+      guard run.technique.readsCachedActivations, model.weightDecision == .float32 else {
         throw RunFailure.memoryBudgetExceeded(
           needed: resident + model.byteCount, budget: budget,
-          detail: "buffers \(ByteCount(resident)), backbone \(ByteCount(model.byteCount))")
+          detail: "buffers \(ByteCount(resident)), backbone \(ByteCount(model.byteCount))"
+            + Self.checkpointAdvice(run, threads: self.threads, backbone: backbone)
+            + (model.weightDecision == .float32 ? "" : "; in float32 it is read layer by layer"))
       }
       streaming = try StreamingPlan(run, model: model, threads: self.threads, budget: budget)
     }
     memoryBytes = streaming?.bytes ?? resident
+  }
+
+  /// What --checkpoint-activations would leave of the buffers, for a plan that does not fit.
+  private static func checkpointAdvice(_ run: PreparedRun, threads: Int, backbone: any Backbone) -> String {
+    guard let technique = run.technique.withCheckpoints else { return "" }
+    let bytes = technique.memoryBytes(backbone, capacity: run.capacity, workers: threads, training: true)
+    return "; with --checkpoint-activations buffers \(ByteCount(bytes))"
   }
 
   /// Runs to the end, writes the adapter and cleans up.
@@ -196,12 +209,13 @@ struct RunHost {
     let results = trained.results
     let digest = try AdapterDirectory.writeTensors(trained.parameters, to: directory.path)
     let technique = prepared.technique
-    let description = AdapterDescription(
+    var description = AdapterDescription(
       technique: technique.configuration, task: prepared.task, backboneDigest: model.digest.description,
       tokenizerDigest: model.tokenizer.digest.description, backboneName: model.name,
       modelDirectory: prepared.request.modelDirectory, maximumLength: prepared.maximumLength,
       activationElement: technique.readsCachedActivations ? technique.element.rawValue : nil,
       adapterDigest: digest.description)
+    if model.weightDecision != .float32 { description.weights = model.weightDecision }
     let card = ModelCard.text(prepared, model: model, description: description, results: results)
     try AdapterDirectory.write(
       description: description, card: card, peft: peftFiles(trained.parameters), to: directory.path)
@@ -233,7 +247,7 @@ struct RunHost {
   private func plan(firstStep: Int) -> RunPlan {
     var labels: [String] = []
     if case .classify(let names) = prepared.task { labels = names }
-    return RunPlan(
+    var plan = RunPlan(
       model: model.name, device: machine.cpu.brand, kernels: machine.cpu.kernelSet, blasCore: blas.coreName,
       threads: threads, samples: prepared.sampleCount, validationSamples: prepared.validationSamples.count,
       skippedRows: prepared.skippedRows, truncatedTexts: prepared.truncatedTexts, labels: labels,
@@ -243,5 +257,7 @@ struct RunHost {
       backboneParameters: model.parameterCount, memoryBytes: memoryBytes, backboneBytes: model.byteCount,
       cacheElement: prepared.request.cache, cacheBytes: cacheBytes, firstStep: firstStep, streaming: streaming
     )
+    plan.weights = model.weightReport
+    return plan
   }
 }

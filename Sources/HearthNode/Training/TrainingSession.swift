@@ -162,7 +162,8 @@ final class TrainingSession {
 
   /// The model, opened once more and found unchanged.
   private func reopenedModel() throws -> (model: OpenedModel, backbone: any Backbone) {
-    let reopened = try OpenedModel(directory: model.directory)
+    let reopened = try OpenedModel(
+      directory: model.directory, weights: .recorded(model.weightDecision))
     guard reopened.digest == model.digest, let backbone = reopened.backbone else {
       throw RunFailure.backboneMismatch(
         adapter: directory.path, expected: model.digest.description, found: reopened.digest.description,

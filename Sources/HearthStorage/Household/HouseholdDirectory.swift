@@ -131,6 +131,8 @@ package final class HouseholdDirectory: Sendable {
       var peers: [KnownPeer] = []
       for _ in 0..<(try reader.count("known peers", limit: TrustLimits.devices)) {
         let peer = try KnownPeer(from: &reader)
+        // Earlier builds kept a wire version here that nothing looked at.
+        _ = try reader.integer("reserved byte", as: UInt8.self)
         if let last = peers.last, last.device >= peer.device { throw .notAscending(field: "known peers") }
         peers.append(peer)
       }
@@ -145,7 +147,10 @@ package final class HouseholdDirectory: Sendable {
       .prefix(TrustLimits.devices)
     try write(.peers) { writer in
       writer.count(kept.count)
-      for peer in kept { peer.encode(to: &writer) }
+      for peer in kept {
+        peer.encode(to: &writer)
+        writer.integer(UInt8(0))
+      }
     }
   }
 

@@ -114,7 +114,7 @@ package struct BackboneLeaves: Sendable {
   }
 
   /// True when the head's matrix is the words' own.
-  package var isTied: Bool { head.map { $0.weight.values == stacks[0].embedding.words.values } ?? false }
+  package var isTied: Bool { head?.weight.isSame(as: stacks[0].embedding.words) ?? false }
 
   /// The same values as leaves that are only read.
   package var frozen: BackboneLeaves {

@@ -103,6 +103,16 @@ func embed(_ ids: [Int32], _ table: Parameter, into stream: Matrix, accumulate: 
     precondition(
       id >= 0 && Int(id) < table.rows, "id \(id) is not among the \(table.rows) rows of \(table.name)")
   }
+  if table.half != nil {
+    // Only the rows that are looked up are decoded.
+    for (row, id) in ids.enumerated() {
+      table.withRows(Int(id)..<Int(id) + 1) { values in
+        var first: Int32 = 0
+        gatherRows(values, &first, count: 1, into: stream.rowRange(row, count: 1), accumulate: accumulate)
+      }
+    }
+    return
+  }
   ids.withUnsafeBufferPointer { ids in
     guard let base = ids.baseAddress else { return }
     gatherRows(table.matrix, base, count: ids.count, into: stream, accumulate: accumulate)
@@ -114,6 +124,9 @@ struct FrozenLeaves {
   let checkpoint: Checkpoint
 
   func matrix(_ name: String, _ rows: Int, _ columns: Int) throws(CheckpointFailure) -> Parameter {
+    if let deferred = try checkpoint.deferred(named: name, shape: [rows, columns]) {
+      return Parameter(frozen: name, deferred: deferred)
+    }
     let values = try checkpoint.float32(named: name, shape: [rows, columns])
     return Parameter(frozen: name, rows: rows, columns: columns, values: values)
   }

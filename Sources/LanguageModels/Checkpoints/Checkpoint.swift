@@ -1,6 +1,7 @@
 package import CryptoPrimitives
 package import NeuralNetworks
 import Synchronization
+import TensorKernels
 
 #if _endian(big)
   #error("safetensors holds little-endian numbers, which this reader borrows in place")
@@ -17,6 +18,7 @@ package struct Checkpoint: Sendable {
   private let files: [SafetensorsFile]
   private let fileByTensor: [String: Int]
   private let owned = OwnedTensors()
+  private var defersDecoding = false
 
   /// The checkpoint that is one file.
   package init(region: any ByteRegion) throws(CheckpointFailure) {
@@ -103,6 +105,33 @@ package struct Checkpoint: Sendable {
     }
   }
 
+  /// The same checkpoint, whose 16-bit matrices a backbone reads as they are stored, where it can.
+  package var deferringDecoding: Checkpoint {
+    var copy = self
+    copy.defersDecoding = true
+    return copy
+  }
+
+  /// A matrix that is stored in 16 bits, as it is; nil for other types, or when this checkpoint decodes at once.
+  package func deferred(named tensor: String, shape: [Int]) throws(CheckpointFailure) -> (any DeferredValues)?
+  {
+    guard defersDecoding, shape.count == 2, let fileIndex = fileByTensor[tensor],
+      let entry = files[fileIndex].tensor(tensor), entry.shape == shape
+    else { return nil }
+    let format: HalfFormat
+    switch entry.element {
+    case .float16: format = .float16
+    case .bfloat16: format = .bfloat16
+    default: return nil
+    }
+    guard let base = files[fileIndex].bytes(of: entry).baseAddress,
+      Int(bitPattern: base) % MemoryLayout<UInt16>.alignment == 0
+    else { return nil }
+    let elements = base.assumingMemoryBound(to: UInt16.self)
+    let half = HalfMatrix(elements, rows: shape[0], columns: shape[1], format: format)
+    return StoredHalf(half, checkpoint: self, name: tensor)
+  }
+
   /// Tells the system that the resident pages of every file may go.
   package func releaseResidentPages() {
     for file in files { file.region.releaseResidentPages() }
@@ -130,11 +159,12 @@ package struct Checkpoint: Sendable {
   private func borrowedRanges(_ leaves: [Parameter]) -> [(file: Int, range: Range<Int>)] {
     var parts: [(file: Int, range: Range<Int>)] = []
     for leaf in leaves {
-      let address = UnsafeRawPointer(leaf.values)
+      let address = leaf.half.map { UnsafeRawPointer($0.base) } ?? UnsafeRawPointer(leaf.values)
+      let size = leaf.half == nil ? MemoryLayout<Float>.stride : MemoryLayout<UInt16>.stride
       for (file, bytes) in files.lazy.map(\.region.bytes).enumerated() {
         guard let base = bytes.baseAddress, address >= base, address < base + bytes.count else { continue }
         let first = address - base
-        parts.append((file, first..<first + leaf.count * MemoryLayout<Float>.stride))
+        parts.append((file, first..<first + leaf.count * size))
       }
     }
     parts.sort { ($0.file, $0.range.lowerBound) < ($1.file, $1.range.lowerBound) }
@@ -197,6 +227,28 @@ package struct Checkpoint: Sendable {
     }
     let tail = tensor.split(separator: ".").suffix(2).joined(separator: ".")
     return all.first { $0.hasSuffix("." + tail) }
+  }
+}
+
+/// A matrix of a checkpoint that is stored in 16 bits.
+private final class StoredHalf: DeferredValues {
+  let half: HalfMatrix
+  private let checkpoint: Checkpoint
+  private let name: String
+
+  init(_ half: HalfMatrix, checkpoint: Checkpoint, name: String) {
+    self.half = half
+    self.checkpoint = checkpoint
+    self.name = name
+  }
+
+  var decoded: UnsafeMutablePointer<Float> {
+    do {
+      return UnsafeMutablePointer(
+        mutating: try checkpoint.float32(named: name, shape: [half.rows, half.columns]))
+    } catch {
+      preconditionFailure("\(name) was there in 16 bits: \(error)")
+    }
   }
 }
 

@@ -73,8 +73,9 @@ extension Simulation {
     }
   }
 
-  /// Something arrived on a connection that this process has closed. Echoes say nothing that could be missed, and an
-  /// update-only session has done its work when the key has come.
+  /// Something arrived on a connection that this process has closed.
+  ///
+  /// Echoes say nothing that could be missed, and an update-only session has done its work when the key has come.
   mutating func checkLateSegment(_ segment: StreamSegment, _ end: SimulatedStream.End) {
     guard case .frame(let frame) = segment, frame.kind != .echoRequest, frame.kind != .echoReply,
       end.closing == .renewed, end.standing == .full
