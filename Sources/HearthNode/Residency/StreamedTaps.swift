@@ -30,7 +30,8 @@ struct StreamedTaps {
     guard model.weightDecision == .float32 else {
       throw .memoryBudgetExceeded(
         needed: resident + model.byteCount, budget: budget,
-        detail: "buffers \(ByteCount(resident)), backbone \(ByteCount(model.byteCount)); in float32 it is read "
+        detail:
+          "buffers \(ByteCount(resident)), backbone \(ByteCount(model.byteCount)); in float32 it is read "
           + "layer by layer")
     }
     let network = bytes(runsBackbone: false)
