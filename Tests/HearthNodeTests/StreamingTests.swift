@@ -41,6 +41,22 @@ private final class StreamedRuns {
     return request
   }
 
+  /// A request for texts to be written.
+  func textRequest(_ model: String, output: String, budget: Int?) throws -> TrainRequest {
+    let lines = (0..<32).map { index in
+      #"{"input":"a \#(index % 3 == 0 ? "great" : "poor") film \#(index)","target":"\#(index % 2 == 0 ? "the good film" : "bad")"}"#
+    }
+    let file = path + "/texts.jsonl"
+    try lines.joined(separator: "\n").write(toFile: file, atomically: true, encoding: .utf8)
+    var request = request(model, output: output, budget: budget)
+    request.dataFile = file
+    request.task = .seq2seq
+    request.maximumTargetLength = 16
+    request.data = DataOptions()
+    request.validationFraction = 0.2
+    return request
+  }
+
   func train(_ request: TrainRequest, stopAfter: Int? = nil) throws -> TrainSummary {
     events = []
     let flag = CancellationFlag()
@@ -164,6 +180,44 @@ struct StreamingTests {
     let summary = try runs.train(request)
     #expect(summary.adapterDigest == expected.adapterDigest)
     #expect(runs.fills.count == 1 && (1...2).contains(runs.fills[0].samples), "\(runs.fills)")
+  }
+
+  @Test("learns to write texts to the same adapter and metrics", arguments: ["tiny-t5", "tiny-bart"])
+  func texts(model: String) throws {
+    let runs = try StreamedRuns()
+    let expected = try runs.train(try runs.textRequest(model, output: "whole", budget: nil))
+    let plan = try #require(runs.plan)
+    let budget = plan.memoryBytes + plan.backboneBytes - 1
+    let request = try runs.textRequest(model, output: "streamed", budget: budget)
+    let summary = try runs.train(request)
+    #expect(runs.fills.count == 1 && runs.plan?.streaming != nil)
+    #expect(summary.adapterDigest == expected.adapterDigest)
+    #expect(summary.metrics == expected.metrics && !summary.metrics.isEmpty)
+    var evaluation = EvaluateRequest(adapterDirectory: request.output, dataFile: request.dataFile)
+    evaluation.threads = 1
+    let whole = try evaluate(evaluation, cancellation: CancellationFlag(), report: { _ in })
+    evaluation.memoryBudget = budget
+    let streamed = try evaluate(evaluation, cancellation: CancellationFlag(), report: { _ in })
+    for (found, wanted) in zip(streamed.metrics, whole.metrics) {
+      #expect(found.name == wanted.name && abs(found.value - wanted.value) <= 1e-12 * abs(wanted.value))
+    }
+  }
+
+  @Test(
+    "is refused where the technique trains inside the backbone",
+    arguments: [RunTechnique.lora, .houlsby, .full])
+  func otherTechniques(technique: RunTechnique) throws {
+    let runs = try StreamedRuns()
+    var request = runs.request("tiny-bert", output: "refused", budget: 1000)
+    request.technique = technique
+    if technique == .lora { request.rank = 4 }
+    #expect {
+      try runs.train(request)
+    } throws: { error in
+      guard case .memoryBudgetExceeded(_, 1000, let detail)? = error as? RunFailure else { return false }
+      return detail.contains("backbone") && !detail.contains("layer by layer")
+    }
+    #expect(!FileManager.default.fileExists(atPath: request.output))
   }
 
   @Test("is refused, with what it needs at least, when not even one layer fits")

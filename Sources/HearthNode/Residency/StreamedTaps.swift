@@ -24,7 +24,16 @@ struct StreamedTaps {
       technique.memoryBytes(
         backbone, capacity: capacity, workers: workers, training: false, runsBackbone: runsBackbone)
     }
-    if bytes(runsBackbone: true) + model.byteCount <= budget { return nil }
+    let resident = bytes(runsBackbone: true)
+    if resident + model.byteCount <= budget { return nil }
+    // Converted weights are in memory already: nothing is gained by reading the float32 file layer by layer.
+    guard model.weightDecision == .float32 else {
+      throw .memoryBudgetExceeded(
+        needed: resident + model.byteCount, budget: budget,
+        detail:
+          "buffers \(ByteCount(resident)), backbone \(ByteCount(model.byteCount)); in float32 it is read "
+          + "layer by layer")
+    }
     let network = bytes(runsBackbone: false)
     var costs = StreamingCosts(
       backbone, weights: weights, element: element, capacity: capacity, threads: workers,

@@ -46,7 +46,8 @@ package final class OpenedModel {
     let converted = try weights.convert(backbone, tokenizer: loaded.tokenizer, checkpoint: checkpoint)
     weightDecision = converted?.decision ?? .float32
     weightReport = converted.map(WeightReport.init)
-    byteCount = weightReport?.bytes ?? checkpoint.byteCount
+    // Weights stored in 16 bits and used in float32 take twice their file.
+    byteCount = weightReport?.bytes ?? max(checkpoint.byteCount, checkpoint.ownedByteCount)
     digest = weightDecision.identity(
       of: checkpoint.digest(releasing: memoryBudget.map { checkpoint.byteCount > $0 } ?? false))
     if converted != nil { checkpoint.releaseResidentPages() }
