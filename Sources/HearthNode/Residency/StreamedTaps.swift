@@ -25,6 +25,12 @@ struct StreamedTaps {
         backbone, capacity: capacity, workers: workers, training: false, runsBackbone: runsBackbone)
     }
     if bytes(runsBackbone: true) + model.byteCount <= budget { return nil }
+    // Converted weights are in memory already: nothing is gained by reading the float32 file layer by layer.
+    guard model.weightDecision == .float32 else {
+      throw .memoryBudgetExceeded(
+        needed: bytes(runsBackbone: true) + model.byteCount, budget: budget,
+        detail: "with the backbone in \(model.weightDecision.precision.rawValue), as the adapter was trained")
+    }
     let network = bytes(runsBackbone: false)
     var costs = StreamingCosts(
       backbone, weights: weights, element: element, capacity: capacity, threads: workers,
