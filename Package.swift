@@ -86,6 +86,11 @@ let package = Package(
       ],
       swiftSettings: settings),
 
+    // Coordination wing: pure.
+    .target(name: "PipelineSchedules", swiftSettings: settings),
+    .target(
+      name: "ParallelPlanner", dependencies: ["PipelineSchedules", "CryptoPrimitives"], swiftSettings: settings),
+
     // Shells.
     .target(
       name: "HearthStorage",
@@ -121,7 +126,8 @@ let package = Package(
         "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
         "CryptoPrimitives", "Determinism", "HearthStorage", "ComputeRuntime", "MeshPeer", "MeshTransport",
         "AvahiDiscovery", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust",
-        "MeshProtocol", "MeshModel", "WireCoding", .product(name: "Logging", package: "swift-log"),
+        "MeshProtocol", "MeshModel", "WireCoding", "ParallelPlanner", "PipelineSchedules",
+        .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: settings),
     .executableTarget(
@@ -135,7 +141,7 @@ let package = Package(
       dependencies: [
         "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels",
         "ActivationCache", "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism",
-        "MeshTransport", "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel",
+        "MeshTransport", "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "ParallelPlanner",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),
@@ -229,8 +235,16 @@ let package = Package(
       name: "ComputeRuntimeTests", dependencies: ["ComputeRuntime", "TensorKernels"],
       swiftSettings: settings),
     .testTarget(
+      name: "PipelineSchedulesTests", dependencies: ["PipelineSchedules", "Determinism"],
+      swiftSettings: settings),
+    .testTarget(
+      name: "ParallelPlannerTests",
+      dependencies: ["ParallelPlanner", "PipelineSchedules", "CryptoPrimitives", "Determinism"],
+      swiftSettings: settings),
+    .testTarget(
       name: "HearthNodeTests",
       dependencies: [
+        "ParallelPlanner", "PipelineSchedules",
         "HearthNode", "FineTuning", "LanguageModels", "HearthStorage", "ActivationCache",
         "ComputeRuntime", "TensorKernels", "NeuralNetworks", "Determinism", "MeshPeer", "MeshTransport",
         "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives",

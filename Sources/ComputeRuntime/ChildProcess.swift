@@ -53,6 +53,9 @@ package final class ChildProcess {
     }
   }
 
+  /// The number by which the system knows it.
+  package var identifier: Int32 { process }
+
   /// Writes to the program's input; false when it reads no more.
   package func write(_ text: String) -> Bool {
     var bytes = Array(text.utf8)[...]
@@ -71,14 +74,18 @@ package final class ChildProcess {
     input = -1
   }
 
-  /// The next line of its output without its end; nil at the end of the output.
-  package func line() -> String? {
+  /// The next line of its output without its end; nil at the end of the output, and when none has come after so many
+  /// seconds.
+  package func line(seconds: Double? = nil) -> String? {
+    let deadline = seconds.map { MonotonicClock.seconds() + $0 }
     while true {
       if let end = buffered.firstIndex(of: UInt8(ascii: "\n")) {
         defer { buffered.removeFirst(end + 1) }
         return String(decoding: buffered[..<end], as: UTF8.self)
       }
-      guard buffered.count < Self.lineByteCount, readMore(timeout: nil) else { return nil }
+      let left = deadline.map { $0 - MonotonicClock.seconds() }
+      if let left, left <= 0 { return nil }
+      guard buffered.count < Self.lineByteCount, readMore(timeout: left) else { return nil }
     }
   }
 

@@ -1,7 +1,7 @@
 package import MeshModel
 package import WireCoding
 
-/// What a device remembers of another between two runs: hints, and the version that it may not fall below.
+/// What a device remembers of another between two runs: hints, and nothing that decides.
 package struct KnownPeer: Hashable, Sendable, WireCodable {
   /// Which device.
   package var device: DeviceID
@@ -11,13 +11,11 @@ package struct KnownPeer: Hashable, Sendable, WireCodable {
   package var lastContact: UInt64?
   /// The round trip on the last good path, in microseconds.
   package var roundTripMicroseconds: UInt32?
-  /// The highest wire version that it has spoken; a lower one is refused until an admin clears this.
-  package var versionPin: UInt8
 
   /// What is remembered; addresses beyond the limit, link-local ones and repetitions are left out.
   package init(
     device: DeviceID, addresses: [NetworkAddress] = [], lastContact: UInt64? = nil,
-    roundTripMicroseconds: UInt32? = nil, versionPin: UInt8 = 0
+    roundTripMicroseconds: UInt32? = nil
   ) {
     self.device = device
     var kept: [NetworkAddress] = []
@@ -28,7 +26,6 @@ package struct KnownPeer: Hashable, Sendable, WireCodable {
     self.addresses = kept
     self.lastContact = lastContact
     self.roundTripMicroseconds = roundTripMicroseconds
-    self.versionPin = versionPin
   }
 
   /// Reads what is remembered.
@@ -39,7 +36,6 @@ package struct KnownPeer: Hashable, Sendable, WireCodable {
     for _ in 0..<count { addresses.append(try NetworkAddress(from: &reader)) }
     lastContact = try reader.flag("has last contact") ? try reader.integer("last contact") : nil
     roundTripMicroseconds = try reader.flag("has round trip") ? try reader.integer("round trip") : nil
-    versionPin = try reader.integer("version pin")
   }
 
   /// Writes what is remembered.
@@ -51,6 +47,5 @@ package struct KnownPeer: Hashable, Sendable, WireCodable {
     if let lastContact { writer.integer(lastContact) }
     writer.flag(roundTripMicroseconds != nil)
     if let roundTripMicroseconds { writer.integer(roundTripMicroseconds) }
-    writer.integer(versionPin)
   }
 }

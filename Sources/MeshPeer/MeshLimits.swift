@@ -4,8 +4,6 @@ package enum MeshLimits {
   package static let devices = 256
   /// Control sessions to one device at once: one from each side, and one of a new start beside an old one.
   package static let controlSessionsPerDevice = 4
-  /// Sessions of all purposes at once.
-  package static let sessions = 512
   /// Echoes that wait for their answer on one session.
   package static let echoesInFlight = 2
   /// Bytes of a frame's body that this device sends: a record less its tag and the frame's header.
@@ -23,6 +21,16 @@ package enum MeshLimits {
   package static let echoTimeout: Duration = .seconds(10)
   /// The same right after this device has slept, or when the gossip suspects the device.
   package static let urgentEchoTimeout: Duration = .seconds(2)
+  /// The age at which the side that dialled a control session dials for one that takes its place.
+  package static let sessionAge: Duration = .seconds(24 * 3_600)
+  /// How much later the other side dials too, should the first not get through.
+  package static let renewalGrace: Duration = .seconds(3_600)
+  /// The age at which a session ends although nothing has taken its place.
+  package static let sessionAgeLimit: Duration = .seconds(48 * 3_600)
+  /// How often one side dials for the successor of one session.
+  package static let renewalRetry: Duration = .seconds(60)
+  /// Least time between two such dials of a device, so that not all sessions of a household change at once.
+  package static let renewalSpacing: Duration = .seconds(1)
   /// How long a device with two running starts stays out before its sessions are admitted again.
   package static let cloneQuarantine: Duration = .seconds(60)
   /// A known peer is written again when its address changed, or after this time.

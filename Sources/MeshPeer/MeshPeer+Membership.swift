@@ -33,7 +33,8 @@ extension MeshPeer {
     let full = table.controls(of: peer).filter { $0.info.standing == .full }
     guard let preferred = table.preferred(of: peer, own: own) else { return }
     // A new preferred session may still prove itself; the one that has carried something last is the safest.
-    let proven = full.max { ($0.carriedAtInput ?? 0, $0.id.value) < ($1.carriedAtInput ?? 0, $1.id.value) }
+    let proven = full.filter { table.follower(of: $0) == nil }
+      .max { ($0.carriedAtInput ?? 0, $0.id.value) < ($1.carriedAtInput ?? 0, $1.id.value) }
     send(MeshFrame(kind, body: body), on: (proven ?? preferred).id)
   }
 
@@ -83,15 +84,14 @@ extension MeshPeer {
     let peer = entry.info.peer
     guard entry.info.standing == .full, !entry.info.listening.isLinkLocal else { return }
     let before = known[peer]
-    let pin = max(before?.versionPin ?? 0, entry.info.wireVersion)
-    let isKnown = before?.addresses.first == entry.info.listening && before?.versionPin == pin
+    let isKnown = before?.addresses.first == entry.info.listening
     let age = knownSince[peer].map { $0.duration(to: now) }
     guard !isKnown || age.map({ $0 >= MeshLimits.knownPeerRefresh }) ?? true else { return }
     guard before != nil || known.count < MeshLimits.devices else { return }
     let microseconds = entry.shortestRoundTrip.map { UInt32(clamping: $0.wholeNanoseconds / 1_000) }
     let peerNow = KnownPeer(
       device: peer, addresses: [entry.info.listening] + (before?.addresses ?? []),
-      lastContact: before?.lastContact, roundTripMicroseconds: microseconds, versionPin: pin)
+      lastContact: before?.lastContact, roundTripMicroseconds: microseconds)
     known[peer] = peerNow
     knownSince[peer] = now
     effects.append(.storePeer(peerNow))

@@ -31,12 +31,12 @@ extension MeshPeer {
     let peer = info.peer
     guard peer != own else { return refuse(session, .duplicate) }
     guard !household.view.isRevoked(peer) else { return refuse(session, .revoked) }
-    guard table.entries.count < MeshLimits.sessions, quarantine[peer] == nil else {
+    guard table.entries.count < SessionLimits.sessions, quarantine[peer] == nil else {
       return refuse(session, quarantine[peer] == nil ? .overLimit : .duplicate)
     }
     table[session] = SessionTable.Entry(
-      id: session, info: info, opened: now.monotonic, openedAtInput: inputCount, lastHeard: now.monotonic,
-      nextEcho: now.monotonic.advanced(by: MeshLimits.echoInterval))
+      id: session, info: info, opened: now, openedAtInput: inputCount, lastHeard: now.monotonic,
+      nextEcho: now.monotonic.advanced(by: MeshLimits.echoInterval), wasMember: household.view.isMember(peer))
     lastVersions[peer] = info.offeredVersions
     guard info.purpose == .control else { return }
     if info.standing != .statusOnly { sendSummary(on: session, wantsReply: true) }
@@ -147,8 +147,7 @@ extension MeshPeer {
     case .trustLog: entry.info.standing != .statusOnly
     case .gossip, .viewExchange:
       entry.info.standing == .full && household.view.isMember(entry.info.peer)
-    // Sealed network keys are entries of the log.
-    case .networkKey, .pairing, .bulk: false
+    case .bulk: false
     }
   }
 
@@ -161,7 +160,7 @@ extension MeshPeer {
       guard frame.body.count <= Self.echoBodyLimit else { return drop(.notPermitted) }
       send(MeshFrame(.echoReply, request: frame.request, body: frame.body), on: entry.id)
     case .echoReply: receivedEcho(frame.request, on: entry.id, at: now)
-    case .goodbye, .networkKey, .pairing, .bulk: break
+    case .goodbye, .bulk: break
     }
   }
 
@@ -182,12 +181,15 @@ extension MeshPeer {
   private mutating func settleDuplicates(of peer: DeviceID, at now: ClockReading) {
     let controls = table.controls(of: peer)
     guard controls.count > 1, let winner = table.preferred(of: peer, own: own) else { return }
-    for rival in controls where rival.id != winner.id {
-      guard let carried = winner.carriedAtInput, carried > rival.openedAtInput else { continue }
-      // Which of several that one side dialled is the newest, only that side knows for certain.
-      let isSameDialler = rival.info.isInitiator == winner.info.isInitiator
-      if isSameDialler, !winner.info.isInitiator, rival.info.boot == winner.info.boot { continue }
-      if rival.info.boot == winner.info.boot { close(rival.id, .duplicate, at: now) }
+    for rival in controls where rival.id != winner.id && rival.info.boot == winner.info.boot {
+      if let follower = table.follower(of: rival) {
+        retire(rival, for: follower, at: now)
+      } else if let carried = winner.carriedAtInput, carried > rival.openedAtInput, !winner.isOld,
+        // Which of several that one side dialled is the newest, only that side knows for certain.
+        winner.info.isInitiator || rival.info.isInitiator
+      {
+        close(rival.id, .duplicate, at: now)
+      }
     }
   }
 
@@ -220,6 +222,8 @@ extension MeshPeer {
     let echo = entry.echoes[place]
     let time = echo.sent.duration(to: now.monotonic)
     entry.echoes.removeFirst(place + 1)
+    entry.answeredAtInput = entry.answeredAtInput ?? inputCount
+    entry.lastAnswered = echo.atInput
     entry.roundTrip = time
     entry.shortestRoundTrip = min(entry.shortestRoundTrip ?? time, time)
     table[session] = entry
@@ -233,12 +237,12 @@ extension MeshPeer {
     if isClone { foundClone(of: entry.info.peer, at: now) }
   }
 
-  mutating func checkEchoes(at now: MonotonicInstant) {
+  mutating func checkEchoes(at now: ClockReading) {
     for entry in table.entries where entry.info.purpose == .control {
-      if entry.echoes.contains(where: { $0.deadline <= now }) {
-        close(entry.id, .silent, at: ClockReading(monotonic: now, sinceBoot: now))
-      } else if entry.nextEcho <= now {
-        sendEcho(on: entry.id, timeout: MeshLimits.echoTimeout, at: now)
+      if entry.echoes.contains(where: { $0.deadline <= now.monotonic }) {
+        close(entry.id, .silent, at: now)
+      } else if entry.nextEcho <= now.monotonic {
+        sendEcho(on: entry.id, timeout: MeshLimits.echoTimeout, at: now.monotonic)
       }
     }
   }

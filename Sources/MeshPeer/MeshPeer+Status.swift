@@ -94,7 +94,7 @@ extension MeshPeer {
   /// How full the tables are; none is ever over its limit.
   package var loads: [Load] {
     var loads = [
-      Load(name: "sessions", count: table.entries.count, limit: MeshLimits.sessions),
+      Load(name: "sessions", count: table.entries.count, limit: SessionLimits.sessions),
       Load(name: "known peers", count: known.count, limit: MeshLimits.devices),
       Load(name: "quarantine", count: quarantine.count, limit: MeshLimits.devices),
       Load(

@@ -43,10 +43,12 @@ extension MeshPeer {
     switch message {
     case .summary(let theirs, let wantsReply):
       guard theirs.digest != household.log.summary.digest else { return renewSessions(at: now) }
+      // What came on a session that is about to end is answered on its follower.
+      let answering = table[session].flatMap { table.follower(of: $0)?.id } ?? session
       for message in LogMessage.messages(of: household.log.entries(missingFrom: theirs)) {
-        send(message, on: session)
+        send(message, on: answering)
       }
-      if wantsReply { sendSummary(on: session, wantsReply: false) }
+      if wantsReply { sendSummary(on: answering, wantsReply: false) }
     case .entries(let entries):
       merge(entries, from: session, at: now)
       // Who dialled with a newer key waits to hear that it has arrived.
@@ -104,6 +106,7 @@ extension MeshPeer {
 
   /// Gossip and discovery learn whom trust knows and with which keys.
   mutating func noteTrust(at now: ClockReading) {
+    endSessionsOfFormerMembers(at: now)
     let roster = household.log.members.map(\.device)
     gossip(.roster(roster), at: now)
     discover(.roster(roster), at: now)

@@ -62,6 +62,7 @@ package struct MeshPeer: Sendable {
   var nextRequest: UInt32 = 1
   var nextLogSync: MonotonicInstant
   var lastSynced: DeviceID?
+  var nextRenewal: MonotonicInstant
 
   /// A device that has not started yet; `known` is what it remembers of the others.
   package init(
@@ -83,6 +84,7 @@ package struct MeshPeer: Sendable {
     self.known = [:]
     for peer in known.prefix(MeshLimits.devices) { self.known[peer.device] = peer }
     nextLogSync = now.monotonic.advanced(by: MeshLimits.logSyncInterval)
+    nextRenewal = now.monotonic
   }
 
   /// What the transport needs to know of trust.
@@ -168,7 +170,8 @@ package struct MeshPeer: Sendable {
       syncNext()
       maintainIfDue()
     }
-    checkEchoes(at: now.monotonic)
+    checkEchoes(at: now)
+    renewOldSessions(at: now)
   }
 
   /// This device was asleep: every session may be dead, and every address old.

@@ -16,7 +16,7 @@ struct SessionTable: Sendable {
   struct Entry: Sendable {
     let id: SessionID
     let info: SessionInfo
-    let opened: MonotonicInstant
+    let opened: ClockReading
     /// The peer's input count when the session was opened, and when it last carried a frame to this device.
     let openedAtInput: UInt64
     var carriedAtInput: UInt64?
@@ -25,6 +25,16 @@ struct SessionTable: Sendable {
     var nextEcho: MonotonicInstant
     var roundTrip: Duration?
     var shortestRoundTrip: Duration?
+    /// The peer's input count when the first echo was answered: from then on the other side uses this session too.
+    var answeredAtInput: UInt64?
+    /// When the last answered echo was sent, by the peer's input count.
+    var lastAnswered: UInt64?
+    /// Whether it is so old that another is to take its place.
+    var isOld = false
+    /// When this side last dialled for the one that takes its place.
+    var lastRenewal: MonotonicInstant?
+    /// Whether the log has made the device a member while the session stood.
+    var wasMember: Bool
   }
 
   /// The sessions by their number: the oldest first.
@@ -49,10 +59,30 @@ struct SessionTable: Sendable {
     entries.filter { $0.info.peer == peer && $0.info.purpose == .control }
   }
 
-  /// The control session that is kept and used: of the newest start of the device, before all the one whose
-  /// initiator has the smaller name, and of several the newest.
+  /// The control session that is kept and used: of the newest start of the device, the one whose initiator has the
+  /// smaller name, and of several the newest; an old one only as long as there is none that may follow it.
   func preferred(of peer: DeviceID, own: DeviceID) -> Entry? {
-    controls(of: peer).max { Self.rank($0, own: own) < Self.rank($1, own: own) }
+    let controls = controls(of: peer)
+    let kept = controls.filter { old in !old.isOld || !controls.contains { Self.follows($0, old) } }
+    return kept.max { Self.rank($0, own: own) < Self.rank($1, own: own) }
+  }
+
+  /// The session that has taken the place of another and has carried a frame; both sides see it alike.
+  ///
+  /// From then on nothing is sent on the older one but echoes, until the side that dialled the follower ends it.
+  func follower(of entry: Entry) -> Entry? {
+    entries.last { $0.carriedAtInput != nil && Self.follows($0, entry) }
+  }
+
+  /// Whether a session takes the place of another: one that the same side dialled later, or any in place of an old one;
+  /// never one that reaches less far.
+  private static func follows(_ newer: Entry, _ older: Entry) -> Bool {
+    guard newer.info.peer == older.info.peer, newer.info.boot == older.info.boot, newer.id != older.id,
+      newer.info.purpose == .control, older.info.purpose == .control,
+      newer.info.standing == .full || newer.info.standing == older.info.standing
+    else { return false }
+    if newer.info.isInitiator == older.info.isInitiator { return newer.id > older.id }
+    return older.isOld && !newer.isOld
   }
 
   /// The devices with a control session, in order, each once.
@@ -74,8 +104,9 @@ struct SessionTable: Sendable {
     return first
   }
 
-  private static func rank(_ entry: Entry, own: DeviceID) -> (BootID, Int, UInt64) {
-    (entry.info.boot, isOfSmallerInitiator(entry, own: own) ? 1 : 0, entry.id.value)
+  private static func rank(_ entry: Entry, own: DeviceID) -> (BootID, Int, Int, UInt64) {
+    // Beside an old one only those are left that reach less far.
+    (entry.info.boot, entry.isOld ? 1 : 0, isOfSmallerInitiator(entry, own: own) ? 1 : 0, entry.id.value)
   }
 
   /// Whether the side with the smaller name dialled.

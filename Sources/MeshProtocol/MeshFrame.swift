@@ -10,10 +10,6 @@ package enum FrameKind: UInt8, Hashable, Sendable, CaseIterable {
   case viewExchange = 3
   /// Entries of the signed membership log.
   case trustLog = 4
-  /// A network key sealed for the receiver.
-  case networkKey = 5
-  /// Messages of pairing, only inside a pairing session.
-  case pairing = 6
   /// Asks for an echo of the body on the same session; measures the path.
   case echoRequest = 7
   /// The echo.

@@ -15,6 +15,13 @@ package struct SessionID: Hashable, Comparable, Sendable, CustomStringConvertibl
   package static func < (left: SessionID, right: SessionID) -> Bool { left.value < right.value }
 }
 
+/// How many sessions there are at most, for the transport that holds them and for the device that keeps the table.
+package enum SessionLimits {
+  /// Sessions of all purposes at once: for each other device of the largest household (256) one that stands and one
+  /// that takes its place.
+  package static let sessions = 512
+}
+
 /// What a connection is for; each has a connection of its own, so that bulk never delays control.
 package enum SessionPurpose: UInt8, Hashable, Sendable, CaseIterable {
   /// Membership, trust, orders.
@@ -97,7 +104,7 @@ package enum CloseReason: UInt8, Hashable, Sendable, CaseIterable {
   case left = 7
   /// The device goes to sleep.
   case asleep = 8
-  /// Keys or versions changed; a new session follows.
+  /// Keys changed or grew old; a new session follows, or has done so already.
   case renewed = 9
 }
 

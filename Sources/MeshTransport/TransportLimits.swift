@@ -1,3 +1,5 @@
+import MeshProtocol
+
 /// The bounds of a transport: nothing from outside makes it hold more than these allow.
 package struct TransportLimits: Sendable, Equatable {
   /// Longest encrypted record, the longest message that Noise allows (§3).
@@ -18,7 +20,7 @@ package struct TransportLimits: Sendable, Equatable {
   /// Source addresses whose rate is remembered; more of them share one.
   package var rememberedSources = 1024
   /// Sessions at once; counted until the owner has taken their `closed`.
-  package var sessions = 256
+  package var sessions = SessionLimits.sessions
   /// Sessions at once with one device.
   package var sessionsPerDevice = 16
   /// Datagrams that wait for the owner.

@@ -45,7 +45,7 @@ struct Hearth: ParsableCommand {
       TrainCommand.self, EvaluateCommand.self, PredictCommand.self, GenerateCommand.self, InspectCommand.self,
       ConvertCommand.self, VerifyCommand.self, HouseholdCommand.self, UpCommand.self, PeersCommand.self,
       InviteCommand.self, JoinCommand.self, RevokeCommand.self, LeaveCommand.self, DoctorCommand.self,
-      SimulateCommand.self,
+      SimulateCommand.self, BenchCommand.self, PlanCommand.self, ProfileCommand.self,
     ])
 
   static func main() {

@@ -41,7 +41,7 @@ struct DataFileOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
       "Column of the text: a name of the header, or a position counted from 1. "
-        + "(default: a usual name, such as sentence or text)",
+        + "(default: a usual name, such as sentence, text or input)",
       valueName: "column"))
   var textColumn: String?
 
@@ -53,7 +53,8 @@ struct DataFileOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "Column of the label or score. (default: a usual name, such as label or score)",
+      "Column of the label, the score, or for seq2seq the text to write. (default: a usual name, such as label, "
+        + "score or target)",
       valueName: "column"))
   var labelColumn: String?
 

@@ -52,6 +52,8 @@ struct HouseLayers: Sendable {
           "Determinism",
         ],
         foreign: ["FoundationEssentials"]),
+      "PipelineSchedules": Target(dependencies: []),
+      "ParallelPlanner": Target(dependencies: ["PipelineSchedules", "CryptoPrimitives"]),
       "HearthStorage": Target(
         dependencies: [
           "ActivationCache", "LanguageModels", "HouseholdTrust", "MeshModel", "WireCoding",
@@ -76,7 +78,7 @@ struct HouseLayers: Sendable {
           "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
           "CryptoPrimitives", "Determinism", "HearthStorage", "ComputeRuntime", "MeshPeer", "MeshTransport",
           "AvahiDiscovery", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust",
-          "MeshProtocol", "MeshModel", "WireCoding",
+          "MeshProtocol", "MeshModel", "WireCoding", "ParallelPlanner", "PipelineSchedules",
         ],
         foreign: ["Glibc", "FoundationEssentials", "Foundation", "Logging"]),
       "hearth": Target(
@@ -86,7 +88,7 @@ struct HouseLayers: Sendable {
         dependencies: [
           "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
           "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism", "MeshTransport",
-          "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel",
+          "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "ParallelPlanner",
         ],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
     ],

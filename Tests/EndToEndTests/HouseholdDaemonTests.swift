@@ -5,13 +5,8 @@ import Testing
 @Suite(.timeLimit(.minutes(5))) struct HouseholdDaemonTests {
   @Test("SIGTERM ends a daemon with code 0, the others see it leave, and a restart brings it back")
   func restart() throws {
-    try withDevices("desk", "laptop") { devices in
+    try withHousehold("desk", "laptop") { devices in
       let (desk, laptop) = (devices[0], devices[1])
-      _ = try desk.createHousehold()
-      try desk.up()
-      try laptop.join(desk)
-      try laptop.up(knowing: [desk])
-      try desk.waitForReport("laptop in") { $0.isConnected("laptop") }
       let end = try laptop.down()
       #expect(end.exitCode == 0 && end.output.contains(#""event":"down""#), "\(end.errors)")
       #expect(end.errors.isEmpty, "\(end.errors)")
@@ -24,13 +19,8 @@ import Testing
 
   @Test("a killed daemon leaves a state that the next one takes up")
   func crash() throws {
-    try withDevices("desk", "laptop") { devices in
+    try withHousehold("desk", "laptop") { devices in
       let (desk, laptop) = (devices[0], devices[1])
-      _ = try desk.createHousehold()
-      try desk.up()
-      try laptop.join(desk)
-      try laptop.up(knowing: [desk])
-      try desk.waitForReport("laptop in") { $0.isConnected("laptop") }
       #expect(try laptop.down(SIGKILL).exitCode == 128 + SIGKILL)
       try laptop.up(knowing: [desk])
       #expect(desk.waitForEvent("disconnected", containing: "laptop") != nil)
@@ -42,10 +32,8 @@ import Testing
 
   @Test("SIGHUP does nothing, and a second daemon of the same state is refused with the first one's process")
   func hangUp() throws {
-    try withDevices("desk") { devices in
+    try withHousehold("desk") { devices in
       let desk = devices[0]
-      _ = try desk.createHousehold()
-      try desk.up()
       let process = try #require(desk.daemon?.process.processIdentifier)
       kill(process, SIGHUP)
       #expect(try desk.run("peers").exitCode == 0)

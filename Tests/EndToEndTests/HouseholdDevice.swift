@@ -80,6 +80,11 @@ final class HouseholdDevice {
     #expect(end.exitCode == 0 && end.output.contains(#""event":"admitted""#), "\(end.output)\(end.errors)")
   }
 
+  /// Types a code on this device, as somebody does who joins the other device's household.
+  func tryToJoin(_ inviter: HouseholdDevice, with code: String) throws -> HearthProcess.Result {
+    try run("join", code, "--address", "127.0.0.1:\(inviter.port)")
+  }
+
   /// Opens an invitation by code; the command goes on running.
   func invite(_ options: String..., input: String = "") throws -> (HearthProcess.Running, code: String) {
     let invitation = try start(["invite", "--json"] + options, input: input)
@@ -136,8 +141,35 @@ extension [String: [String: Any]] {
   }
 }
 
+/// Calls `body` with a household of running devices that see each other: the first one made it, the others joined;
+/// after them come devices outside of it, on which nothing runs.
+func withHousehold(
+  _ names: String..., outside: [String] = [], body: ([HouseholdDevice]) throws -> Void
+) throws {
+  try withDevices(named: names + outside) { devices in
+    let members = devices.prefix(names.count)
+    let first = try #require(members.first)
+    _ = try first.createHousehold()
+    try first.up()
+    for device in members.dropFirst() {
+      try device.join(first)
+      try device.up(knowing: [first])
+    }
+    for device in members {
+      try device.waitForReport("all in") { report in
+        members.allSatisfy { $0 === device || report.isConnected($0.name) }
+      }
+    }
+    try body(devices)
+  }
+}
+
 /// Calls `body` with devices whose daemons are ended afterwards, come what may.
 func withDevices(_ names: String..., body: ([HouseholdDevice]) throws -> Void) throws {
+  try withDevices(named: names, body: body)
+}
+
+private func withDevices(named names: [String], body: ([HouseholdDevice]) throws -> Void) throws {
   try HearthProcess.withScratch { hearth in
     let devices = names.map { HouseholdDevice($0, hearth) }
     // A process that hangs must not hang the tests: its end ends all waiting for it.

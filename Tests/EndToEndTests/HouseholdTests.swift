@@ -5,12 +5,8 @@ import Testing
 @Suite(.timeLimit(.minutes(5))) struct HouseholdTests {
   @Test("two devices pair by code, find each other, and both show the other with its path")
   func pairing() throws {
-    try withDevices("desk", "laptop") { devices in
+    try withHousehold("desk", "laptop") { devices in
       let (desk, laptop) = (devices[0], devices[1])
-      _ = try desk.createHousehold()
-      try desk.up()
-      try laptop.join(desk)
-      try laptop.up(knowing: [desk])
       for (device, other) in [(desk, laptop), (laptop, desk)] {
         let report = try device.waitForReport("\(other.name) in") { $0.isConnected(other.name) }
         let seen = try #require(report[other.name])
@@ -27,12 +23,10 @@ import Testing
 
   @Test("a person who says no keeps a device out, and nothing stays on it")
   func declining() throws {
-    try withDevices("desk", "stranger") { devices in
+    try withHousehold("desk", outside: ["stranger"]) { devices in
       let (desk, stranger) = (devices[0], devices[1])
-      _ = try desk.createHousehold()
-      try desk.up()
       let (invitation, code) = try desk.invite(input: "perhaps\nno\n")
-      let join = try stranger.run("join", code, "--address", "127.0.0.1:\(desk.port)")
+      let join = try stranger.tryToJoin(desk, with: code)
       #expect(join.exitCode == 77 && join.errors.contains("declined"), "\(join.errors)")
       let end = invitation.wait()
       #expect(end.exitCode == 77, "\(end.errors)")
@@ -47,30 +41,50 @@ import Testing
 
   @Test("three wrong codes end an invitation, and the right one comes too late")
   func wrongCodes() throws {
-    try withDevices("desk", "stranger") { devices in
+    try withHousehold("desk", outside: ["stranger"]) { devices in
       let (desk, stranger) = (devices[0], devices[1])
-      _ = try desk.createHousehold()
-      try desk.up()
       let (invitation, code) = try desk.invite("--yes")
       let wrong = code == "0000-0000" ? "1111-1111" : "0000-0000"
       for _ in 0..<3 {
-        let join = try stranger.run("join", wrong, "--address", "127.0.0.1:\(desk.port)")
+        let join = try stranger.tryToJoin(desk, with: wrong)
         #expect(join.exitCode == 77 && join.errors.contains("code is wrong"), "\(join.errors)")
       }
       let end = invitation.wait()
       #expect(end.exitCode == 68 && end.errors.contains("three wrong"), "\(end.errors)")
-      let late = try stranger.run("join", code, "--address", "127.0.0.1:\(desk.port)")
+      let late = try stranger.tryToJoin(desk, with: code)
       #expect(late.exitCode == 68, "\(late.errors)")
+      #expect(!stranger.hasKeys)
+    }
+  }
+
+  @Test("twenty wrong codes close pairing for an hour, and a daemon that starts anew gives no more of them")
+  func wrongCodesOverRestarts() throws {
+    try withHousehold("desk", outside: ["stranger"]) { devices in
+      let (desk, stranger) = (devices[0], devices[1])
+      var guesses = 0
+      while guesses < 20 {
+        let (invitation, code) = try desk.invite("--yes")
+        for _ in 0..<min(2, 20 - guesses) {
+          let wrong = code == "0000-0000" ? "1111-1111" : "0000-0000"
+          let join = try stranger.tryToJoin(desk, with: wrong)
+          #expect(join.exitCode == 77 && join.errors.contains("code is wrong"), "\(join.errors)")
+          guesses += 1
+        }
+        _ = try desk.down(guesses % 4 == 0 ? SIGKILL : SIGTERM)
+        _ = invitation.wait()
+        try desk.up()
+      }
+      let closed = try desk.run("invite", "--yes")
+      #expect(closed.exitCode == 77 && closed.errors.contains("20 wrong codes"), "\(closed.errors)")
+      #expect(try desk.run("invite", "--token").exitCode == 77)
       #expect(!stranger.hasKeys)
     }
   }
 
   @Test("a token admits one device without a question, and no second one")
   func token() throws {
-    try withDevices("desk", "nas", "second") { devices in
+    try withHousehold("desk", outside: ["nas", "second"]) { devices in
       let (desk, nas, second) = (devices[0], devices[1], devices[2])
-      _ = try desk.createHousehold()
-      try desk.up()
       let token = try desk.run("invite", "--token").output.trimmingCharacters(in: .whitespacesAndNewlines)
       #expect(token.hasPrefix("hearth1"))
       // The daemon may be started anew in between.
@@ -80,7 +94,7 @@ import Testing
         "join", "-", "--name", "nas", "--address", "127.0.0.1:\(desk.port)", input: token)
       #expect(join.exitCode == 0, "\(join.errors)")
       for _ in 0..<2 {
-        let again = try second.run("join", token, "--address", "127.0.0.1:\(desk.port)")
+        let again = try second.tryToJoin(desk, with: token)
         #expect(again.exitCode == 68, "\(again.errors)")
         #expect(!second.hasKeys)
         #expect(try desk.down().exitCode == 0)
@@ -91,13 +105,8 @@ import Testing
 
   @Test("a removed device is turned away, told so, and stays out after a restart")
   func revocation() throws {
-    try withDevices("desk", "laptop") { devices in
+    try withHousehold("desk", "laptop") { devices in
       let (desk, laptop) = (devices[0], devices[1])
-      _ = try desk.createHousehold()
-      try desk.up()
-      try laptop.join(desk)
-      try laptop.up(knowing: [desk])
-      try desk.waitForReport("laptop in") { $0.isConnected("laptop") }
       let refused = try laptop.run("revoke", "desk", "--yes")
       #expect(refused.exitCode == 77 && refused.errors.contains("no admin"))
       #expect(try desk.run("revoke", "lap-top", "--yes").exitCode == 64)
@@ -135,13 +144,8 @@ import Testing
 
   @Test("a device that leaves takes its keys with it and is out everywhere")
   func leaving() throws {
-    try withDevices("desk", "laptop") { devices in
+    try withHousehold("desk", "laptop") { devices in
       let (desk, laptop) = (devices[0], devices[1])
-      _ = try desk.createHousehold()
-      try desk.up()
-      try laptop.join(desk)
-      try laptop.up(knowing: [desk])
-      try laptop.waitForReport("desk in") { $0.isConnected("desk") }
       // The last device that may invite cannot go while others stay.
       let last = try desk.run("leave", "--yes")
       #expect(last.exitCode == 77 && last.errors.contains("last admin"), "\(last.errors)")

@@ -14,6 +14,12 @@ private let isThere = [miniLM + "/model.safetensors", similarity].allSatisfy {
   FileManager.default.fileExists(atPath: $0)
 }
 
+private let dataFolder = environment["HEARTH_DATA"] ?? checkout + "/../shared/data"
+private let phonemeModel =
+  [dataFolder, dataFolder + "/.."].map { $0 + "/models/g2p-bart" }.first {
+    FileManager.default.fileExists(atPath: $0 + "/us_gold.json")
+  } ?? ""
+
 @Suite("Real weights")
 struct RealModelTests {
   @Test(
@@ -34,6 +40,52 @@ struct RealModelTests {
     let actual = rows.map { Double($0.label ?? "") ?? .nan }
     let scores = RegressionScores(predicted: predicted, actual: actual)
     #expect(abs(scores.spearman - 0.8203) < 0.0002, "Spearman \(scores.spearman)")
+  }
+
+  /// Words of the lexicon with their phonemes in an accent that drops r's before consonants and at the end, as JSON
+  /// lines: another lexicon than the one that the model was made with.
+  private func accentRows(_ range: Range<Int>) throws -> String {
+    let data = try Data(contentsOf: URL(fileURLWithPath: phonemeModel + "/us_gold.json"))
+    let lexicon = try #require(try JSONSerialization.jsonObject(with: data) as? [String: Any])
+    let words = lexicon.keys.filter {
+      (4...12).contains($0.count) && $0.allSatisfy { $0.isASCII && $0.isLetter && $0.isLowercase }
+        && lexicon[$0] is String
+    }.sorted()
+    // Every 97th word: neighbours in the alphabet are forms of each other.
+    let chosen = range.map { words[$0 * 97 % words.count] }
+    return chosen.map { word in
+      let phonemes = Array(lexicon[word] as? String ?? "")
+      let accented = phonemes.indices.filter { index in
+        guard phonemes[index] == "ɹ" else { return true }
+        return index + 1 < phonemes.count && "aeiouæɑɒɔəɛɜɪʊʌAIOWYQᵊˈˌ".contains(phonemes[index + 1])
+      }.map { phonemes[$0] }
+      return #"{"input":"\#(word)","target":"\#(String(accented))"}"#
+    }.joined(separator: "\n")
+  }
+
+  @Test(
+    "a published grapheme-to-phoneme BART learns another accent by every technique",
+    .enabled(if: !phonemeModel.isEmpty, "needs HEARTH_DATA with models/g2p-bart beside it"),
+    arguments: RunTechnique.allCases)
+  func accent(technique: RunTechnique) throws {
+    let scratch = NSTemporaryDirectory() + "hearth-accent-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: scratch, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: scratch) }
+    for (name, range) in [("train", 0..<600), ("held", 600..<700)] {
+      try accentRows(range).write(toFile: scratch + "/\(name).jsonl", atomically: true, encoding: .utf8)
+    }
+    var request = TrainRequest(
+      modelDirectory: phonemeModel, dataFile: scratch + "/train.jsonl", task: .seq2seq,
+      output: scratch + "/out")
+    request.validationFile = scratch + "/held.jsonl"
+    request.technique = technique
+    request.learningRate = 2 * technique.defaultLearningRate
+    (request.maxLength, request.maximumTargetLength, request.threads) = (32, 32, 2)
+    let summary = try train(request, cancellation: CancellationFlag(), report: { _ in })
+    let before = try #require(summary.metric.before)
+    let after = try #require(summary.metric.after)
+    #expect(before > 0.2, "the weights write phonemes: \(before)")
+    #expect(after > before + 0.04, "exact match \(before) before, \(after) after")
   }
 
   /// The mean of the last hidden states, at unit length.

@@ -233,7 +233,7 @@ private func permissions(_ path: String) throws -> Int {
     let peers = devices.map {
       KnownPeer(
         device: $0, addresses: [NetworkAddress(.v4(0xC0A8_0101), port: 7946)], lastContact: 17,
-        roundTripMicroseconds: 300, versionPin: 1)
+        roundTripMicroseconds: 300)
     }
     try directory.store(Array(peers[..<200]) + peers[..<10])
     #expect(try directory.knownPeers() == peers[..<200].sorted { $0.device < $1.device })
@@ -241,6 +241,24 @@ private func permissions(_ path: String) throws -> Int {
     #expect(try directory.knownPeers().count == TrustLimits.devices)
     try directory.store([KnownPeer]())
     #expect(try directory.knownPeers().isEmpty)
+  }
+
+  @Test("Known peers of an earlier build, which kept a wire version after each, are read")
+  func earlierPeers() throws {
+    var home = try StoredHome()
+    let directory = try home.create()
+    let peers = [KnownPeer(device: home.household.device, lastContact: 1_700_000_000)]
+    try directory.store(peers)
+    let url = URL(fileURLWithPath: "\(home.path)/peers")
+    var bytes = [UInt8](try Data(contentsOf: url))
+    bytes.removeLast(ContentDigest.byteCount)
+    #expect(bytes.last == 0)
+    bytes[bytes.count - 1] = 1
+    var hasher = ContentHasher()
+    bytes.withUnsafeBytes { hasher.update($0) }
+    try Data(bytes + hasher.finalize().bytes).write(to: url)
+    try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: url.path)
+    #expect(try directory.knownPeers() == peers)
   }
 
   @Test("Invitations are single use, end, and are limited; failures are forgotten after an hour")
@@ -277,6 +295,35 @@ private func permissions(_ path: String) throws -> Int {
     #expect(read.failures == [200, 3800] && read.invites.isEmpty)
     for time in 0..<100 as Range<UInt64> { read.noteFailure(at: time) }
     #expect(read.failures.count == InviteBook.failureLimit && read.failures.last == 99)
+  }
+
+  @Test("Changes of the invitations from several threads all count, and one that throws changes nothing")
+  func changesOfInvites() async throws {
+    struct Refused: Error {}
+    var home = try StoredHome()
+    let directory = try home.create()
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for thread in 0..<4 as Range<UInt64> {
+        group.addTask {
+          for guess in 0..<5 as Range<UInt64> {
+            try directory.updateInvites { $0.noteFailure(at: 100 * thread + guess) }
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    let failures = try directory.inviteBook().failures
+    let expected: [UInt64] = [
+      0, 1, 2, 3, 4, 100, 101, 102, 103, 104, 200, 201, 202, 203, 204, 300, 301, 302, 303, 304,
+    ]
+    #expect(failures.sorted() == expected)
+    #expect(throws: Refused.self) {
+      try directory.updateInvites { (book: inout InviteBook) throws -> Void in
+        book.noteFailure(at: 9)
+        throw Refused()
+      }
+    }
+    #expect(try directory.inviteBook().failures == failures)
   }
 
   @Test("Erasing leaves no key and no household, and another can be created")

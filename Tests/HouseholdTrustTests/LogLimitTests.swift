@@ -121,12 +121,9 @@ import WireCoding
     #expect(throws: TrustFailure.tooManyDevices(limit: 256)) {
       _ = try home.devices[0].admit(request, binding: [], entropy: &home.entropy)
     }
-    // A network key for all of them fits one entry and one message.
+    // A network key for all of them fits one entry.
     let entry = try home.devices[0].rotateNetworkKey(entropy: &home.entropy)
     #expect(entry.encoded.count <= TrustLimits.entryBytes)
-    let parts = LogPart.parts(home.devices[0].log.entries)
-    #expect(parts.allSatisfy { $0.encoded.count <= LogPart.byteLimit })
-    #expect(parts.flatMap(\.entries) == home.devices[0].log.entries)
     #expect(home.devices[0].log.summary.encoded.count < 60_000)
     let welcome = Welcome(home.devices[0].log)
     #expect(try Welcome(decoding: welcome.encoded) == welcome)

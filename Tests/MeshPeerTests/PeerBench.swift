@@ -15,6 +15,8 @@ struct PeerBench {
 
   var peer: MeshPeer
   var now = MonotonicInstant(nanoseconds: 1_000_000_000_000)
+  /// How long the machine has slept since it was switched on.
+  var asleep = Duration.zero
   /// The households of all devices, in ascending order of their names; the first two are admins.
   let households: [Household]
   let own: Int
@@ -53,7 +55,21 @@ struct PeerBench {
   }
 
   mutating func handle(_ input: MeshInput) -> [MeshEffect] {
-    peer.handle(input, at: ClockReading(monotonic: now, sinceBoot: now))
+    peer.handle(input, at: ClockReading(monotonic: now, sinceBoot: now.advanced(by: asleep)))
+  }
+
+  /// Answers every echo that was asked for, and so on until none is; all that came of it.
+  @discardableResult
+  mutating func answerEchoes(_ asked: [MeshEffect]) -> [MeshEffect] {
+    var effects: [MeshEffect] = []
+    var open = asked.sent(.echoRequest)
+    while !open.isEmpty {
+      let (session, frame) = open.removeFirst()
+      let next = hear(session.value, MeshFrame(.echoReply, request: frame.request, body: []))
+      effects += next
+      open += next.sent(.echoRequest)
+    }
+    return effects
   }
 
   mutating func wait(_ time: Duration) { now = now.advanced(by: time) }

@@ -57,8 +57,9 @@ import Testing
     var dialler = try PeerBench(own: 0)
     dialler.open(1, with: 1, isInitiator: true)
     dialler.hear(1)
-    dialler.open(2, with: 1, isInitiator: true)
-    #expect(dialler.hear(2).closed == ["#1 duplicate"])
+    let second = dialler.open(2, with: 1, isInitiator: true)
+    #expect(dialler.hear(2).closed.isEmpty, "the other side may not have heard anything on the second yet")
+    #expect(dialler.answerEchoes(second).closed == ["#1 duplicate"])
 
     var dialled = try PeerBench(own: 1)
     dialled.open(1, with: 0, isInitiator: false)
@@ -127,6 +128,21 @@ import Testing
     }
     #expect(bench.open(9, with: 1, isInitiator: false).closed == ["#1 duplicate"])
     #expect(bench.peer.loads.allSatisfy { $0.count <= $0.limit })
+  }
+
+  @Test func noMoreSessionsStandThanTheTransportHoldsWhateverTheyAreFor() throws {
+    var bench = try PeerBench()
+    func open(_ session: UInt64) -> [String] {
+      let info = SessionInfo(
+        peer: bench.device(1), boot: BootID(counter: 1, nonce: 1), purpose: .bulk, standing: .full,
+        wireVersion: 1, offeredVersions: .current, isInitiator: true, remote: bench.address(1),
+        listening: bench.address(1), handshakeTime: .milliseconds(3))
+      return bench.handle(.transport(.opened(SessionID(session), info))).closed
+    }
+    for session in 1...UInt64(SessionLimits.sessions) { #expect(open(session).isEmpty) }
+    #expect(open(9_999) == ["#9999 overLimit"])
+    _ = bench.handle(.transport(.closed(SessionID(1), .disconnected)))
+    #expect(open(10_000).isEmpty)
   }
 
   @Test func leavingSaysGoodbyeOnceAndThenNothing() throws {

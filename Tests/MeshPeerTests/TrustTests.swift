@@ -73,7 +73,7 @@ import Testing
   @Test func anUpdateOnlySessionCarriesTheLogAndNothingElse() throws {
     var bench = try PeerBench()
     bench.open(1, with: 1, isInitiator: true, standing: .updateOnly)
-    for kind in [FrameKind.gossip, .viewExchange, .networkKey, .bulk, .pairing] {
+    for kind in [FrameKind.gossip, .viewExchange, .bulk] {
       #expect(bench.hear(1, MeshFrame(kind, body: [1])).reports.contains(.dropped(.notPermitted)))
     }
     let datagram = bench.handle(.transport(.datagram(from: bench.device(1), body: [1])))
@@ -150,6 +150,9 @@ import Testing
     let entries = bench.households[0].log.entries
     let many = Array(repeating: entries, count: 200).flatMap(\.self)
     let messages = LogMessage.messages(of: many)
+    // Each but the last is full: by the number of entries, or the next would not have fitted.
+    #expect(messages.count == (many.count + MeshLimits.entriesPerFrame - 1) / MeshLimits.entriesPerFrame)
+    #expect(LogMessage.messages(of: []).isEmpty)
     var read: [LogEntry] = []
     for message in messages {
       #expect(message.encodedBytes.count <= MeshLimits.frameBody)

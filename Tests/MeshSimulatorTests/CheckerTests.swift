@@ -54,6 +54,19 @@ import Testing
     #expect(try broken("quiet", nil) { $0.strictestLimit = 1 } == [.boundedQueues])
   }
 
+  @Test func aSessionThatIsOlderThanItMayBeIsSeen() throws {
+    #expect(try broken("quiet", nil) { $0.sessionAgeLimit = .seconds(100) } == [.sessionsStayYoung])
+  }
+
+  @Test func framesThatASessionLosesWhenAnotherTakesItsPlaceAreSeen() throws {
+    // When all start at once both sides of each pair dial and have much to say.
+    var found: Set<SimulationRule> = []
+    for seed in 1...8 as ClosedRange<UInt64> where found.isEmpty {
+      found = try broken("quiet", seed: seed, .breaksBeforeMake)
+    }
+    #expect(found == [.renewalLosesNoFrame])
+  }
+
   @Test func aCloneThatNobodyCanSeeIsReportedAsUnnoticed() throws {
     let rules = try broken("clone", nil) { plan in
       for device in 0..<plan.deviceCount {

@@ -16,7 +16,7 @@ import Testing
     return summary
   }
 
-  @Test(arguments: Scenario.all.map(\.name).filter { $0 != "loss-hour" && $0 != "swarm" })
+  @Test(arguments: Scenario.all.filter { !$0.isLong }.map(\.name).filter { $0 != "swarm" })
   func theRulesHoldInEveryScenario(_ name: String) throws {
     try Self.run(name, seeds: 1...4)
   }

@@ -33,7 +33,7 @@ struct EndpointConformanceTests {
     let a = try await mesh.start(0)
     let b = try await mesh.start(1)
     let (here, there) = try await connect(a, b)
-    let kinds: [FrameKind] = [.gossip, .viewExchange, .trustLog, .networkKey, .echoRequest, .echoReply]
+    let kinds: [FrameKind] = [.gossip, .viewExchange, .trustLog, .echoRequest, .echoReply]
     let frames = (0..<300).map { index in
       MeshFrame(
         kinds[index % kinds.count], channel: UInt16(index), request: UInt32(index) << 12,
@@ -201,7 +201,7 @@ struct EndpointConformanceTests {
     #expect(info.standing == .updateOnly && other.standing == .updateOnly)
     a.perform(.send(here, MeshFrame(.gossip, body: [1])))
     try await a.awaitDrop(.notPermitted)
-    a.perform(.send(here, MeshFrame(.trustLog, body: [2])), .send(here, MeshFrame(.networkKey, body: [3])))
+    a.perform(.send(here, MeshFrame(.trustLog, body: [2])), .send(here, MeshFrame(.trustLog, body: [3])))
     #expect(try await b.awaitFrame(there).body == [2])
     #expect(try await b.awaitFrame(there).body == [3])
     a.perform(.sendDatagram(to: b.device, body: [4]))

@@ -1,10 +1,12 @@
 import CryptoPrimitives
+import Determinism
 import Foundation
 import HouseholdTrust
 import MeshModel
 import MeshProtocol
 import MeshTransport
 import SecureChannel
+import Synchronization
 import Testing
 
 /// Joining a household over a connection.
@@ -23,7 +25,7 @@ struct PairingConnectionTests {
             var entropy = SystemEntropy()
             let joiner = PairingJoiner(
               by: .code(try pairingCode(code)), keys: DeviceKeys(entropy: &entropy), name: name,
-              at: sinceBootNow(), entropy: &entropy)
+              at: DeviceClocks.now().sinceBoot, entropy: &entropy)
             return try PairingDialler.join(at: NetworkAddress(.v4(loopback), port: port), joiner) { _ in
               if !stores { throw Refused() }
             }
@@ -74,8 +76,35 @@ struct PairingConnectionTests {
         _ = try await join(network.localPort, code: "11111111")
       }
     }
-    #expect(!desk.withWindow { $0.isOpen(at: sinceBootNow()) })
+    #expect(!desk.withWindow { $0.isOpen(at: DeviceClocks.now().sinceBoot) })
     await #expect(throws: PairingDialFailure.self) { _ = try await join(network.localPort, code: "48219037") }
+    await shutdown(a)
+  }
+
+  @Test("puts a wrong guess on the disk before it is answered, and burns the code when it cannot")
+  func guessesAreKept() async throws {
+    var mesh = try TestMesh(.network, devices: 1)
+    let a = try await mesh.start(0)
+    let network = try #require(a.transport as? NetworkTransport)
+    let kept = Atomic(0)
+    let isFull = Atomic(false)
+    let desk = PairingDesk(trust: mesh.households[0].snapshot) {
+      kept.add(1, ordering: .sequentiallyConsistent)
+      return !isFull.load(ordering: .sequentiallyConsistent)
+    }
+    network.receivePairing(at: desk)
+    desk.open(try pairingCode("4821-9037"), discriminator: 1)
+    await #expect(throws: PairingDialFailure.self) {
+      _ = try await join(network.localPort, code: "11111111")
+    }
+    #expect(kept.load(ordering: .sequentiallyConsistent) == 1)
+    #expect(desk.withWindow { $0.isOpen(at: DeviceClocks.now().sinceBoot) })
+    isFull.store(true, ordering: .sequentiallyConsistent)
+    await #expect(throws: PairingDialFailure.self) {
+      _ = try await join(network.localPort, code: "22222222")
+    }
+    #expect(kept.load(ordering: .sequentiallyConsistent) == 2)
+    #expect(!desk.withWindow { $0.isOpen(at: DeviceClocks.now().sinceBoot) })
     await shutdown(a)
   }
 

@@ -201,6 +201,27 @@ struct PairingByCodeTests {
     #expect(!open.isShut(at: seconds(3_600)))
   }
 
+  @Test("wrong guesses of an earlier start count with the new ones, also those from before this clock began")
+  func countsOnAfterARestart() throws {
+    let home = try TestHousehold(seed: 6)
+    var open = PairingWindow()
+    // Nineteen of ten minutes ago; the machine was switched on a minute ago.
+    open.restore(failures: (0..<19).map { _ in seconds(-540) })
+    #expect(!open.isShut(at: seconds(60)) && open.wrongGuesses == 0)
+    open.open(code("48219037"), discriminator: 1, at: seconds(60))
+    let guess = PairingPair(home, open, by: .code(code("00000000")), seed: 1, at: seconds(60))
+    guess.run()
+    #expect(guess.inviterFailure == .refused(.wrongCode))
+    #expect(guess.window.wrongGuesses == 1)
+    #expect(guess.window.isShut(at: seconds(60)))
+    #expect(guess.window.isShut(at: seconds(3_059)))
+    #expect(!guess.window.isShut(at: seconds(3_060)), "an hour after the first nineteen")
+    // However many are brought back, the latest twenty are what counts.
+    var many = PairingWindow()
+    many.restore(failures: (0..<32).map { seconds(Int64($0) * 100) })
+    #expect(many.isShut(at: seconds(1_200 + 3_599)) && !many.isShut(at: seconds(1_200 + 3_600)))
+  }
+
   @Test("another discriminator than the announced one finds no invitation; none at all finds it")
   func discriminators() throws {
     let home = try TestHousehold(seed: 7)

@@ -131,7 +131,8 @@ class Bench:
         output = os.path.join(self.directory, name)
         command = [
             options.hearth, "train", "--json", "--model", self.model, "--data", self.rows, "--task", "classify",
-            "--output", output, "--no-header", "--text-column", "1", "--label-column", "2", "--validation-fraction", "0",
+            "--output", output, "--no-header", "--text-column", "1", "--label-column", "2",
+            "--validation-fraction", "0",
             "--epochs", str(epochs or options.epochs), "--max-length", str(options.tokens), "--preset", preset,
             "--threads", str(options.threads)]
         if keep:
@@ -165,12 +166,13 @@ class Bench:
         records = []
         for preset in options.preset:
             whole = self.train(f"whole-{preset}", preset=preset)
-            first = self.train(f"first-{preset}", options.fill_limit * MIB, epochs=1, keep=f"cache-{preset}", preset=preset)
-            cached = self.train(f"cached-{preset}", options.cached_limit * MIB, keep=f"cache-{preset}", preset=preset)
+            cache = f"cache-{preset}"
+            first = self.train(f"first-{preset}", options.fill_limit * MIB, epochs=1, keep=cache, preset=preset)
+            cached = self.train(f"cached-{preset}", options.cached_limit * MIB, keep=cache, preset=preset)
             records += [whole, first, cached]
             if cached["digest"] != whole["digest"]:
                 sys.exit(f"memory.py: the adapters differ: {whole['digest']} and {cached['digest']}")
-            shutil.rmtree(os.path.join(self.directory, f"cache-{preset}"), ignore_errors=True)
+            shutil.rmtree(os.path.join(self.directory, cache), ignore_errors=True)
         return records
 
 
@@ -191,10 +193,10 @@ def text(records, options):
             size(record["group_peak_bytes"]), size(record["resident_peak_bytes"]), fill or "–", epochs,
             record["digest"][:16]])
     head = ["run", "limit", "group's peak", "process' peak", "fill, s", "epochs, s", "adapter"]
+    weights = os.path.getsize(os.path.join(options.cache, options.shape, "model.safetensors"))
     intro = (
-        f"{options.shape} with random weights ({os.path.getsize(os.path.join(options.cache, options.shape, 'model.safetensors')) / MIB:,.0f} MiB), "
-        f"{options.samples} samples of {options.tokens} tokens, {options.threads} threads. The group's peak counts files that "
-        "were read and written, up to the limit.")
+        f"{options.shape} with random weights ({size(weights)}), {options.samples} samples of {options.tokens} tokens, "
+        f"{options.threads} threads. The group's peak\ncounts files that were read and written, up to the limit.")
     return intro + "\n\n" + report.table(head, rows)
 
 

@@ -2,10 +2,11 @@ import LanguageModels
 import NeuralNetworks
 import TensorKernels
 
-/// A language-model head whose gradient, or whose bias, the streamed kernel does not know; a tile of words at a time.
+/// The weight gradient of a trained language-model head, a tile of words at a time.
 ///
-/// Scores of all words never exist. A tile's share of a row's probabilities follows from the logarithms of the
-/// tiles' sums, whose own softmax says how much of the whole each tile is.
+/// The streamed kernel gives the loss and the states' gradient, but nothing that says a word's probability. Scores of
+/// all words never exist here either: a tile's share of a row's probabilities follows from the logarithms of the tiles'
+/// sums, whose own softmax says how much of the whole each tile is.
 struct TiledHead {
   /// Words of a tile.
   static let tileWords = 1024
@@ -18,9 +19,10 @@ struct TiledHead {
   /// Reserves the buffers for up to `rows` states.
   init(_ head: LanguageModelHead, rows: Int, training: Bool, layout: inout ArenaLayout) {
     self.head = head
-    scores = layout.reserve(rows * Self.tileWords)
-    shares = layout.reserve(rows * Self.tiles(head.weight))
-    gradient = layout.reserve(training ? Self.tileWords * head.weight.columns : 0)
+    let trained = training && head.weight.isTrainable
+    scores = layout.reserve(trained ? rows * Self.tileWords : 0)
+    shares = layout.reserve(trained ? rows * Self.tiles(head.weight) : 0)
+    gradient = layout.reserve(trained ? Self.tileWords * head.weight.columns : 0)
   }
 
   private static func tiles(_ weight: Parameter) -> Int { (weight.rows + tileWords - 1) / tileWords }
@@ -39,27 +41,17 @@ struct TiledHead {
     return scores
   }
 
-  /// The summed cross-entropy of the rows with a label; leaves each tile's share of every row's probabilities.
-  func loss(_ x: Matrix, labels: [Int32], arena: Arena) -> Double {
+  /// Computes each tile's share of every row's probabilities.
+  func share(_ x: Matrix, arena: Arena) {
     let shares = arena.matrix(self.shares, rows: x.rows, columns: Self.tiles(head.weight))
-    var loss = 0.0
     for tile in 0..<shares.columns {
-      let words = words(tile)
       let scores = scores(x, tile: tile, arena: arena)
-      for row in 0..<x.rows {
-        shares[row, tile] = logSumExp(scores.rowRange(row, count: 1))
-        let label = Int(labels[row])
-        if words.contains(label) { loss -= Double(scores[row, label - words.lowerBound]) }
-      }
-    }
-    for row in 0..<x.rows where labels[row] >= 0 {
-      loss += Double(logSumExp(shares.rowRange(row, count: 1)))
+      for row in 0..<x.rows { shares[row, tile] = logSumExp(scores.rowRange(row, count: 1)) }
     }
     softmaxRows(shares)
-    return loss
   }
 
-  /// Scores' gradient of one tile, after `loss`: probabilities minus the labels, times the head's scale.
+  /// Scores' gradient of one tile, after `share`: probabilities minus the labels, times the head's scale.
   private func scoreGradient(_ x: Matrix, labels: [Int32], tile: Int, arena: Arena) -> Matrix {
     let words = words(tile)
     let shares = arena.matrix(self.shares, rows: x.rows, columns: Self.tiles(head.weight))
@@ -68,24 +60,14 @@ struct TiledHead {
     for row in 0..<x.rows {
       let label = Int(labels[row])
       let factor = label < 0 ? 0 : head.scale * shares[row, tile]
-      for column in 0..<words.count { gradient[row, column] *= factor }
+      let values = gradient.base + row * gradient.stride
+      for column in 0..<words.count { values[column] *= factor }
       if words.contains(label) { gradient[row, label - words.lowerBound] -= head.scale }
     }
     return gradient
   }
 
-  /// Writes the gradient of the states, after `loss`.
-  func inputGradient(_ x: Matrix, labels: [Int32], into dx: Matrix, arena: Arena) {
-    for tile in 0..<Self.tiles(head.weight) {
-      let words = words(tile)
-      matrixMultiply(
-        scoreGradient(x, labels: labels, tile: tile, arena: arena), .none,
-        head.weight.matrix.rowRange(words.lowerBound, count: words.count), .none, into: dx,
-        epilogue: Epilogue(accumulate: tile > 0))
-    }
-  }
-
-  /// Hands the gradient of the head's words to `sink`, after `loss`, with what `words` adds to some of them when they
+  /// Hands the gradient of the head's words to `sink`, after `share`, with what `words` adds to some of them when they
   /// are the embedding's too.
   func weightGradient(
     _ x: Matrix, labels: [Int32], adding words: WordGradients?, arena: Arena, sink: any GradientSink

@@ -160,15 +160,10 @@ final class TuningWorker: @unchecked Sendable {
   private func loss(
     _ batch: PackedMicroBatch, _ states: Matrix, gradient: Matrix?, sink: (any GradientSink)?
   ) -> Double {
-    if let tiled = plan.tiled {
-      guard tiled.head.bias != nil else {
-        return streamedHeadCrossEntropy(
-          states, embedding: tiled.head.weight.matrix, scale: tiled.head.scale, labels: batch.labels,
-          into: gradient)
-      }
-      let loss = tiled.loss(states, labels: batch.labels, arena: arena)
-      if let gradient { tiled.inputGradient(states, labels: batch.labels, into: gradient, arena: arena) }
-      return loss
+    if let head = plan.tiled?.head {
+      return streamedHeadCrossEntropy(
+        states, embedding: head.weight.matrix, scale: head.scale,
+        bias: head.bias.map { UnsafePointer($0.values) }, labels: batch.labels, into: gradient)
     }
     let logits = scores(batch, states)
     let loss: Double
@@ -239,8 +234,7 @@ final class TuningWorker: @unchecked Sendable {
       gradients.add(plan.stacks[0].embedding.words, scratch: scratch, sink: sink)
       return
     }
-    // The streamed loss leaves no shares of the tiles.
-    if tiled.head.bias == nil { _ = tiled.loss(states, labels: batch.labels, arena: arena) }
+    tiled.share(states, arena: arena)
     tiled.weightGradient(
       states, labels: batch.labels, adding: plan.isTied ? gradients : nil, arena: arena, sink: sink)
     if !plan.isTied { gradients.add(plan.stacks[0].embedding.words, scratch: scratch, sink: sink) }

@@ -106,7 +106,8 @@ package struct RunRenderer: Sendable {
 /// The line of a plan that says what memory and disk it takes.
 private func memoryText(_ plan: RunPlan) -> String {
   let cache =
-    plan.cacheBytes > 0 ? "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))" : "no cache"
+    plan.cacheBytes > 0
+    ? "\(ByteCount(plan.cacheBytes)) of cache (\(plan.cacheElement.rawValue))" : "no cache"
   guard let streaming = plan.streaming else {
     return "plan: \(ByteCount(plan.memoryBytes)) of buffers, \(ByteCount(plan.backboneBytes)) of backbone, "
       + cache

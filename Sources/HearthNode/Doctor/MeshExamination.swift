@@ -1,6 +1,7 @@
 import AvahiDiscovery
 import Determinism
 import HearthStorage
+import MeshTransport
 import PeerDiscovery
 
 /// What keeps this device's household from being together: network, multicast DNS, firewall, and the devices themselves.

@@ -1,6 +1,7 @@
 import ComputeRuntime
 import FoundationEssentials
 package import Logging
+import MeshTransport
 
 /// How the lines of a daemon's log look.
 package enum DaemonLogStyle: Sendable {

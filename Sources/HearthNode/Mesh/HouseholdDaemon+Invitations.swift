@@ -34,6 +34,11 @@ extension HouseholdDaemon {
   /// Opens an invitation; one by code stays open as long as the command that shows it.
   func invite(_ request: LocalControlRequest, _ message: ControlRequest) async throws {
     guard peer.household.isAdmin else { throw HouseholdFailure.notAdmin("inviting a device") }
+    if desk.withWindow({ [now = DeviceClocks.now().sinceBoot] in $0.isShut(at: now) }) {
+      throw HouseholdFailure.refused(
+        "\(PairingLimits.failures) wrong codes were typed within an hour; wait until that is an hour ago, and look "
+          + "who is on the network")
+    }
     var entropy = SystemEntropy()
     var event = ControlEvent(.invited)
     event.port = Int(doors.transport.localPort)
@@ -49,7 +54,7 @@ extension HouseholdDaemon {
     let discriminator = 1 + UInt16(entropy.integer(as: UInt32.self) % UInt32(Beacon.discriminatorLimit))
     event.invitation = code.shown()
     event.seconds = Int(PairingLimits.codeTime.inSeconds)
-    let now = sinceBootNow()
+    let now = DeviceClocks.now().sinceBoot
     desk.withWindow { $0.open(code.copy(), discriminator: discriminator, at: now) }
     invitations.lastNumber += 1
     let command = Invitations.Command(
@@ -88,7 +93,7 @@ extension HouseholdDaemon {
   /// Ends what has run out.
   func watchInvitations() {
     if invitations.command != nil, invitations.waiting.isEmpty,
-      desk.withWindow({ [now = sinceBootNow()] in $0.discriminator(at: now) }) == nil
+      desk.withWindow({ [now = DeviceClocks.now().sinceBoot] in $0.discriminator(at: now) }) == nil
     {
       closeInvitation("the code has run out, or three wrong ones were typed; run 'hearth invite' again")
     }
@@ -103,7 +108,7 @@ extension HouseholdDaemon {
   func offerTokens(to bytes: [UInt8]) {
     guard invitations.command == nil, let question = try? Beacon.decode(bytes),
       question.beacon.kind == .pairingQuestion,
-      desk.withWindow({ [now = sinceBootNow()] in !$0.openTokens(at: now).isEmpty })
+      desk.withWindow({ [now = DeviceClocks.now().sinceBoot] in !$0.openTokens(at: now).isEmpty })
     else { return }
     if invitations.offerEnd == nil { handle(.pairing(0)) }
     invitations.offerEnd = DeviceClocks.now().monotonic.advanced(by: Invitations.tokenOffer)
@@ -115,35 +120,56 @@ extension HouseholdDaemon {
     let token = InviteToken(household: peer.household.id, admin: peer.own, entropy: &entropy)
     let text = token.text()
     let now = DeviceClocks.wallSeconds()
-    var book = try doors.directory.inviteBook()
-    book.expire(now: now)
     var bytes = Array(text.utf8)
     let stored = StoredInvite(
       id: token.id, expiry: now + UInt64(PairingLimits.tokenTime.inSeconds), makesAdmin: isAdmin,
       token: SecretBytes(wiping: &bytes))
-    guard book.open(stored) else {
+    let hasRoom = try doors.directory.updateInvites { book in
+      book.expire(now: now)
+      return book.open(stored)
+    }
+    guard hasRoom else {
       throw HouseholdFailure.refused(
         "\(PairingLimits.openTokens) invite tokens are open; wait until one is used or a day old")
     }
-    try doors.directory.store(book)
-    let start = sinceBootNow()
+    let start = DeviceClocks.now().sinceBoot
     _ = desk.withWindow { $0.open(token.copy(), at: start) }
     return text
   }
 
-  /// Opens the tokens again that were kept when the daemon ended.
+  /// Puts a wrong guess on the disk, on whatever thread it was made; false when that cannot be done.
+  static func keepFailure(in directory: HouseholdDirectory, log: Logger) -> Bool {
+    do {
+      let now = DeviceClocks.wallSeconds()
+      try directory.updateInvites { book in
+        book.expire(now: now)
+        book.noteFailure(at: now)
+      }
+      return true
+    } catch {
+      log.warning("guess-not-stored", metadata: ["error": "\(error)"])
+      return false
+    }
+  }
+
+  /// Opens the tokens again that were kept when the daemon ended, and counts the wrong guesses of its last hour.
   func restoreInvitations() {
     do {
       var book = try doors.directory.inviteBook()
       let now = DeviceClocks.wallSeconds()
       book.expire(now: now)
+      let failures = book.failures.map { failure in
+        // One from the future shows that the clock was set back: it counts as new.
+        DeviceClocks.now().sinceBoot.advanced(by: .seconds(-Int64(clamping: now - min(now, failure))))
+      }
+      desk.withWindow { $0.restore(failures: failures) }
       for invite in book.invites {
         let text = invite.token.withUnsafeBytes { String(decoding: $0, as: UTF8.self) }
         let token = try InviteToken(text: text)
         // A clock that was set back never makes a token live longer than a new one.
         let left = min(
           Duration.seconds(Int64(clamping: invite.expiry - min(now, invite.expiry))), PairingLimits.tokenTime)
-        let start = sinceBootNow()
+        let start = DeviceClocks.now().sinceBoot
         _ = desk.withWindow { $0.open(token.copy(), end: start.advanced(by: left), at: start) }
       }
     } catch {
@@ -173,9 +199,9 @@ extension HouseholdDaemon {
   /// A token is good for one device; on the disk it is gone before that device is in the log.
   private func redeem(_ id: [UInt8], _ pairing: PairingRequest) async {
     do {
-      var book = try doors.directory.inviteBook()
-      guard let invite = book.take(id: id) else { return pairing.decline() }
-      try doors.directory.store(book)
+      guard let invite = try doors.directory.updateInvites({ $0.take(id: id) }) else {
+        return pairing.decline()
+      }
       _ = await admit(pairing, isAdmin: invite.makesAdmin)
     } catch {
       log.error("admission", metadata: ["peer": "\(pairing.request.name)", "error": "\(error)"])

@@ -4,6 +4,7 @@ import Logging
 import MeshModel
 import MeshPeer
 import MeshProtocol
+import MeshTransport
 
 extension HouseholdDaemon {
   /// What the household looks like from here.

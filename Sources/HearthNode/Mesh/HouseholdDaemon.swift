@@ -144,7 +144,9 @@ package actor HouseholdDaemon {
     self.options = options
     self.log = log
     self.doors = doors
-    desk = PairingDesk(trust: household.snapshot)
+    desk = PairingDesk(trust: household.snapshot) { [directory = doors.directory, log] in
+      Self.keepFailure(in: directory, log: log)
+    }
     (beaconQueue, beaconOrders) = AsyncStream.makeStream(
       of: BeaconOrder.self, bufferingPolicy: .bufferingNewest(Self.waitingBeacons))
     self.known = [:]

@@ -137,7 +137,7 @@ package struct HouseholdJoin: Sendable {
   private func join(at address: NetworkAddress, discriminator: UInt16) throws(JoinFailure) -> Household {
     var entropy = SystemEntropy()
     let joiner = PairingJoiner(
-      by: secret(), keys: keys, name: name, discriminator: discriminator, at: sinceBootNow(),
+      by: secret(), keys: keys, name: name, discriminator: discriminator, at: DeviceClocks.now().sinceBoot,
       entropy: &entropy)
     do throws(PairingDialFailure) {
       return try PairingDialler.join(at: address, joiner) { try office.keep($0) }

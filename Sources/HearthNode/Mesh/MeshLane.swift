@@ -1,6 +1,7 @@
 import ComputeRuntime
 import Determinism
 import Glibc
+import MeshTransport
 
 /// The operating-system thread on which a daemon's actor runs, with one alarm.
 ///

@@ -86,11 +86,19 @@ struct RunHost {
         throw RunFailure.memoryBudgetExceeded(
           needed: resident + model.byteCount, budget: budget,
           detail: "buffers \(ByteCount(resident)), backbone \(ByteCount(model.byteCount))"
+            + Self.checkpointAdvice(run, threads: self.threads, backbone: backbone)
             + (model.weightDecision == .float32 ? "" : "; in float32 it is read layer by layer"))
       }
       streaming = try StreamingPlan(run, model: model, threads: self.threads, budget: budget)
     }
     memoryBytes = streaming?.bytes ?? resident
+  }
+
+  /// What --checkpoint-activations would leave of the buffers, for a plan that does not fit.
+  private static func checkpointAdvice(_ run: PreparedRun, threads: Int, backbone: any Backbone) -> String {
+    guard let technique = run.technique.withCheckpoints else { return "" }
+    let bytes = technique.memoryBytes(backbone, capacity: run.capacity, workers: threads, training: true)
+    return "; with --checkpoint-activations buffers \(ByteCount(bytes))"
   }
 
   /// Runs to the end, writes the adapter and cleans up.

@@ -13,7 +13,7 @@ package struct TrainedTechnique: Sendable {
   /// Storage of the activations that a side network reads.
   package let element: ActivationElement
   /// True computes activations again in the backward in place of keeping them.
-  package let checkpointsActivations: Bool
+  package private(set) var checkpointsActivations: Bool
   /// Shapes of the side network; nil for techniques that run the backbone itself.
   package let sideShape: SideNetworkShape?
 
@@ -55,6 +55,14 @@ package struct TrainedTechnique: Sendable {
     case .full: break
     }
     sideShape = nil
+  }
+
+  /// The same technique with activations computed again in the backward; nil when it does so, or keeps none.
+  package var withCheckpoints: TrainedTechnique? {
+    guard sideShape == nil, !checkpointsActivations else { return nil }
+    var copy = self
+    copy.checkpointsActivations = true
+    return copy
   }
 
   /// True when activations can be cached: a tuned backbone's change with every step.

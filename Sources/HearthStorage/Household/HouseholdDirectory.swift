@@ -1,6 +1,7 @@
 package import CryptoPrimitives
 package import HouseholdTrust
 package import MeshModel
+import Synchronization
 import WireCoding
 
 /// The household's state of this device on disk: identity, boot counter, log, known peers and invitations.
@@ -24,6 +25,8 @@ package final class HouseholdDirectory: Sendable {
   package let path: String
   private let files: any HouseholdFiles
   private let lock: HouseholdLock?
+  /// Held from reading the invitations to writing them.
+  private let invitesChange = Mutex(())
 
   private init(path: String, files: (any HouseholdFiles)?, lock: HouseholdLock?) {
     self.path = path
@@ -128,6 +131,8 @@ package final class HouseholdDirectory: Sendable {
       var peers: [KnownPeer] = []
       for _ in 0..<(try reader.count("known peers", limit: TrustLimits.devices)) {
         let peer = try KnownPeer(from: &reader)
+        // Earlier builds kept a wire version here that nothing looked at.
+        _ = try reader.integer("reserved byte", as: UInt8.self)
         if let last = peers.last, last.device >= peer.device { throw .notAscending(field: "known peers") }
         peers.append(peer)
       }
@@ -142,7 +147,10 @@ package final class HouseholdDirectory: Sendable {
       .prefix(TrustLimits.devices)
     try write(.peers) { writer in
       writer.count(kept.count)
-      for peer in kept { peer.encode(to: &writer) }
+      for peer in kept {
+        peer.encode(to: &writer)
+        writer.integer(UInt8(0))
+      }
     }
   }
 
@@ -155,6 +163,20 @@ package final class HouseholdDirectory: Sendable {
   /// Replaces the invitations and failures.
   package func store(_ book: InviteBook) throws(HouseholdStorageFailure) {
     try write(.invites) { book.encode(to: &$0) }
+  }
+
+  /// Changes the invitations and failures; one change after the other, whichever threads they come from.
+  ///
+  /// On the disk when this returns; what `change` throws leaves them as they were.
+  package func updateInvites<Value: Sendable, Failure: Error>(
+    _ change: (inout InviteBook) throws(Failure) -> Value
+  ) throws -> Value {
+    try invitesChange.withLock { _ in
+      var book = try inviteBook()
+      let value = try change(&book)
+      try store(book)
+      return value
+    }
   }
 
   /// Removes the state of a device, also one that cannot be opened: a copy of another machine's, or damaged.

@@ -54,9 +54,7 @@ package struct BARTBackbone: Backbone {
       try Self.input(.encoder, prefix, configuration, leaves),
       try Self.input(.decoder, prefix, configuration, leaves),
     ]
-    architecture = BackboneArchitecture(
-      name: "bart", width: width, stacks: stacks.map(\.shape), vocabulary: vocabulary,
-      decoderStartID: configuration.decoderStartID, maximumLength: configuration.positions)
+    architecture = configuration.architecture
   }
 
   private static func stack(
@@ -179,7 +177,14 @@ package struct BARTBackbone: Backbone {
 }
 
 extension BARTConfiguration {
-  /// The encoder or decoder stack of this model.
+  /// The stacks of this model.
+  package var architecture: BackboneArchitecture {
+    BackboneArchitecture(
+      name: "bart", width: width, stacks: [stackShape(.encoder), stackShape(.decoder)],
+      vocabulary: vocabulary, decoderStartID: decoderStartID, maximumLength: positions)
+  }
+
+  /// One of the stacks.
   package func stackShape(_ kind: StackKind) -> StackShape {
     let stack = kind == .encoder ? encoder : decoder
     let headSize = width / stack.heads

@@ -37,18 +37,14 @@ package struct BERTBackbone: Backbone {
     types = try leaves.matrix("\(embeddings).token_type_embeddings.weight", configuration.types, width)
     embeddingNorm = try leaves.norm(
       "\(embeddings).LayerNorm", .layer, width: width, epsilon: configuration.epsilon)
-    let shape = StackShape(
-      kind: .encoder, layers: configuration.layers, block: configuration.blockConfiguration,
-      relativeBias: nil, hasFinalNorm: false)
+    let shape = configuration.architecture.stacks[0]
     var blocks: [BlockParameters] = []
     for layer in 0..<configuration.layers {
       blocks.append(
         try Self.block("\(prefix)encoder.layer.\(layer)", shape.block, leaves))
     }
     stacks = [FrozenStack(shape: shape, blocks: blocks, relativeBias: nil, finalNorm: nil)]
-    architecture = BackboneArchitecture(
-      name: "bert", width: width, stacks: [shape], vocabulary: configuration.vocabulary,
-      decoderStartID: nil, maximumLength: configuration.positions)
+    architecture = configuration.architecture
   }
 
   private static func block(
@@ -125,6 +121,17 @@ package struct BERTBackbone: Backbone {
 }
 
 extension BERTConfiguration {
+  /// The stack of this model.
+  package var architecture: BackboneArchitecture {
+    BackboneArchitecture(
+      name: "bert", width: width,
+      stacks: [
+        StackShape(
+          kind: .encoder, layers: layers, block: blockConfiguration, relativeBias: nil, hasFinalNorm: false)
+      ],
+      vocabulary: vocabulary, decoderStartID: nil, maximumLength: positions)
+  }
+
   /// The block of this encoder.
   package var blockConfiguration: BlockConfiguration {
     BlockConfiguration(

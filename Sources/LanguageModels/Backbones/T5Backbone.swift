@@ -42,9 +42,7 @@ package struct T5Backbone: Backbone {
     stacks = [
       try Self.stack(.encoder, configuration, leaves), try Self.stack(.decoder, configuration, leaves),
     ]
-    architecture = BackboneArchitecture(
-      name: "t5", width: width, stacks: stacks.map(\.shape), vocabulary: vocabulary,
-      decoderStartID: configuration.decoderStartID, maximumLength: nil)
+    architecture = configuration.architecture
   }
 
   private static func stack(
@@ -134,7 +132,14 @@ package struct T5Backbone: Backbone {
 }
 
 extension T5Configuration {
-  /// The encoder or decoder stack of this model.
+  /// The stacks of this model.
+  package var architecture: BackboneArchitecture {
+    BackboneArchitecture(
+      name: "t5", width: width, stacks: [stackShape(.encoder), stackShape(.decoder)], vocabulary: vocabulary,
+      decoderStartID: decoderStartID, maximumLength: nil)
+  }
+
+  /// One of the stacks.
   package func stackShape(_ kind: StackKind) -> StackShape {
     let isDecoder = kind == .decoder
     return StackShape(

@@ -52,6 +52,15 @@ package enum ModelConfiguration: Sendable, Equatable {
     }
   }
 
+  /// The stacks of the backbone that it describes.
+  package var architecture: BackboneArchitecture {
+    switch self {
+    case .bert(let bert): bert.architecture
+    case .t5(let t5): t5.architecture
+    case .bart(let bart): bart.architecture
+    }
+  }
+
   /// Rows of the word embedding: every token id is below it.
   package var vocabulary: Int {
     switch self {

@@ -106,6 +106,8 @@ package enum Misbehaviour: Hashable, Sendable, CaseIterable {
   case neverSyncs
   /// Pads its datagrams over the limit.
   case oversizedDatagrams
+  /// Ends its sessions with a device at once when it has another.
+  case breaksBeforeMake
   /// Forgets the membership log at every start.
   case forgetsLog
 }

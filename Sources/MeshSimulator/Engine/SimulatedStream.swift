@@ -125,6 +125,10 @@ package struct SimulatedStream: Sendable {
     package var peer: DeviceID?
     /// How far the session reaches.
     package var standing = SessionStanding.full
+    /// Since when the session stands.
+    package var opened: MonotonicInstant?
+    /// Why this end closed the session; nil when it has not.
+    package var closing: CloseReason?
   }
 
   /// What the connection is for.

@@ -164,6 +164,7 @@ extension Simulation {
     streams[id]?.ends[side].session = session
     streams[id]?.ends[side].peer = peer.device
     streams[id]?.ends[side].standing = state.standing
+    streams[id]?.ends[side].opened = now
     streams[id]?.ends[side].handshake = nil
     let offered = self.versions(of: device)
     let remote =
@@ -179,7 +180,18 @@ extension Simulation {
     trace.add(
       now, 7, device, other, bytes: peer.device.bytes,
       line: "\(device) has session \(session) with \(other), \(state.standing)")
+    if devices[device].misbehaviour == .breaksBeforeMake { breakSessions(of: device, with: other, but: id) }
     deliver(.transport(.opened(session, info)), to: device)
+  }
+
+  private mutating func breakSessions(of device: Int, with other: Int, but kept: Int) {
+    for id in devices[device].streams where id != kept {
+      guard let stream = streams[id] else { continue }
+      let side = stream.side(of: device)
+      if stream.ends[1 - side].device == other, let session = stream.ends[side].session {
+        close(session, .renewed, by: device)
+      }
+    }
   }
 
   // MARK: - The real one

@@ -156,6 +156,7 @@ extension Simulation {
     }
     if case .open = segment { return acceptConnection(id) }
     guard end.phase != .absent, end.life == devices[device].life else {
+      if end.life == devices[device].life { checkLateSegment(segment, end) }
       if case .reset = segment { return discardIfDone(id) }
       if case .end = segment { return discardIfDone(id) }
       send(.reset, on: id, from: 1 - side)
@@ -226,6 +227,8 @@ extension Simulation {
     let side = stream.side(of: device)
     devices[device].streamOfSession[session] = nil
     send(.end(reason), on: id, from: side)
+    streams[id]?.ends[side].closing = reason
+    if reason == .renewed, stream.ends[side].standing == .full { record.renewals += 1 }
     leave(id, side: side)
     queue.plan(
       .process(device, life: devices[device].life, .transport(.closed(session, reason))), at: now)

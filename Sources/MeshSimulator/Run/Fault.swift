@@ -103,6 +103,8 @@ package struct SimulationPlan: Sendable {
   package var misbehaviours: [PlannedMisbehaviour] = []
   /// A limit that takes the place of all larger ones, in tests of the checkers.
   package var strictestLimit = Int.max
+  /// How old a session may be: a device's day, and time for the dial.
+  package var sessionAgeLimit: Duration = .seconds(24 * 3_600 + 120)
   /// Whether the first violation ends the run.
   package var stopsAtViolation = false
 

@@ -73,6 +73,16 @@ extension Simulation {
     }
   }
 
+  /// Something arrived on a connection that this process has closed.
+  ///
+  /// Echoes say nothing that could be missed, and an update-only session has done its work when the key has come.
+  mutating func checkLateSegment(_ segment: StreamSegment, _ end: SimulatedStream.End) {
+    guard case .frame(let frame) = segment, frame.kind != .echoRequest, frame.kind != .echoReply,
+      end.closing == .renewed, end.standing == .full
+    else { return }
+    violate(.renewalLosesNoFrame, "device \(end.device) misses \(frame.kind) of \(frame.body.count) B")
+  }
+
   mutating func checkStart(of device: Int, boot: BootID, entries: Int) {
     if devices[device].identity == device, boot.counter <= checks.lastBoot[device] {
       violate(
@@ -97,6 +107,7 @@ extension Simulation {
     case .unreachable(let id): noteUnreachable(id, by: device)
     case .suspected: record.suspicions += 1
     case .clone: record.cloneReports += 1
+    case .disconnected: record.disconnections += 1
     default: break
     }
   }
@@ -143,6 +154,9 @@ extension Simulation {
       if end.phase == .open, let other = end.peer, peer.household.log.isRevoked(other) {
         violate(
           .noRevokedSession, "device \(device) has a session with \(other.short), which it knows as revoked")
+      }
+      if end.phase == .open, let opened = end.opened, opened.duration(to: now) > plan.sessionAgeLimit {
+        violate(.sessionsStayYoung, "device \(device) has a session since \(opened)")
       }
     }
   }

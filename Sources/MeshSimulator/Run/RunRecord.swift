@@ -16,6 +16,10 @@ package enum SimulationRule: String, Hashable, Sendable, CaseIterable {
   case logGrowsOnly = "log-grows-only"
   /// A device's incarnation never goes back, over all its starts.
   case incarnationGrowsOnly = "incarnation-grows-only"
+  /// A frame that was sent before a session gave way to a younger one arrives on it.
+  case renewalLosesNoFrame = "renewal-loses-no-frame"
+  /// No session is older than its limit; where both sides can dial, none is much older than a day.
+  case sessionsStayYoung = "sessions-stay-young"
   /// A device's boot counter goes up with every start.
   case bootCounterGrows = "boot-counter-grows"
   /// Where only packets are lost, nobody is taken for unreachable.
@@ -52,6 +56,10 @@ package struct RunRecord: Sendable {
   package internal(set) var eventCount = 0
   /// Sessions that were opened, both ends counted.
   package internal(set) var sessionCount = 0
+  /// Sessions that a device closed because they were old.
+  package internal(set) var renewals = 0
+  /// How often the last session with a device ended.
+  package internal(set) var disconnections = 0
   /// Seconds from a crash to each other device's "unreachable".
   package internal(set) var detections: [Double] = []
   /// Seconds from a device's return to everybody having it in again and it them.

@@ -32,10 +32,13 @@ package struct Scenario: Sendable {
 
   /// All scenarios, in the order in which they are shown.
   package static let all: [Scenario] = [
-    quiet, realHandshake, loss, lossHour, crash, churn, partition, sleep, revocation, twoKeys, clone,
+    quiet, realHandshake, loss, lossHour, days, crash, churn, partition, sleep, revocation, twoKeys, clone,
     firewall, udpBlocked,
     cachedAddress, powerLoss, versions, swarm,
   ]
+
+  /// Whether a run takes an hour of virtual time or more, so that it is only made when it is named.
+  package var isLong: Bool { plan(seed: 1).duration >= .seconds(3_600) }
 
   /// The scenario with this name.
   package static func named(_ name: String) -> Scenario? { all.first { $0.name == name } }
@@ -83,6 +86,14 @@ extension Scenario {
   static let lossHour = Scenario("loss-hour", "an hour of 5 % loss", devices: 5) { seed, devices, dice in
     var plan = started("loss-hour", seed, devices, seconds: 3_600, &dice)
     plan.conditions = wireless(lossPerMillion: 50_000)
+    plan.isLossOnly = true
+    plan.steps.append(ScenarioStep(30, .settled))
+    return plan
+  }
+
+  static let days = Scenario("days", "sessions of several days get new keys", devices: 3) {
+    seed, devices, dice in
+    var plan = started("days", seed, devices, seconds: 302_400, &dice)
     plan.isLossOnly = true
     plan.steps.append(ScenarioStep(30, .settled))
     return plan

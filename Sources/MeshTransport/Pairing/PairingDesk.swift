@@ -1,18 +1,10 @@
 import CryptoPrimitives
 package import Determinism
-import Glibc
 package import HouseholdTrust
 package import MeshModel
 import NIOCore
 package import SecureChannel
 import Synchronization
-
-/// The clock of invitations: it goes on while the machine sleeps (CLOCK_BOOTTIME).
-package func sinceBootNow() -> MonotonicInstant {
-  var time = timespec()
-  clock_gettime(CLOCK_BOOTTIME, &time)
-  return MonotonicInstant(nanoseconds: Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
-}
 
 /// Where devices that want to join are received: the open invitations of this device, and who asks for admission.
 ///
@@ -31,19 +23,32 @@ package final class PairingDesk: Sendable {
   }
 
   private let versions: WireVersions
+  private let keepFailure: @Sendable () -> Bool
   private let continuation: AsyncStream<PairingRequest>.Continuation
   private let state: Mutex<State>
 
   /// A desk of an admin's device, without invitations.
-  package init(trust: TrustSnapshot, versions: WireVersions = .current) {
+  ///
+  /// `keepFailure` puts a wrong guess on the disk, so that a restart gives no new ones; it is called before the guess
+  /// is answered. When it cannot (false) the code burns.
+  package init(
+    trust: TrustSnapshot, versions: WireVersions = .current,
+    keepFailure: @escaping @Sendable () -> Bool = { true }
+  ) {
     self.versions = versions
+    self.keepFailure = keepFailure
     (requests, continuation) = AsyncStream.makeStream(bufferingPolicy: .bufferingOldest(Self.connections))
     state = Mutex(State(trust: trust))
   }
 
-  /// Looks at the invitations, or changes them; instants are `sinceBootNow()`.
+  /// Looks at the invitations, or changes them; instants are of the clock since boot.
   package func withWindow<Value: Sendable>(_ body: (inout PairingWindow) -> sending Value) -> Value {
-    state.withLock { body(&$0.window) }
+    state.withLock { state in
+      let before = state.window.wrongGuesses
+      let value = body(&state.window)
+      if state.window.wrongGuesses != before, !keepFailure() { state.window.burnCode() }
+      return value
+    }
   }
 
   /// Opens an invitation by code, in place of an earlier one.
@@ -51,7 +56,7 @@ package final class PairingDesk: Sendable {
     var code: PairingCode? = consume code
     state.withLock { state in
       guard let code = code.take() else { return }
-      state.window.open(code, discriminator: discriminator, at: sinceBootNow())
+      state.window.open(code, discriminator: discriminator, at: DeviceClocks.now().sinceBoot)
     }
   }
 
@@ -60,7 +65,7 @@ package final class PairingDesk: Sendable {
     var token: InviteToken? = consume token
     return state.withLock { state in
       guard let token = token.take() else { return false }
-      return state.window.open(token, end: end, at: sinceBootNow())
+      return state.window.open(token, end: end, at: DeviceClocks.now().sinceBoot)
     }
   }
 
@@ -73,7 +78,9 @@ package final class PairingDesk: Sendable {
   /// The inviting side of a new connection; nil when nothing is open, or too many are at it.
   func begin() -> PairingMachine? {
     let trust: TrustSnapshot? = state.withLock { state in
-      guard state.connections < Self.connections, state.window.isOpen(at: sinceBootNow()) else { return nil }
+      guard state.connections < Self.connections, state.window.isOpen(at: DeviceClocks.now().sinceBoot) else {
+        return nil
+      }
       state.connections += 1
       return state.trust
     }
@@ -140,7 +147,7 @@ final class PairingMachine {
   init(desk: PairingDesk, trust: TrustSnapshot, versions: WireVersions) {
     self.desk = desk
     var entropy = SystemEntropy()
-    inviter = PairingInviter(trust, versions: versions, at: sinceBootNow(), entropy: &entropy)
+    inviter = PairingInviter(trust, versions: versions, at: DeviceClocks.now().sinceBoot, entropy: &entropy)
   }
 
   deinit { desk.end() }
@@ -152,10 +159,10 @@ final class PairingMachine {
   var provenToken: [UInt8]? { inviter.provenToken }
 
   func receive(_ bytes: [UInt8]) -> [PairingEffect] {
-    desk.withWindow { inviter.receive(bytes, &$0, at: sinceBootNow()) }
+    desk.withWindow { inviter.receive(bytes, &$0, at: DeviceClocks.now().sinceBoot) }
   }
 
-  func tick() -> [PairingEffect] { desk.withWindow { inviter.tick(&$0, at: sinceBootNow()) } }
+  func tick() -> [PairingEffect] { desk.withWindow { inviter.tick(&$0, at: DeviceClocks.now().sinceBoot) } }
 
   func breakOff() -> [PairingEffect] { desk.withWindow { inviter.breakOff(&$0) } }
 

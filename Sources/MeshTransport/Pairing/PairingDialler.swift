@@ -63,11 +63,11 @@ package enum PairingDialler {
         }
       }
       if let household { return household }
-      let left = sinceBootNow().duration(to: joiner.deadline)
+      let left = DeviceClocks.now().sinceBoot.duration(to: joiner.deadline)
       if left <= .zero {
-        effects = joiner.tick(at: sinceBootNow())
+        effects = joiner.tick(at: DeviceClocks.now().sinceBoot)
       } else if let bytes = try receive(descriptor, within: left, address) {
-        effects = bytes.isEmpty ? joiner.breakOff() : joiner.receive(bytes, at: sinceBootNow())
+        effects = bytes.isEmpty ? joiner.breakOff() : joiner.receive(bytes, at: DeviceClocks.now().sinceBoot)
       } else {
         effects = []
       }

@@ -93,7 +93,7 @@ final class PairingHandler: ChannelInboundHandler {
 
   /// The machine moves its deadline on while a person thinks, so it is asked again at each.
   private func watchDeadline() {
-    let left = max(.zero, sinceBootNow().duration(to: machine.deadline))
+    let left = max(.zero, DeviceClocks.now().sinceBoot.duration(to: machine.deadline))
     timer = channel.eventLoop.assumeIsolated().scheduleTask(in: left.timeAmount + .milliseconds(1)) {
       [weak self] in
       guard let self, !self.isOver else { return }

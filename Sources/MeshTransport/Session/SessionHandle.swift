@@ -38,13 +38,14 @@ extension SessionInfo {
     // Without echoes a session of little standing could not show that it lives, and would end as silent.
     switch standing {
     case .statusOnly: return purpose == .control && isEcho
-    case .updateOnly: return purpose == .control && (isEcho || kind == .trustLog || kind == .networkKey)
+    case .updateOnly: return purpose == .control && (isEcho || kind == .trustLog)
     case .full: break
     }
     switch purpose {
-    case .control: return kind != .bulk && kind != .pairing
+    case .control: return kind != .bulk
     case .bulk: return kind == .bulk || isEcho
-    case .pairing: return kind == .pairing
+    // Pairing has frames of its own.
+    case .pairing: return false
     }
   }
 }

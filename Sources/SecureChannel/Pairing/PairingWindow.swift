@@ -39,6 +39,8 @@ package struct PairingWindow: Sendable {
   private var lastNumber: UInt64 = 0
   // At most `PairingLimits.failures`, the oldest first.
   private var failures: [MonotonicInstant] = []
+  /// Wrong guesses since this window was made, for whoever keeps them over restarts.
+  package private(set) var wrongGuesses: UInt64 = 0
 
   /// A window without invitations.
   package init() {}
@@ -66,6 +68,11 @@ package struct PairingWindow: Sendable {
     tokens.append(
       OpenToken(box: TokenBox(token), end: end ?? now.advanced(by: PairingLimits.tokenTime)))
     return true
+  }
+
+  /// Counts wrong guesses that were made before the daemon started; they may lie before this clock's zero.
+  package mutating func restore(failures earlier: [MonotonicInstant]) {
+    failures = Array((earlier + failures).sorted().suffix(PairingLimits.failures))
   }
 
   /// Burns the code, if there is one.
@@ -174,6 +181,7 @@ extension PairingWindow {
   }
 
   private mutating func noteFailure(at now: MonotonicInstant) {
+    wrongGuesses += 1
     failures.append(now)
     if failures.count > PairingLimits.failures { failures.removeFirst() }
   }

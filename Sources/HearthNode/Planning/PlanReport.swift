@@ -1,0 +1,164 @@
+import CryptoPrimitives
+package import ParallelPlanner
+import PipelineSchedules
+
+/// A plan with the names that people know, as `hearth plan --json` writes it.
+package struct PlanReport: Sendable, Encodable {
+  /// One device's part of a stage or of the cached epochs.
+  package struct Device: Sendable, Encodable {
+    /// What the device is called.
+    package var name: String
+    /// Units of a pipeline micro-batch, or of a mini-batch in the cached epochs.
+    package var share: Int
+    /// The most memory that it needs.
+    package var memoryBytes: Int64
+    /// Memory that it may use.
+    package var budgetBytes: Int64
+    /// Bytes of the activation cache on its disk; only in the cached epochs.
+    package var cacheBytes: Int64?
+  }
+
+  /// One stage.
+  package struct Stage: Sendable, Encodable {
+    /// Its first and last layer by name.
+    package var layers: [String]
+    /// The number of its layers.
+    package var layerCount: Int
+    /// Its group.
+    package var devices: [Device]
+  }
+
+  /// Predicted times in seconds.
+  package struct Seconds: Sendable, Encodable {
+    /// The first pass over the samples.
+    package var firstEpoch: Double
+    /// Moving cached activations.
+    package var redistribution: Double
+    /// One epoch from the cache.
+    package var cachedEpoch: Double
+    /// The whole job.
+    package var total: Double
+  }
+
+  /// A shape that lost, and why.
+  package struct Rejected: Sendable, Encodable {
+    /// How its epochs would have run.
+    package var mode: String
+    /// Devices of its stages.
+    package var grouping: String
+    /// In words.
+    package var because: String
+  }
+
+  /// Model and technique.
+  package var model: String
+  /// The household.
+  package var household: String
+  /// Which plans were looked at.
+  package var planner: String
+  /// How the epochs run: `hybrid`, `fill` or `live`.
+  package var mode: String
+  /// Passes over the samples.
+  package var epochs: Int
+  /// Training samples.
+  package var samples: Int
+  /// Units of a mini-batch.
+  package var unitsPerMiniBatch: Int
+  /// Pipeline micro-batches of a mini-batch.
+  package var microBatches: Int
+  /// The stages.
+  package var stages: [Stage]
+  /// Who trains from the cache.
+  package var cachedDevices: [Device]
+  /// Devices without work.
+  package var idle: [String]
+  /// What it takes.
+  package var predictedSeconds: Seconds
+  /// Whether no better plan exists under these profiles.
+  package var proven: Bool
+  /// How long planning took.
+  package var planningSeconds: Double
+  /// What devices compare to agree on the plan.
+  package var planDigest: String
+  /// Shapes that lost.
+  package var rejected: [Rejected]
+  /// The plan itself.
+  package var plan: Plan
+
+  private enum CodingKeys: String, CodingKey {
+    case model, household, planner, mode, epochs, samples, unitsPerMiniBatch, microBatches, stages,
+      cachedDevices, idle
+    case predictedSeconds, proven, planningSeconds, planDigest, rejected
+  }
+
+  init(_ prepared: PreparedPlanning, _ result: PlanningResult, seconds: Double) {
+    let plan = result.plan
+    let devices = prepared.household.devices
+    self.plan = plan
+    model = prepared.model.costs.name
+    household = prepared.file.name
+    planner = prepared.job.planner.rawValue
+    mode = plan.mode.rawValue
+    epochs = prepared.job.epochs
+    samples = prepared.samples
+    unitsPerMiniBatch = prepared.job.unitsPerMiniBatch
+    microBatches = plan.microBatches
+    stages = plan.stages.map { stage in
+      Stage(
+        layers: [
+          prepared.model.layerNames[stage.layers.lowerBound],
+          prepared.model.layerNames[stage.layers.upperBound - 1],
+        ],
+        layerCount: stage.layers.count,
+        devices: stage.members.map { member in
+          Device(
+            name: devices[member.device].name, share: member.units, memoryBytes: member.memoryBytes,
+            budgetBytes: devices[member.device].memoryBudget)
+        })
+    }
+    cachedDevices = plan.cached.map { member in
+      Device(
+        name: devices[member.device].name, share: member.units, memoryBytes: member.memoryBytes,
+        budgetBytes: devices[member.device].memoryBudget, cacheBytes: member.cacheBytes)
+    }
+    let used = Set(plan.stages.flatMap(\.members).map(\.device) + plan.cached.map(\.device))
+    idle = devices.indices.filter { !used.contains($0) }.map { devices[$0].name }
+    predictedSeconds = Seconds(
+      firstEpoch: PlanReport.seconds(plan.predicted.firstEpoch),
+      redistribution: PlanReport.seconds(plan.predicted.redistribution),
+      cachedEpoch: PlanReport.seconds(plan.predicted.cachedEpoch),
+      total: PlanReport.seconds(plan.predicted.total))
+    proven = result.isProven
+    planningSeconds = seconds
+    planDigest = plan.digest.description
+    rejected = result.rejected.sorted { PlanReport.order($0) < PlanReport.order($1) }.map { alternative in
+      Rejected(
+        mode: alternative.mode.rawValue, grouping: alternative.grouping,
+        because: PlanReport.words(alternative, plan, devices))
+    }
+  }
+
+  /// Fitting shapes by their time, then the others by what they lack.
+  private static func order(_ alternative: RejectedAlternative) -> (Int, Int64) {
+    switch alternative.reason {
+    case .slower(let total, _): (0, total)
+    case .doesNotFit(_, _, let bytes): (1, bytes)
+    }
+  }
+
+  private static func words(
+    _ alternative: RejectedAlternative, _ plan: Plan, _ devices: [DeviceProfile]
+  ) -> String {
+    switch alternative.reason {
+    case .doesNotFit(let stage, let device, let bytes):
+      return "stage \(stage + 1) on \(devices[device].name) needs \(ByteCount(Int(bytes))) more"
+    case .slower(let total, let bubbles):
+      let slower = Double(total) / Double(max(1, plan.predicted.total)) - 1
+      let more = "takes \(duration(seconds(total))), \(decimal(slower * 100, slower < 0.1 ? 1 : 0)) % more"
+      guard alternative.stages > 1, alternative.mode != .fill, bubbles >= 10 else { return more }
+      return more + "; \(alternative.stages) stages lose \(bubbles / 10) % to bubbles"
+    }
+  }
+
+  static func seconds(_ nanoseconds: Int64) -> Double { Double(nanoseconds) / 1e9 }
+}

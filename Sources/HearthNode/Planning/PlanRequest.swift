@@ -1,0 +1,153 @@
+import ComputeRuntime
+package import FineTuning
+import LanguageModels
+package import ParallelPlanner
+package import TensorKernels
+
+/// What `hearth plan` is asked.
+package struct PlanRequest: Sendable, Equatable {
+  /// A model's directory, or the name of a built-in shape.
+  package var model: String
+  /// File with the household; nil plans for this device alone, measured now.
+  package var householdFile: String?
+  /// File with the training rows, of which only the number counts; nil takes `samples`.
+  package var dataFile: String?
+  /// Training samples when there is no file.
+  package var samples: Int
+  /// Tokens of a text.
+  package var length: Int
+  /// Passes over the samples.
+  package var epochs: Int
+  /// Samples of an optimizer step.
+  package var batch: Int
+  /// Samples that one device computes as a unit.
+  package var microBatch: Int
+  /// `parallel`, `full`, `houlsby` or `lora`.
+  package var technique: String
+  /// The paper's k.
+  package var reduction: Int
+  /// How a cached activation element is stored.
+  package var cache: ActivationElement
+  /// Which plans are looked at.
+  package var planner: PlannerKind
+  /// How the first epoch may run.
+  package var firstEpoch: FirstEpochPolicy
+
+  /// A request with the documented defaults.
+  package init(model: String) {
+    self.model = model
+    householdFile = nil
+    dataFile = nil
+    samples = 3668
+    length = 128
+    epochs = 3
+    batch = 16
+    microBatch = 2
+    technique = "parallel"
+    reduction = 8
+    cache = .float16
+    planner = .pac
+    firstEpoch = .auto
+  }
+
+  /// The name of the planner; a name that is none of `planners` changes nothing.
+  package var plannerName: String {
+    get { planner.rawValue }
+    set { planner = PlannerKind(rawValue: newValue) ?? planner }
+  }
+
+  /// The name of the first epoch's mode; a name that is none of `firstEpochs` changes nothing.
+  package var firstEpochName: String {
+    get { firstEpoch.rawValue }
+    set { firstEpoch = FirstEpochPolicy(rawValue: newValue) ?? firstEpoch }
+  }
+
+  /// The names of all planners.
+  package static var planners: [String] { PlannerKind.allCases.map(\.rawValue) }
+  /// The names of all modes of the first epoch.
+  package static var firstEpochs: [String] { FirstEpochPolicy.allCases.map(\.rawValue) }
+  /// The names of all techniques.
+  package static let techniques = ["parallel", "full", "houlsby", "lora"]
+
+  /// The technique with the settings of the paper's comparison.
+  package func configuration(layers: Int) -> TechniqueConfiguration {
+    switch technique {
+    case "full": .full(FullConfiguration())
+    case "houlsby": .houlsby(HoulsbyConfiguration())
+    case "lora": .lora(LoRAConfiguration())
+    default:
+      .parallel(ParallelAdapterConfiguration(preset: .default, reduction: reduction, layersPerStack: layers))
+    }
+  }
+}
+
+/// A request with everything that was read for it.
+package struct PreparedPlanning: Sendable {
+  /// The model as the planner sees it.
+  package var model: PlanningModel
+  /// The devices and links.
+  package var file: HouseholdFile
+  /// Their profile for this model.
+  package var household: HouseholdProfile
+  /// What is planned.
+  package var job: PlanningJob
+  /// Training samples.
+  package var samples: Int
+
+  /// Reads the model's shape, the household and the number of rows.
+  package init(_ request: PlanRequest, environment: [String: String] = [:]) throws {
+    guard request.batch % request.microBatch == 0 else {
+      throw PlanFailure.request(
+        detail:
+          "--batch is \(request.batch) and --micro-batch \(request.microBatch); the second must divide the first"
+      )
+    }
+    let architecture = try PlanningModel.architecture(request.model)
+    let counting = TechniqueCosts.Counting(cacheElement: request.cache)
+    let layers = architecture.stacks.map(\.layers).min() ?? 0
+    model = try PlanningModel(
+      name: request.model, architecture: architecture, technique: request.configuration(layers: layers),
+      head: .classes(2),
+      workload: CostWorkload(samples: request.microBatch, encoderLength: request.length), counting: counting)
+    samples = try request.dataFile.map { try PreparedPlanning.rows($0) } ?? request.samples
+    if let path = request.householdFile {
+      file = try HouseholdFile.read(path)
+    } else {
+      let profile = LocalProfile.measure(
+        architecture: architecture, reduction: request.reduction, length: request.length,
+        environment: environment)
+      file = profile.household
+    }
+    household = model.household(file)
+    job = PlanningJob(
+      epochs: request.epochs, stepsPerEpoch: max(1, (samples + request.batch - 1) / request.batch),
+      unitsPerMiniBatch: request.batch / request.microBatch, planner: request.planner,
+      firstEpoch: request.firstEpoch)
+  }
+
+  private static func rows(_ path: String) throws -> Int {
+    // Labels are not looked at: any label column will do, so each kind is tried.
+    do {
+      return try TrainingRows.read(path, options: DataOptions(), labels: .name).examples.count
+    } catch {
+      return try TrainingRows.read(path, options: DataOptions(), labels: .number).examples.count
+    }
+  }
+
+  /// Plans, and measures how long that took.
+  package func plan() throws -> PlanReport {
+    let start = MonotonicClock.seconds()
+    let result = try ParallelPlanner().plan(model.costs, household: household, job: job)
+    return PlanReport(self, result, seconds: MonotonicClock.seconds() - start)
+  }
+}
+
+extension PlanningFailure: UserFacingFailure {
+  /// Decides the exit code.
+  package var reason: ExitReason {
+    switch self {
+    case .outOfRange, .inconsistent: .badData
+    case .doesNotFit: .insufficientResources
+    }
+  }
+}

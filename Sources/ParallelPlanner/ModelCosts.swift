@@ -1,0 +1,113 @@
+/// Limits of what the planner accepts from outside.
+package enum PlanningLimits {
+  /// Most devices of a household.
+  package static let devices = 64
+  /// Most layers of a model.
+  package static let layers = 512
+  /// Most kinds of layers.
+  package static let layerKinds = 64
+  /// Most units (lanes' micro-batches) of a mini-batch.
+  package static let unitsPerMiniBatch = 1024
+  /// Most epochs of a job.
+  package static let epochs = 100_000
+  /// Most optimizer steps of an epoch.
+  package static let stepsPerEpoch = 100_000_000
+  /// Most nanoseconds of one layer for one unit (100 s).
+  package static let layerNanoseconds: Int64 = 100_000_000_000
+  /// Most bytes of anything (1 PB), so that sums of them never overflow.
+  package static let bytes: Int64 = 1_000_000_000_000_000
+  /// Slowest link or disk that can be planned with, in bytes a second.
+  package static let slowestBytesPerSecond: Int64 = 1000
+}
+
+/// What one layer costs in bytes, whichever device computes it.
+///
+/// "A unit" is the micro-batch of one lane, which one device computes whole.
+package struct LayerCosts: Sendable, Hashable {
+  /// Which of the model's kinds of layers it is: devices are measured by kind.
+  package var kind: Int
+  /// Weights that are read and never changed.
+  package var frozenBytes: Int64
+  /// Weights that are trained, one copy.
+  package var trainableBytes: Int64
+  /// What the backward pass of one unit needs from its forward pass.
+  package var retainedBytes: Int64
+  /// What one unit adds to the activation cache.
+  package var cacheBytes: Int64
+  /// What crosses to the next layer in a forward pass of one unit while training.
+  package var forwardBoundaryBytes: Int64
+  /// What crosses back in the backward pass of one unit.
+  package var backwardBoundaryBytes: Int64
+  /// What crosses to the next layer when nothing is trained.
+  package var fillBoundaryBytes: Int64
+
+  /// The costs of one layer.
+  package init(
+    kind: Int, frozenBytes: Int64, trainableBytes: Int64, retainedBytes: Int64, cacheBytes: Int64 = 0,
+    forwardBoundaryBytes: Int64, backwardBoundaryBytes: Int64, fillBoundaryBytes: Int64
+  ) {
+    self.kind = kind
+    self.frozenBytes = frozenBytes
+    self.trainableBytes = trainableBytes
+    self.retainedBytes = retainedBytes
+    self.cacheBytes = cacheBytes
+    self.forwardBoundaryBytes = forwardBoundaryBytes
+    self.backwardBoundaryBytes = backwardBoundaryBytes
+    self.fillBoundaryBytes = fillBoundaryBytes
+  }
+}
+
+/// Frozen weights that several layers use and a device holds once, such as a tied embedding.
+package struct SharedWeights: Sendable, Hashable {
+  /// Their bytes.
+  package var bytes: Int64
+  /// The layers that read them, ascending.
+  package var layers: [Int]
+
+  /// Weights that `layers` share.
+  package init(bytes: Int64, layers: [Int]) {
+    self.bytes = bytes
+    self.layers = layers
+  }
+}
+
+/// What a model under one technique costs: the planner's whole knowledge of it.
+package struct ModelCosts: Sendable, Hashable {
+  /// For people: model and technique.
+  package var name: String
+  /// Names of the kinds of layers, for instance `encoder` and `decoder`.
+  package var kinds: [String]
+  /// The layers from the input to the output.
+  package var layers: [LayerCosts]
+  /// Frozen weights that layers share.
+  package var shared: [SharedWeights]
+  /// Copies of the trained weights that training holds: weights, gradient, and the optimizer's moments.
+  package var trainableCopies: Int64
+  /// Memory of one layer's forward pass beyond what is retained, for one unit.
+  package var transientBytes: Int64
+  /// Memory of a cached step for one unit: activations of the technique and the taps read from the cache.
+  package var cachedUnitBytes: Int64
+  /// Whether the technique can train from cached activations.
+  package var canCache: Bool
+
+  /// The costs of a model under a technique.
+  package init(
+    name: String, kinds: [String], layers: [LayerCosts], shared: [SharedWeights] = [],
+    trainableCopies: Int64 = 4,
+    transientBytes: Int64 = 0, cachedUnitBytes: Int64 = 0, canCache: Bool
+  ) {
+    self.name = name
+    self.kinds = kinds
+    self.layers = layers
+    self.shared = shared
+    self.trainableCopies = trainableCopies
+    self.transientBytes = transientBytes
+    self.cachedUnitBytes = cachedUnitBytes
+    self.canCache = canCache
+  }
+
+  /// Trained weights of all layers, one copy.
+  package var trainableBytes: Int64 { layers.reduce(0) { $0 + $1.trainableBytes } }
+  /// What one unit occupies in the activation cache.
+  package var cacheBytes: Int64 { layers.reduce(0) { $0 + $1.cacheBytes } }
+}

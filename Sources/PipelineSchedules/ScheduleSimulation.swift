@@ -1,0 +1,164 @@
+/// What one stage takes for one micro-batch, in nanoseconds.
+package struct StageTimes: Sendable, Hashable {
+  /// The forward pass.
+  package var forward: Int64
+  /// The backward pass.
+  package var backward: Int64
+  /// The sum of gradients over the stage's members, once a mini-batch, after the last backward pass.
+  package var reduction: Int64
+
+  /// The times of one stage.
+  package init(forward: Int64, backward: Int64, reduction: Int64 = 0) {
+    self.forward = forward
+    self.backward = backward
+    self.reduction = reduction
+  }
+}
+
+/// What one micro-batch takes from a stage to the next and its gradient takes back, in nanoseconds.
+package struct BoundaryTimes: Sendable, Hashable {
+  /// Activations, to the next stage.
+  package var forward: Int64
+  /// Gradients, to the stage before.
+  package var backward: Int64
+
+  /// The times of one boundary.
+  package init(forward: Int64, backward: Int64) {
+    self.forward = forward
+    self.backward = backward
+  }
+}
+
+/// One operation of a simulated mini-batch.
+package struct TimedOperation: Sendable, Equatable {
+  /// What is done.
+  package var operation: PipelineOperation
+  /// When it starts, from the start of the mini-batch, in nanoseconds.
+  package var start: Int64
+  /// When it ends.
+  package var end: Int64
+}
+
+/// Runs a schedule in exact integer time.
+///
+/// A stage does one operation at a time, in its schedule's order, as soon as the input is there. A boundary
+/// carries one micro-batch a direction at a time, in the order in which they are ready, while the stages go on
+/// computing. The mini-batch ends when every stage has reduced its gradients.
+package struct ScheduleSimulator: Sendable {
+  private var arrivedForward: [Int64] = []
+  private var arrivedBackward: [Int64] = []
+  private var next: [Int] = []
+  private var free: [Int64] = []
+  private var linkForward: [Int64] = []
+  private var linkBackward: [Int64] = []
+
+  /// A simulator; it keeps its buffers from one call to the next.
+  package init() {}
+
+  /// How long one mini-batch takes.
+  package mutating func duration(
+    _ schedule: PipelineSchedule, stages: [StageTimes], boundaries: [BoundaryTimes]
+  ) -> Int64 {
+    run(schedule, stages, boundaries) { _, _ in }
+  }
+
+  /// When every operation of a mini-batch starts and ends, stage by stage.
+  package mutating func timeline(
+    _ schedule: PipelineSchedule, stages: [StageTimes], boundaries: [BoundaryTimes]
+  ) -> [[TimedOperation]] {
+    var timeline: [[TimedOperation]] = Array(repeating: [], count: stages.count)
+    _ = run(schedule, stages, boundaries) { stage, timed in timeline[stage].append(timed) }
+    return timeline
+  }
+
+  @inline(__always)
+  private mutating func run(
+    _ schedule: PipelineSchedule, _ stages: [StageTimes], _ boundaries: [BoundaryTimes],
+    record: (Int, TimedOperation) -> Void
+  ) -> Int64 {
+    precondition(
+      stages.count == schedule.stages && boundaries.count == stages.count - 1,
+      "\(stages.count) stages and \(boundaries.count) boundaries for a schedule of \(schedule.stages)")
+    reset(schedule)
+    var open = stages.count * schedule.operationsPerStage
+    while open > 0 {
+      let before = open
+      for stage in 0..<stages.count { open -= advance(stage, schedule, stages, boundaries, record) }
+      for stage in stride(from: stages.count - 2, through: 0, by: -1) {
+        open -= advance(stage, schedule, stages, boundaries, record)
+      }
+      precondition(open < before, "the schedule \(schedule) cannot go on")
+    }
+    return zip(free, stages).reduce(0) { max($0, $1.0 + $1.1.reduction) }
+  }
+
+  private mutating func reset(_ schedule: PipelineSchedule) {
+    let count = schedule.stages * schedule.microBatches
+    func clear(_ array: inout [Int64], _ count: Int, _ value: Int64) {
+      array.removeAll(keepingCapacity: true)
+      array.append(contentsOf: repeatElement(value, count: count))
+    }
+    clear(&arrivedForward, count, -1)
+    clear(&arrivedBackward, count, -1)
+    for microBatch in 0..<schedule.microBatches {
+      arrivedForward[microBatch] = 0
+      // The last stage's gradient comes from its own loss.
+      arrivedBackward[count - schedule.microBatches + microBatch] = 0
+    }
+    next.removeAll(keepingCapacity: true)
+    next.append(contentsOf: repeatElement(0, count: schedule.stages))
+    clear(&free, schedule.stages, 0)
+    clear(&linkForward, schedule.stages, 0)
+    clear(&linkBackward, schedule.stages, 0)
+  }
+
+  /// Does what a stage can do now and returns how many operations that were.
+  @inline(__always)
+  private mutating func advance(
+    _ stage: Int, _ schedule: PipelineSchedule, _ stages: [StageTimes], _ boundaries: [BoundaryTimes],
+    _ record: (Int, TimedOperation) -> Void
+  ) -> Int {
+    let microBatches = schedule.microBatches
+    let row = stage * microBatches
+    var done = 0
+    while next[stage] < schedule.operationsPerStage {
+      let operation = schedule.operation(stage: stage, index: next[stage])
+      let ready: Int64
+      let time: Int64
+      switch operation {
+      case .forward(let microBatch):
+        ready = arrivedForward[row + microBatch]
+        time = stages[stage].forward
+      case .backward(let microBatch):
+        ready = arrivedBackward[row + microBatch]
+        time = stages[stage].backward
+      }
+      if ready < 0 { break }
+      let start = max(ready, free[stage])
+      let end = start + time
+      free[stage] = end
+      switch operation {
+      case .forward(let microBatch) where stage + 1 < schedule.stages:
+        linkForward[stage] = max(linkForward[stage], end) + boundaries[stage].forward
+        arrivedForward[row + microBatches + microBatch] = linkForward[stage]
+      case .backward(let microBatch) where stage > 0:
+        linkBackward[stage] = max(linkBackward[stage], end) + boundaries[stage - 1].backward
+        arrivedBackward[row - microBatches + microBatch] = linkBackward[stage]
+      default: break
+      }
+      record(stage, TimedOperation(operation: operation, start: start, end: end))
+      next[stage] += 1
+      done += 1
+    }
+    return done
+  }
+}
+
+/// How long a stream of equal micro-batches takes through forward-only stages, exactly.
+///
+/// Equal jobs through a row of machines: the first one's way, then one of each more at the pace of the slowest
+/// machine.
+package func fillDuration(stages: [Int64], boundaries: [Int64], microBatches: Int) -> Int64 {
+  let slowest = max(stages.max() ?? 0, boundaries.max() ?? 0)
+  return stages.reduce(0, +) + boundaries.reduce(0, +) + Int64(microBatches - 1) * slowest
+}

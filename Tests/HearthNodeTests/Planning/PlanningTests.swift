@@ -1,0 +1,148 @@
+import FineTuning
+import Foundation
+import HearthNode
+import ParallelPlanner
+import Testing
+
+@Suite struct PlanningTests {
+  private static let examples = URL(filePath: #filePath).deletingLastPathComponent()
+    .appending(path: "../../../docs/examples/households").standardized
+
+  private func example(_ name: String) -> String { Self.examples.appending(path: name).path }
+
+  private func report(_ change: (inout PlanRequest) -> Void = { _ in }) throws -> PlanReport {
+    var request = PlanRequest(model: "t5-base")
+    request.householdFile = example("eight-jetson-nanos.json")
+    change(&request)
+    return try PreparedPlanning(request).plan()
+  }
+
+  @Test(
+    "T5-Base has 24 layers with the 222,903,552 weights of the model, the word table shared by both stacks")
+  func model() throws {
+    let model = try PlanningModel(
+      name: "t5-base", architecture: try PlanningModel.architecture("t5-base"),
+      technique: .parallel(ParallelAdapterConfiguration(preset: .timing, layersPerStack: 12)),
+      head: .classes(2),
+      workload: CostWorkload(samples: 1, encoderLength: 128), counting: .paper)
+    #expect(model.costs.layers.count == 24)
+    #expect(model.layerNames.first == "encoder 0" && model.layerNames.last == "decoder 11")
+    let frozen = model.costs.layers.reduce(0) { $0 + $1.frozenBytes } + model.costs.shared[0].bytes
+    #expect(frozen == 4 * 222_903_552)
+    #expect(model.costs.shared[0].layers == [0, 12])
+    // The dossier's 5,097,216 of the timing network, within norms, biases' tables and the classifier.
+    #expect(abs(model.costs.trainableBytes / 4 - 5_097_216) < 8000)
+    // "s × h × l" of PAC §5.2, for 13 taps of 128 tokens of the encoder and 13 of one of the decoder, float32.
+    #expect(model.costs.cacheBytes == Int64(4 * 768 * 13 * (128 + 1)))
+  }
+
+  @Test("A decoder layer of a one-token target does about a sixth of an encoder layer's work")
+  func decoderShare() throws {
+    let model = try PlanningModel(
+      name: "t5-base", architecture: try PlanningModel.architecture("t5-base"),
+      technique: .full(FullConfiguration()),
+      head: .classes(2), workload: CostWorkload(samples: 1, encoderLength: 128), counting: .paper)
+    let encoder = model.work[model.costs.layers[5].kind].forward
+    let decoder = model.work[model.costs.layers[17].kind].forward
+    #expect((5.0...7.0).contains(Double(encoder) / Double(decoder)))
+  }
+
+  @Test(
+    "Every example household can be planned with",
+    arguments: ["eight-jetson-nanos", "mixed-home", "one-phone"])
+  func examples(name: String) throws {
+    let report = try report {
+      $0.householdFile = example("\(name).json")
+      $0.samples = 500
+    }
+    #expect(report.stages.reduce(0) { $0 + $1.layerCount } == 24)
+    #expect(report.predictedSeconds.total > 0)
+    for device in report.stages.flatMap(\.devices) { #expect(device.memoryBytes <= device.budgetBytes) }
+  }
+
+  @Test("The JSON form has the documented keys, and a second planning gives the same digest")
+  func json() throws {
+    let report = try report()
+    let object = try #require(
+      try JSONSerialization.jsonObject(with: Data(jsonLine(report).utf8)) as? [String: Any])
+    let seconds = try #require(object["predicted_seconds"] as? [String: Double])
+    #expect(Set(seconds.keys) == ["first_epoch", "redistribution", "cached_epoch", "total"])
+    let stage = try #require((object["stages"] as? [[String: Any]])?.first)
+    #expect(stage["layers"] as? [String] != nil)
+    let device = try #require((stage["devices"] as? [[String: Any]])?.first)
+    for key in ["name", "share", "memory_bytes", "budget_bytes"] { #expect(device[key] != nil, "\(key)") }
+    #expect(object["planning_seconds"] as? Double != nil)
+    #expect((object["plan_digest"] as? String)?.count == 64)
+    #expect(try self.report().planDigest == report.planDigest)
+  }
+
+  @Test("The picture shows every stage, device and share, and the chart one row a stage")
+  func picture() throws {
+    let report = try report {
+      $0.planner = .ecofl
+      $0.technique = "lora"
+    }
+    let lines = report.text(explain: true).split(separator: "\n").map(String.init)
+    #expect(report.stages.count > 1)
+    for number in 1...report.stages.count {
+      #expect(lines.count { $0.hasPrefix("stage \(number) ") } == 2)
+    }
+    for device in report.stages.flatMap(\.devices) { #expect(lines.contains { $0.contains(device.name) }) }
+    #expect(lines.contains("Not chosen (the best of each kind)"))
+  }
+
+  @Test("The drawing is well-formed XML with a box for every pass")
+  func drawing() throws {
+    let report = try report {
+      $0.planner = .ecofl
+      $0.technique = "full"
+    }
+    let boxes = report.svg.components(separatedBy: "<rect").count - 1
+    // A background, and a forward and a backward pass of each micro-batch in each stage; one device has no ring.
+    #expect(boxes == 1 + 2 * report.stages.count * report.microBatches)
+    #expect(
+      report.svg.components(separatedBy: "<text").count == report.svg.components(separatedBy: "</text>").count
+    )
+  }
+
+  @Test("Files that are no household are refused with the place and what is wrong")
+  func badFiles() throws {
+    let folder = FileManager.default.temporaryDirectory.appending(path: "hearth-\(UUID().uuidString)")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    func detail(_ text: String) throws -> String {
+      let path = folder.appending(path: "home.json").path
+      try text.write(toFile: path, atomically: true, encoding: .utf8)
+      do {
+        _ = try HouseholdFile.read(path)
+        return ""
+      } catch PlanFailure.household(_, let detail) {
+        return detail
+      }
+    }
+    func household(_ device: String, _ rest: String = "") -> String {
+      "{\"name\": \"h\", \"link\": {\"mbit_s\": 100, \"latency_ms\": 1}, \"devices\": [\(device)]\(rest)}"
+    }
+    let good = "{\"name\": \"a\", \"memory\": \"1GiB\", \"gflops\": 10}"
+    #expect(try detail(household(good)) == "")
+    #expect(try detail("no json") == "it is no JSON")
+    #expect(try detail("{\"name\": \"h\", \"devices\": []}").contains("link"))
+    #expect(try detail(household("")).contains("0 devices"))
+    #expect(try detail(household("\(good), \(good)")).contains("same name"))
+    #expect(try detail(household("{\"name\": \"a\", \"memory\": \"much\", \"gflops\": 10}")).contains("much"))
+    #expect(
+      try detail(household("{\"name\": \"a\", \"memory\": \"1GiB\", \"gflops\": 0}")).contains("gflops"))
+    #expect(
+      try detail(household("{\"name\": \"a\", \"memory\": \"1GiB\", \"gflops\": 10, \"count\": 65}"))
+        .contains("count"))
+    let links = ", \"links\": [{\"between\": [\"a\", \"b\"], \"mbit_s\": 1, \"latency_ms\": 1}]"
+    #expect(try detail(household(good, links)).contains("'b'"))
+  }
+
+  @Test("A model that is nowhere is refused with the built-in shapes")
+  func unknownModel() {
+    #expect(throws: PlanFailure.unknownModel("no-such-model", shapes: PlanningModel.shapes)) {
+      try PlanningModel.architecture("no-such-model")
+    }
+  }
+}

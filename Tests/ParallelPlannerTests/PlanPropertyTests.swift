@@ -1,0 +1,192 @@
+import Determinism
+import ParallelPlanner
+import PipelineSchedules
+import Testing
+
+@Suite struct PlanPropertyTests {
+  private func plan(_ instance: PlanningInstance) throws -> Plan? {
+    do {
+      return try ParallelPlanner().plan(instance.costs, household: instance.household, job: instance.job).plan
+    } catch {
+      guard case .doesNotFit = error else { throw error }
+      return nil
+    }
+  }
+
+  /// What a stage's member needs, from the words of docs/PLANNING.md.
+  private func memory(_ plan: Plan, _ place: Int, _ member: StageMember, _ instance: PlanningInstance)
+    -> Int64
+  {
+    let stage = plan.stages[place]
+    let layers = instance.costs.layers[stage.layers]
+    let atOnce = Int64(min(member.units, instance.household.devices[member.device].workers))
+    var bytes = layers.reduce(0) { $0 + $1.frozenBytes } + atOnce * instance.costs.transientBytes
+    for shared in instance.costs.shared where shared.layers.contains(where: { stage.layers.contains($0) }) {
+      bytes += shared.bytes
+    }
+    if plan.mode == .fill { return bytes }
+    let retained = layers.reduce(0) { $0 + $1.retainedBytes }
+    let isLast = place == plan.stages.count - 1
+    let kept = isLast ? atOnce : Int64(plan.schedule.inFlight(stage: place) * member.units)
+    return bytes + layers.reduce(0) { $0 + $1.trainableBytes } * instance.costs.trainableCopies + kept
+      * retained
+  }
+
+  @Test("Every plan is within every device's memory and disk, and places every layer and unit once")
+  func budgets() throws {
+    var maker = InstanceMaker(seed: 71)
+    var planned = 0
+    for _ in 0..<400 {
+      let instance = maker.instance(
+        devices: 1 + maker.below(12), layers: 1 + maker.below(16), units: [1, 2, 4, 8, 12][maker.below(5)])
+      guard let plan = try plan(instance) else { continue }
+      planned += 1
+      var layer = 0
+      var used: Set<Int> = []
+      for (place, stage) in plan.stages.enumerated() {
+        #expect(stage.layers.lowerBound == layer && !stage.layers.isEmpty)
+        layer = stage.layers.upperBound
+        #expect(
+          stage.members.reduce(0) { $0 + $1.units } * plan.microBatches == instance.job.unitsPerMiniBatch)
+        for member in stage.members {
+          #expect(used.insert(member.device).inserted && member.units > 0)
+          #expect(member.memoryBytes == memory(plan, place, member, instance))
+          #expect(member.memoryBytes <= instance.household.devices[member.device].memoryBudget)
+        }
+      }
+      #expect(layer == instance.costs.layers.count)
+      #expect(plan.cached.isEmpty == (plan.mode == .live))
+      if !plan.cached.isEmpty {
+        #expect(plan.cached.reduce(0) { $0 + $1.units } == instance.job.unitsPerMiniBatch)
+      }
+      for member in plan.cached {
+        let device = instance.household.devices[member.device]
+        #expect(member.memoryBytes <= device.memoryBudget && member.cacheBytes <= device.cacheBudget)
+      }
+      switch instance.job.planner {
+      case .pac: break
+      case .eddl: #expect(plan.stages.count == 1)
+      case .ecofl: #expect(plan.stages.allSatisfy { $0.members.count == 1 })
+      }
+    }
+    #expect(planned > 200)
+  }
+
+  @Test("The predicted times add up, and the step is what the schedule takes in the simulator")
+  func predictions() throws {
+    var maker = InstanceMaker(seed: 72)
+    var simulator = ScheduleSimulator()
+    for _ in 0..<300 {
+      let instance = maker.instance(
+        devices: 1 + maker.below(6), layers: 1 + maker.below(12), units: [2, 4, 6][maker.below(3)])
+      guard let plan = try plan(instance) else { continue }
+      let times = plan.predicted
+      let steps = Int64(instance.job.stepsPerEpoch)
+      let epochs = Int64(instance.job.epochs)
+      if plan.mode != .fill {
+        let step = simulator.duration(
+          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries)
+        #expect(step == times.step && times.firstEpoch == step * steps)
+      }
+      #expect(times.cachedEpoch == times.cachedStep * steps)
+      switch plan.mode {
+      case .live: #expect(times.total == times.firstEpoch * epochs)
+      case .hybrid:
+        #expect(times.total == times.firstEpoch + times.redistribution + times.cachedEpoch * (epochs - 1))
+      case .fill: #expect(times.total == times.firstEpoch + times.redistribution + times.cachedEpoch * epochs)
+      }
+    }
+  }
+
+  @Test("Removing a device never gives a better plan, and more memory never a worse one")
+  func monotone() throws {
+    var maker = InstanceMaker(seed: 73)
+    var compared = 0
+    for _ in 0..<500 {
+      let devices = 2 + maker.below(4)
+      let instance = maker.instance(
+        devices: devices, layers: 1 + maker.below(8), units: [1, 2, 3, 4][maker.below(4)])
+      let whole = try plan(instance)?.predicted.total ?? .max
+      var smaller = instance
+      smaller.household = instance.household.removing(maker.below(devices))
+      let fewer = try plan(smaller)?.predicted.total ?? .max
+      #expect(whole <= fewer)
+      var larger = instance
+      let lucky = maker.below(devices)
+      larger.household.devices[lucky].memoryBudget += 1 + larger.household.devices[lucky].memoryBudget / 3
+      let roomier = try plan(larger)?.predicted.total ?? .max
+      #expect(roomier <= whole)
+      if whole < .max { compared += 1 }
+    }
+    #expect(compared > 200)
+  }
+
+  @Test("A large household that gains a device plans no worse than the plan it had")
+  func monotoneFromEarlier() throws {
+    var maker = InstanceMaker(seed: 74)
+    var compared = 0
+    for _ in 0..<60 {
+      var instance = maker.instance(devices: 10 + maker.below(8), layers: 8 + maker.below(20), units: 8)
+      let last = instance.household.devices.count - 1
+      let whole = instance.household
+      instance.household = whole.removing(last)
+      guard let before = try plan(instance) else { continue }
+      instance.household = whole
+      let after = try ParallelPlanner().plan(
+        instance.costs, household: instance.household, job: instance.job, earlier: before
+      ).plan
+      #expect(after.predicted.total <= before.predicted.total)
+      compared += 1
+    }
+    #expect(compared > 30)
+  }
+
+  @Test("Equal inputs give equal plans and digests; every part of a plan reaches its digest")
+  func determinism() throws {
+    var maker = InstanceMaker(seed: 75)
+    for devices in [3, 12] {
+      var instance = maker.instance(devices: devices, layers: 12, units: 4)
+      instance.job.planner = .pac
+      for device in instance.household.devices.indices {
+        instance.household.devices[device].memoryBudget = 1 << 30
+        instance.household.devices[device].cacheBudget = 1 << 30
+      }
+      let first = try #require(try plan(instance))
+      let again = try #require(try plan(instance))
+      #expect(first == again && first.digest == again.digest)
+      var other = first
+      other.stages[0].members[0].units += 1
+      #expect(other.digest != first.digest)
+      other = first
+      other.predicted.total += 1
+      #expect(other.digest != first.digest)
+      other = first
+      other.microBatches += 1
+      #expect(other.digest != first.digest)
+    }
+  }
+
+  @Test("The large search, on households small enough for the exact one, is off by little")
+  func largeSearchQuality() throws {
+    var maker = InstanceMaker(seed: 76)
+    var off: [Double] = []
+    for _ in 0..<200 {
+      let instance = maker.instance(devices: 2 + maker.below(4), layers: 2 + maker.below(7), units: 4)
+      guard let exact = try plan(instance)?.predicted.total else { continue }
+      do {
+        let large = try ParallelPlanner().plan(
+          instance.costs, household: instance.household, job: instance.job, provesSmall: false)
+        #expect(!large.isProven && large.plan.predicted.total >= exact)
+        off.append(Double(large.plan.predicted.total) / Double(exact) - 1)
+      } catch {
+        guard case .doesNotFit = error else { throw error }
+        off.append(.infinity)
+      }
+    }
+    off.sort()
+    #expect(off.count > 100)
+    #expect(off[off.count / 2] <= 0.001, "median \(off[off.count / 2])")
+    #expect(off[off.count * 9 / 10] <= 0.1, "ninth decile \(off[off.count * 9 / 10])")
+    #expect(off.count { $0 == .infinity } <= off.count / 50)
+  }
+}
