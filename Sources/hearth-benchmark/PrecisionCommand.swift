@@ -205,7 +205,7 @@ struct PrecisionCommand: ParsableCommand {
   ) throws -> BackboneBatch {
     var texts: [[Int32]] = []
     if let text, let tokenizer {
-      let bytes = try readFileIfPresent(text, limit: 1 << 26) ?? []
+      let bytes = try readWholeFile(text, limit: 1 << 26)
       for line in bytes.split(separator: UInt8(ascii: "\n")).prefix(sequences) {
         let length = min(tokens, architecture.maximumLength ?? tokens)
         texts.append(

@@ -59,7 +59,8 @@ struct PrecisionTests {
     #expect(weights?.precision == precision.rawValue)
     let losses = summary.epochs.map(\.loss)
     #expect(losses[2] < losses[0], "losses \(losses)")
-    #expect(summary.epochs.map(\.mode) == [.live, .cached, .cached])
+    // The first epoch may find its activations in the cache: the held-out rows are the same.
+    #expect(summary.epochs.dropFirst().allSatisfy { $0.mode == .cached })
     var evaluation = EvaluateRequest(adapterDirectory: request.output, dataFile: request.dataFile)
     evaluation.data = request.data
     let measured = try evaluate(evaluation, cancellation: CancellationFlag(), report: { _ in })
