@@ -129,7 +129,8 @@ package struct TechniqueBenchmark {
     try MeasuringProcess(
       request.executable,
       [
-        "bench", "worker", "--model", model, "--cache", "\(request.directory)/cache", "--case",
+        "bench", "worker", "--model", model, "--cache",
+        "\(request.directory)/cache-\(measured.shape.rawValue)", "--case",
         try jsonLine(measured),
       ])
   }

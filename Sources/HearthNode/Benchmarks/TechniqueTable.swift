@@ -39,7 +39,8 @@ package struct TechniqueTable {
     Medians of alternated steps; "times faster" is the median of the ratios of neighbouring steps. "Others" is the largest
     share of the machine that strangers took in a counted round. Activations are the buffers of all compute threads:
     Hearth holds those of its micro-batches, PyTorch those of the whole mini-batch. The paper measured seconds on Jetson
-    Nanos (its Fig. 8a), so only ratios within a column compare.
+    Nanos (its Fig. 8a), so only ratios within a column compare. LoRA has rank 8 here, as in the PyTorch worker, and 32 in the
+    paper.
 
     """
   }
