@@ -23,7 +23,7 @@ struct CachedPhase {
   private let steps: Int
 
   /// All ways; `earlier` is one that is looked at in any case.
-  init(_ costing: StageCosting, earlier: [CachedMember] = []) {
+  init(_ costing: StageCosting, earlier: [CachedMember] = [], looksAtAll: Bool) {
     self.costing = costing
     steps = costing.job.stepsPerEpoch
     guard costing.costs.canCache && costing.job.usesCache else {
@@ -32,7 +32,7 @@ struct CachedPhase {
     }
     let count = costing.deviceCount
     var groups: [UInt64] = []
-    if count <= CachedPhase.exhaustiveDevices {
+    if looksAtAll && count <= CachedPhase.exhaustiveDevices {
       groups = Array(1..<UInt64(1) << UInt64(count))
     } else {
       groups = CachedPhase.leadingGroups(costing)
@@ -154,9 +154,16 @@ struct CachedPhase {
     let able = (0..<costing.deviceCount).filter { fits(costing, $0, 1) }
     let times = (0..<costing.deviceCount).map { time(costing, $0, 1) }
     let space = costing.household.devices.map(\.cacheBudget)
+    let rates = able.indices.reduce(into: Array(repeating: Int64(0), count: costing.deviceCount)) {
+      rates, place in
+      for other in able where other != able[place] {
+        rates[able[place]] += costing.household.link(able[place], other).bytesPerSecond / Int64(able.count)
+      }
+    }
     let orders = [
       able.sorted { (times[$0], $0) < (times[$1], $1) },
       able.sorted { (-space[$0], times[$0], $0) < (-space[$1], times[$1], $1) },
+      able.sorted { (-rates[$0], times[$0], $0) < (-rates[$1], times[$1], $1) },
     ]
     var groups: Set<UInt64> = []
     for order in orders {

@@ -37,9 +37,10 @@ struct PlanScorer {
   private var times: [StageTimes] = []
   private var boundaries: [BoundaryTimes] = []
 
-  init(_ costing: StageCosting, earlier: Plan? = nil) {
+  /// A scorer that looks at all cached phases, or at the most promising ones only.
+  init(_ costing: StageCosting, earlier: Plan? = nil, looksAtAll: Bool) {
     self.costing = costing
-    cachedPhase = CachedPhase(costing, earlier: earlier?.cached ?? [])
+    cachedPhase = CachedPhase(costing, earlier: earlier?.cached ?? [], looksAtAll: looksAtAll)
   }
 
   /// How often a mini-batch of the first epoch's kind runs.

@@ -40,12 +40,14 @@ struct LocalSearch {
   private var bestTotal = Int64.max
 
   /// Starts that are improved with all moves.
-  private static let refinedStarts = 6
+  private static let refinedStarts = 4
   /// Of them, those of one mode.
-  private static let refinedStartsOfAMode = 3
+  private static let refinedStartsOfAMode = 2
   /// Most stages, and most steps in all, of the paper's dynamic program.
   private static let paperStages = 8
   private static let paperEffort = 1_500_000
+  /// Modes with numbers of micro-batches that the program runs for.
+  private static let paperCombinations = 4
   /// Stages (stages × layer ranges) of the largest dynamic program over cuts.
   private static let mostCuts = 20_000
 
@@ -90,6 +92,7 @@ struct LocalSearch {
     for start in starts {
       let (mode, microBatches) = (start.candidate.mode, start.candidate.microBatches)
       if done.contains(where: { $0 == (mode, microBatches) }) { continue }
+      guard done.count < LocalSearch.paperCombinations else { return found }
       done.append((mode, microBatches))
       costing.prepare(mode: mode, microBatches: microBatches)
       let speeds = (0..<deviceCount).map(speed)

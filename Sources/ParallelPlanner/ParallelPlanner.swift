@@ -53,7 +53,9 @@ package struct ParallelPlanner {
     try household.validate(kinds: costs.kinds.count)
     try job.validate()
     let costing = StageCosting(costs: costs, household: household, job: job)
-    let scorer = PlanScorer(costing, earlier: earlier)
+    let classes = DeviceClasses(household)
+    let proves = provesSmall && ExactSearch.isSmallEnough(costing, classes: classes)
+    let scorer = PlanScorer(costing, earlier: earlier, looksAtAll: proves)
     var search = LocalSearch(costing, scorer: scorer)
     var incumbent = Incumbent()
     var start: CandidatePlan?
@@ -69,8 +71,7 @@ package struct ParallelPlanner {
       incumbent.consider(found.candidate, total: found.rank.total)
     }
     var isProven = false
-    let classes = DeviceClasses(household)
-    if provesSmall && ExactSearch.isSmallEnough(costing, classes: classes) {
+    if proves {
       let exact = ExactSearch(costing, scorer: scorer, classes: classes, incumbent: incumbent)
       (incumbent, isProven) = exact.run()
     }

@@ -95,7 +95,7 @@ struct PaperComparison {
           let plan = try plan(model, "parallel", row.planner, devices: devices, batch: devices, cache: false)
           grouping = plan?.grouping ?? ""
           let own = plan.map { oneDecimal(Double(devices) / (Double($0.predicted.step) / 1e9)) } ?? "OOM"
-          return "\(own) (\(row.rates[place][index].map(tenths) ?? "OOM"))"
+          return "\(own) (\(row.rates[place][index].map(oneDecimal) ?? "OOM"))"
         }
         print("| \(model) | \(row.name) | " + cells.joined(separator: " | ") + " | \(grouping) |")
       }
