@@ -209,7 +209,9 @@ let package = Package(
       swiftSettings: settings),
     .testTarget(
       name: "LanguageModelsTests",
-      dependencies: ["LanguageModels", "NeuralNetworks", "TensorKernels", "HearthStorage", "Determinism"],
+      dependencies: [
+        "LanguageModels", "NeuralNetworks", "TensorKernels", "HearthStorage", "CryptoPrimitives", "Determinism",
+      ],
       swiftSettings: settings),
     .testTarget(
       name: "ActivationCacheTests",

@@ -29,9 +29,9 @@ def lines(command):
 def product_table(products):
     first = products[0]
     rows = [[p["product"], f"{p['blas']:.0f}", f"{p['float32']:.0f}", f"{p['bfloat16']:.0f}", f"{p['int8']:.0f}",
-             f"{100 * p['int8'] / p['bytePeak']:.0f} %", f"{p['int8'] / p['float32']:.1f}x",
+             f"{100 * p['int8'] / p['byte_peak']:.0f} %", f"{p['int8'] / p['float32']:.1f}x",
              f"{p['int8'] / p['blas']:.1f}x"] for p in products]
-    caption = (f"One core; peak {first['multiplyAddPeak']:.0f} GFLOP/s of multiply-adds, {first['bytePeak']:.0f} GOP/s of "
+    caption = (f"One core; peak {first['multiply_add_peak']:.0f} GFLOP/s of multiply-adds, {first['byte_peak']:.0f} GOP/s of "
                f"byte products ({first['instruction']}).")
     return caption + "\n\n" + report.table(
         ["rows x outputs x inputs", "OpenBLAS GFLOP/s", "float32", "bfloat16", "int8 GOP/s", "of its peak", "int8 : float32",
@@ -41,9 +41,9 @@ def product_table(products):
 def model_rows(name, figures, metric):
     base = next(f for f in figures if f["precision"] == "float32")
     for f in figures:
-        kept = f"{f['float32Matrices']} matrices, {f['float32Columns']} columns" if f["precision"] == "int8" else ""
+        kept = f"{f['float32_matrices']} matrices, {f['float32_columns']} columns" if f["precision"] == "int8" else ""
         yield [name, f["precision"], f"{f['bytes'] / 2**20:.0f} MiB", f"{1000 * f['seconds']:.0f} ms",
-               f"{base['seconds'] / f['seconds']:.2f}x", f"{100 * f['relativeError']:.2f} %", kept,
+               f"{base['seconds'] / f['seconds']:.2f}x", f"{100 * f['relative_error']:.2f} %", kept,
                metric.get(f["precision"], "")]
 
 
