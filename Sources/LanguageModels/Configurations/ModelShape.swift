@@ -1,5 +1,5 @@
 /// A published model's shape, for costs and for random weights: nobody needs its files to plan or to measure.
-public enum ModelShape: String, Codable, Sendable, CaseIterable {
+package enum ModelShape: String, Codable, Sendable, CaseIterable {
   /// T5 v1.0 Small: 6 + 6 blocks of width 512.
   case t5Small = "t5-small"
   /// T5 v1.0 Base: 12 + 12 blocks of width 768.
@@ -14,7 +14,7 @@ public enum ModelShape: String, Codable, Sendable, CaseIterable {
   case miniLM = "minilm"
 
   /// The text of `config.json`, in Hugging Face's keys.
-  public var configurationText: String {
+  package var configurationText: String {
     switch self {
     case .t5Small: Self.t5(width: 512, hidden: 2048, layers: 6, heads: 8)
     case .t5Base: Self.t5(width: 768, hidden: 3072, layers: 12, heads: 12)
