@@ -89,7 +89,8 @@ let package = Package(
     // Coordination wing: pure.
     .target(name: "PipelineSchedules", swiftSettings: settings),
     .target(
-      name: "ParallelPlanner", dependencies: ["PipelineSchedules", "CryptoPrimitives"], swiftSettings: settings),
+      name: "ParallelPlanner", dependencies: ["PipelineSchedules", "CryptoPrimitives"],
+      swiftSettings: settings),
 
     // Shells.
     .target(
@@ -210,7 +211,8 @@ let package = Package(
     .testTarget(
       name: "LanguageModelsTests",
       dependencies: [
-        "LanguageModels", "NeuralNetworks", "TensorKernels", "HearthStorage", "CryptoPrimitives", "Determinism",
+        "LanguageModels", "NeuralNetworks", "TensorKernels", "HearthStorage", "CryptoPrimitives",
+        "Determinism",
       ],
       swiftSettings: settings),
     .testTarget(

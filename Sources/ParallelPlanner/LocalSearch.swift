@@ -167,7 +167,9 @@ struct LocalSearch {
     let speeds = (0..<deviceCount).map(speed)
     let bySpeed = (0..<deviceCount).sorted { (-speeds[$0], $0) < (-speeds[$1], $1) }
     let orders = orders(speeds)
-    let usable = bySpeed.filter(holdsALayer)
+    // Where no device holds a layer, the guesses serve to say what is missing.
+    let able = bySpeed.filter(holdsALayer)
+    let usable = able.isEmpty ? bySpeed : able
     for stages in stageCounts where stages <= usable.count && isWorthwhile(stages, microBatches) {
       var best: RankedCandidate?
       // A group is no larger than a micro-batch, and the slowest devices may be better idle.

@@ -158,16 +158,6 @@ import WireCoding
     }
   }
 
-  @Test("A known peer of an earlier build, which kept a wire version at its end, is read and loses it")
-  func earlierPeer() throws {
-    let device = try #require(DeviceID(bytes: 0..<16))
-    let peer = KnownPeer(device: device, lastContact: 1_700_000_000)
-    var bytes = peer.encoded
-    #expect(bytes.last == 0)
-    bytes[bytes.count - 1] = 7
-    #expect(try KnownPeer(decoding: bytes) == peer)
-  }
-
   @Test("A known peer keeps six addresses, each once, none of them link-local")
   func peerAddresses() throws {
     let device = try #require(DeviceID(bytes: 0..<16))

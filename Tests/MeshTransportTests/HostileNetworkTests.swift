@@ -117,6 +117,7 @@ struct HostileNetworkTests {
     let transport = try await mesh.start(1) { $0.limits = TransportLimits() }
     let network = try #require(transport.transport as? NetworkTransport)
     let memoryBefore = residentBytes()
+    let descriptorsBefore = descriptorCount()
     var held: [RawConnection] = []
     var opened = 0
     var most = 0
@@ -138,8 +139,8 @@ struct HostileNetworkTests {
     }
     #expect(opened == 10_000)
     #expect(most <= 64 && most > 32)
-    // This process holds the attackers' ends as well: 600 and some.
-    #expect(descriptorCount() < 600 + 64 + 100)
+    // This process holds the attackers' ends as well, 600 and some, and what tests beside this one open meanwhile.
+    #expect(descriptorCount() - descriptorsBefore < 600 + 64 + 300)
     #expect(residentBytes() - memoryBefore < 64 << 20)
     let counters = network.counters
     #expect(counters.accepted >= 10_000)
