@@ -66,8 +66,7 @@ struct PlanCommand: ReportingCommand {
 
   @Option(
     help: ArgumentHelp(
-      "How the backbone is adapted: \(PlanRequest.techniques.joined(separator: ", ")). "
-        + "(default: \(defaults.technique))",
+      "How the backbone is adapted: \(PlanRequest.techniques.joined(separator: ", ")).",
       valueName: "technique"))
   var technique = defaults.technique
 
@@ -78,14 +77,13 @@ struct PlanCommand: ReportingCommand {
   @Option(
     help: ArgumentHelp(
       "Which plans are looked at: pac (stages of groups), eddl (one stage, data parallel) or ecofl (one device a "
-        + "stage). (default: \(defaults.plannerName))",
+        + "stage).",
       valueName: "planner"))
   var planner = defaults.plannerName
 
   @Option(
     help: ArgumentHelp(
-      "The first epoch: hybrid (trains and fills the cache), fill (only fills it) or auto (the faster). "
-        + "(default: \(defaults.firstEpochName))",
+      "The first epoch: hybrid (trains and fills the cache), fill (only fills it) or auto (the faster).",
       valueName: "mode"))
   var firstEpoch = defaults.firstEpochName
 

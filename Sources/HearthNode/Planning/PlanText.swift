@@ -39,8 +39,11 @@ extension PlanReport {
 
   private var modeWords: String {
     let stageWords = stages.count == 1 ? "one stage" : "\(stages.count) stages"
-    let first =
-      "\(stageWords) \(plan.grouping), \(microBatches) micro-batches of \(unitsPerMiniBatch / microBatches)"
+    let pieces =
+      microBatches == 1
+      ? "whole mini-batches of \(unitsPerMiniBatch) units"
+      : "\(microBatches) micro-batches of \(unitsPerMiniBatch / microBatches) units"
+    let first = "\(stageWords) \(plan.grouping), \(pieces)"
     switch plan.mode {
     case .live: return "Every epoch runs the backbone: \(first)."
     case .hybrid: return "The first epoch trains and fills the cache: \(first); then it is read."
