@@ -12,7 +12,7 @@ package enum LinkLimits {
   package static let largestBurst = 1 << 20
   /// Bytes in one frame of a burst.
   package static let burstPiece = 16 << 10
-  /// How long a burst may be expected to take; gossip that shares the link waits no longer than twice that.
+  /// How long a burst may be expected to take, well below the time that gossip waits for an answer on a shared link.
   package static let burstTarget: Duration = .milliseconds(100)
   /// Bursts of one size whose median counts.
   package static let equalBursts = 5

@@ -7,8 +7,8 @@ import MeshProtocol
 /// First the round trip by echoes on the control session, one at a time; then the rate by bursts on a bulk connection of
 /// their own. A burst is sent at once and its last frame is answered: its bytes by the time until then, less the shortest
 /// round trip, is the payload rate. Bursts double until the next would take longer than `LinkLimits.burstTarget` or would
-/// be too large; the median of five of that size counts. So a link is never filled for longer than about twice that,
-/// whatever its rate, and gossip's probes, which have a connection of their own, get through in their time.
+/// be too large; the median of five of that size counts. So a burst fills a link of whatever rate for about that time only,
+/// and gossip, which goes beside it, is answered in time.
 struct LinkSurvey: Sendable {
   /// A device whose link is to be measured.
   struct Target: Hashable, Sendable {

@@ -2,6 +2,7 @@ import Determinism
 import HouseholdTrust
 import MeshModel
 import MeshProtocol
+import WireCoding
 
 /// Link surveys: what this device measures of its links, and what it answers to others who measure theirs.
 extension MeshPeer {

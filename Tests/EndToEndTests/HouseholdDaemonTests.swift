@@ -138,10 +138,6 @@ import Testing
       #expect(links.map { $0["between"] as? [String] ?? [] } == [["laptop", "desk"]])
       let plan = try devices[0].run("plan", "--model", "t5-base", "--samples", "100", "--devices", file, "--json")
       #expect(plan.exitCode == 0, "\(plan.errors)")
-      // Nobody was suspected for it.
-      for device in devices {
-        #expect(device.name == "desk" || (try device.down().output.contains(#""event":"suspected""#)) == false)
-      }
     }
   }
 

@@ -1,4 +1,4 @@
-import HouseholdTrust
+import Logging
 import MeshPeer
 import MeshTransport
 
@@ -6,11 +6,11 @@ extension HouseholdDaemon {
   /// Measures the links and answers when all are done; several commands at once share one survey.
   func answerLinks(_ request: LocalControlRequest) async throws {
     guard !isOver else { throw HouseholdFailure.refused("the daemon stops; run 'hearth up' again") }
-    let links = await withCheckedContinuation { waiting in
+    let measured: [LinkMeasurement]? = await withCheckedContinuation { waiting in
       linkWaiters.append(waiting)
       handle(.measureLinks)
     }
-    guard let links else { throw HouseholdFailure.refused("the daemon stops; run 'hearth up' again") }
+    guard let links = measured else { throw HouseholdFailure.refused("the daemon stops; run 'hearth up' again") }
     var event = ControlEvent(.links)
     event.links = LinkSurveyReport(links, household: peer.household)
     try await request.answer(ControlCoding.line(event))

@@ -74,15 +74,16 @@ package struct LinkSurveyReport: Codable, Sendable, Equatable {
   package var lines: [String] {
     guard !links.isEmpty else { return ["links               this device is alone in its household"] }
     let rows = [["link to", "round trip", "rate", ""]]
-    return tableLines(
-      rows
-        + links.map { link in
-          [
-            link.name, link.roundTripMs.map { "\(decimal($0, 2)) ms" } ?? "-",
-            link.mbitS.map { "\(decimal($0, 1)) Mbit/s" } ?? "-",
-            link.gap.map { "\($0): \(link.nextStep ?? "")" } ?? "",
-          ]
-        })
+    return tableLines(rows + links.map(\.cells))
+  }
+}
+
+extension LinkSurveyReport.Link {
+  fileprivate var cells: [String] {
+    [
+      name, roundTripMs.map { "\(decimal($0, 2)) ms" } ?? "-", mbitS.map { "\(decimal($0, 1)) Mbit/s" } ?? "-",
+      gap.map { "\($0): \(nextStep ?? "")" } ?? "",
+    ]
   }
 }
 
