@@ -211,7 +211,9 @@ struct LinkSurvey: Sendable {
   private mutating func opened(
     _ session: SessionID, _ device: DeviceID, isFull: Bool, at now: MonotonicInstant
   ) {
-    guard let running = current, case .dialling = running.stage, running.target.device == device else { return }
+    guard let running = current, case .dialling = running.stage, running.target.device == device else {
+      return
+    }
     current?.deadline = now.advanced(by: LinkLimits.sessionTime)
     current?.stage = .bursts(session, sent: now)
     guard isFull else { return finish(.limitedSession, at: now) }
@@ -230,7 +232,8 @@ struct LinkSurvey: Sendable {
   private mutating func reported(
     on session: SessionID, _ burst: UInt32, _ report: BurstReport, at now: MonotonicInstant
   ) {
-    guard var running = current, case .bursts(session, let sent) = running.stage, burst == running.burst else {
+    guard var running = current, case .bursts(session, let sent) = running.stage, burst == running.burst
+    else {
       return
     }
     switch report.verdict {

@@ -136,7 +136,8 @@ import Testing
       #expect(names == ["desk", "laptop"])
       let links = try #require(household["links"] as? [[String: Any]])
       #expect(links.map { $0["between"] as? [String] ?? [] } == [["laptop", "desk"]])
-      let plan = try devices[0].run("plan", "--model", "t5-base", "--samples", "100", "--devices", file, "--json")
+      let plan = try devices[0].run(
+        "plan", "--model", "t5-base", "--samples", "100", "--devices", file, "--json")
       #expect(plan.exitCode == 0, "\(plan.errors)")
     }
   }

@@ -58,7 +58,8 @@ extension [MeshEffect] {
 
 extension MeshFrame {
   /// A report as the protocol's document has it: verdict u8, bytes u32.
-  fileprivate static func report(_ verdict: UInt8, _ byteCount: Int, answering burst: MeshFrame) -> MeshFrame {
+  fileprivate static func report(_ verdict: UInt8, _ byteCount: Int, answering burst: MeshFrame) -> MeshFrame
+  {
     let bytes = (0..<4).map { UInt8(truncatingIfNeeded: byteCount >> (8 * $0)) }
     return MeshFrame(.burstReport, request: burst.request, body: [verdict] + bytes)
   }
@@ -253,7 +254,9 @@ extension PeerBench {
     var greedy = try PeerBench.connected()
     _ = greedy.openBulk(7, with: 1, isInitiator: false)
     let full = MeshFrame.burst(1, LinkLimits.burstPiece, isLast: false)
-    for _ in 0..<(LinkLimits.sessionBytes / LinkLimits.burstPiece) { #expect(greedy.hear(7, full).closed.isEmpty) }
+    for _ in 0..<(LinkLimits.sessionBytes / LinkLimits.burstPiece) {
+      #expect(greedy.hear(7, full).closed.isEmpty)
+    }
     #expect(greedy.hear(7, .burst(1, 1, isLast: true)).closed == ["#7 overLimit"])
 
     var long = try PeerBench.connected()

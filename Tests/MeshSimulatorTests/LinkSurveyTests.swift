@@ -6,7 +6,8 @@ import Testing
 /// Link surveys in a simulated home: what they find, and that nobody is suspected for them.
 @Suite struct LinkSurveyTests {
   private func record(
-    seed: UInt64, bytesPerSecond: Int = 12_500_000, surveys: Bool, change: (inout SimulationPlan) -> Void = { _ in }
+    seed: UInt64, bytesPerSecond: Int = 12_500_000, surveys: Bool,
+    change: (inout SimulationPlan) -> Void = { _ in }
   ) throws -> RunRecord {
     var plan = try #require(Scenario.named("quiet")).plan(seed: seed, devices: 4)
     plan.conditions.bytesPerSecond = bytesPerSecond

@@ -10,7 +10,9 @@ extension HouseholdDaemon {
       linkWaiters.append(waiting)
       handle(.measureLinks)
     }
-    guard let links = measured else { throw HouseholdFailure.refused("the daemon stops; run 'hearth up' again") }
+    guard let links = measured else {
+      throw HouseholdFailure.refused("the daemon stops; run 'hearth up' again")
+    }
     var event = ControlEvent(.links)
     event.links = LinkSurveyReport(links, household: peer.household)
     try await request.answer(ControlCoding.line(event))

@@ -81,7 +81,8 @@ package struct LinkSurveyReport: Codable, Sendable, Equatable {
 extension LinkSurveyReport.Link {
   fileprivate var cells: [String] {
     [
-      name, roundTripMs.map { "\(decimal($0, 2)) ms" } ?? "-", mbitS.map { "\(decimal($0, 1)) Mbit/s" } ?? "-",
+      name, roundTripMs.map { "\(decimal($0, 2)) ms" } ?? "-",
+      mbitS.map { "\(decimal($0, 1)) Mbit/s" } ?? "-",
       gap.map { "\($0): \(nextStep ?? "")" } ?? "",
     ]
   }
@@ -107,7 +108,8 @@ package enum LinkSurveyAnswer: Sendable, Equatable {
       return .measured(report)
     } catch is LocalControlUnavailable where !isRequired {
       return .notMeasured(
-        note: "links were not measured, since the daemon is not running here; start it with 'hearth up', then run "
+        note:
+          "links were not measured, since the daemon is not running here; start it with 'hearth up', then run "
           + "'hearth profile' again")
     } catch let refusal as DaemonRefusal where !isRequired {
       return .notMeasured(note: "links were not measured: \(refusal)")

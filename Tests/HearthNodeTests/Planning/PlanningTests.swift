@@ -158,7 +158,8 @@ import Testing
       #expect(file.problem == nil)
     }
     #expect(file.devices.map(\.name) == names)
-    #expect(file.links?.map { $0.between ?? [] } == [["laptop", "desk"], ["phone", "desk"], ["phone", "laptop"]])
+    #expect(
+      file.links?.map { $0.between ?? [] } == [["laptop", "desk"], ["phone", "desk"], ["phone", "laptop"]])
     // Half of the round trip is one way; the worst link stands for those that are not named.
     #expect(file.links?.allSatisfy { $0.latencyMs == 2 } == true)
     #expect(file.link == HouseholdFile.Link(mbitS: 101, latencyMs: 2))
