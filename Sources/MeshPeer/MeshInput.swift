@@ -27,6 +27,8 @@ package enum MeshInput: Sendable {
   case traits(DeviceTraits)
   /// The operating system says that this device has just woken up; without it, it is noticed by the clocks.
   case resumed
+  /// Measure the links to all devices with a session, and answer with `linksMeasured`.
+  case measureLinks
   /// This device leaves: `shuttingDown` until the next start, `asleep`, or `left` for good.
   case leave(CloseReason)
 }
@@ -52,6 +54,8 @@ package enum MeshEffect: Sendable {
   case publish(ServiceAnnouncement?)
   /// Resolve a listed peer and answer with `resolved`.
   case resolve(StaticPeer)
+  /// The links to all other members as `measureLinks` found them, by name of device.
+  case linksMeasured([LinkMeasurement])
   /// Log or show this.
   case report(MeshReport)
 }

@@ -17,7 +17,7 @@ extension MeshPeer {
     case .frame(let session, let frame): received(frame, on: session, at: now)
     case .datagram(let peer, let body): receivedDatagram(body, from: peer, at: now)
     case .dialFailed(let address, let purpose, let failure):
-      guard purpose == .control else { return }
+      guard purpose == .control else { return survey(.dialFailed(address), at: now.monotonic) }
       if failure == .clone { foundClone(of: own, at: now) }
       discover(.dialFailed(address, DialOutcome(failure)), at: now)
     case .writable: break
@@ -38,7 +38,12 @@ extension MeshPeer {
       id: session, info: info, opened: now, openedAtInput: inputCount, lastHeard: now.monotonic,
       nextEcho: now.monotonic.advanced(by: MeshLimits.echoInterval), wasMember: household.view.isMember(peer))
     lastVersions[peer] = info.offeredVersions
-    guard info.purpose == .control else { return }
+    guard info.purpose == .control else {
+      if info.isInitiator {
+        survey(.opened(session, peer, isFull: info.standing == .full), at: now.monotonic)
+      }
+      return
+    }
     if info.standing != .statusOnly { sendSummary(on: session, wantsReply: true) }
     sendEcho(on: session, timeout: MeshLimits.echoTimeout, at: now.monotonic)
     // An old session proves by an answer that it still stands; one of an earlier start cannot.
@@ -78,6 +83,7 @@ extension MeshPeer {
   private mutating func closed(_ session: SessionID, _ reason: CloseReason, at now: ClockReading) {
     guard let entry = table[session] else { return }
     table[session] = nil
+    noteEndOfLink(session, at: now.monotonic)
     guard entry.info.purpose == .control else { return }
     switch reason {
     case .left, .shuttingDown: lastSaid[entry.info.peer] = .left
@@ -92,6 +98,7 @@ extension MeshPeer {
     guard let entry = table[session] else { return }
     table[session] = nil
     effects.append(.transport(.close(session, reason)))
+    noteEndOfLink(session, at: now.monotonic)
     if entry.info.purpose == .control { noteEnd(of: entry, reason, at: now) }
   }
 
@@ -128,7 +135,7 @@ extension MeshPeer {
     entry.carriedAtInput = inputCount
     table[session] = entry
     let peer = entry.info.peer
-    guard entry.info.purpose == .control else { return }
+    guard entry.info.purpose == .control else { return receivedBulk(frame, on: entry, at: now.monotonic) }
     if isFirst { prove(entry, at: now) }
     if permits(frame.kind, entry) {
       use(frame, on: entry, at: now)
@@ -147,7 +154,7 @@ extension MeshPeer {
     case .trustLog: entry.info.standing != .statusOnly
     case .gossip, .viewExchange:
       entry.info.standing == .full && household.view.isMember(entry.info.peer)
-    case .bulk: false
+    case .bulk, .burst, .burstReport: false
     }
   }
 
@@ -159,8 +166,10 @@ extension MeshPeer {
     case .echoRequest:
       guard frame.body.count <= Self.echoBodyLimit else { return drop(.notPermitted) }
       send(MeshFrame(.echoReply, request: frame.request, body: frame.body), on: entry.id)
+    case .echoReply where frame.request >= LinkSurvey.firstRequest:
+      survey(.echo(entry.id, request: frame.request), at: now.monotonic)
     case .echoReply: receivedEcho(frame.request, on: entry.id, at: now)
-    case .goodbye, .bulk: break
+    case .goodbye, .bulk, .burst, .burstReport: break
     }
   }
 

@@ -99,6 +99,7 @@ extension MeshPeer {
       Load(name: "quarantine", count: quarantine.count, limit: MeshLimits.devices),
       Load(
         name: "echoes", count: table.entries.map(\.echoes.count).max() ?? 0, limit: MeshLimits.echoesInFlight),
+      Load(name: "senders of bursts", count: burstReceiver.rememberedCount, limit: MeshLimits.devices),
     ]
     for peer in table.peers {
       loads.append(

@@ -63,6 +63,8 @@ package struct MeshPeer: Sendable {
   var nextLogSync: MonotonicInstant
   var lastSynced: DeviceID?
   var nextRenewal: MonotonicInstant
+  var linkSurvey = LinkSurvey()
+  var burstReceiver = BurstReceiver()
 
   /// A device that has not started yet; `known` is what it remembers of the others.
   package init(
@@ -97,6 +99,8 @@ package struct MeshPeer: Sendable {
     if let next = discovery.nextDeadline { deadline = min(deadline, next) }
     if let next = table.nextDeadline { deadline = min(deadline, next) }
     for until in quarantine.values { deadline = min(deadline, until) }
+    if let next = linkSurvey.nextDeadline { deadline = min(deadline, next) }
+    if let next = burstReceiver.nextDeadline { deadline = min(deadline, next) }
     return deadline
   }
 
@@ -119,6 +123,7 @@ package struct MeshPeer: Sendable {
     case .trust(let entries): merge(entries, from: nil, at: now)
     case .traits(let traits): gossip(.ownTraits(traits), at: now)
     case .resumed: wakeUp(at: now)
+    case .measureLinks: measureLinks(at: now)
     case .leave(let reason): leave(reason, at: now)
     }
     let done = effects
@@ -171,6 +176,7 @@ package struct MeshPeer: Sendable {
       maintainIfDue()
     }
     checkEchoes(at: now)
+    checkLinks(at: now.monotonic)
     renewOldSessions(at: now)
   }
 

@@ -16,6 +16,10 @@ package enum FrameKind: UInt8, Hashable, Sendable, CaseIterable {
   case echoReply = 8
   /// Bulk data; the body's layout belongs to who opened the session.
   case bulk = 9
+  /// A part of a burst, by which a link's rate is measured; the channel says whether it is the last.
+  case burst = 10
+  /// What the receiver of a burst answers to its last part.
+  case burstReport = 11
 }
 
 /// One frame inside a session: what it is about, which exchange it belongs to, and its bytes.

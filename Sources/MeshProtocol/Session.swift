@@ -106,6 +106,8 @@ package enum CloseReason: UInt8, Hashable, Sendable, CaseIterable {
   case asleep = 8
   /// Keys changed or grew old; a new session follows, or has done so already.
   case renewed = 9
+  /// What the session was opened for is done.
+  case finished = 10
 }
 
 /// Why dialling an address did not give a session.

@@ -6,15 +6,22 @@ import HearthNode
 struct ProfileCommand: ReportingCommand {
   static let configuration = CommandConfiguration(
     commandName: "profile",
-    abstract: "Measure what plans need to know of this device: layers, memory and disk.",
+    abstract: "Measure what plans need to know of this device: layers, memory, disk and links.",
     discussion: """
       Measures each kind of a model's layers and of the side network's beside them, forward and backward, for \
       one, two and four texts, with random weights on one core; then the memory and the disk that a plan may \
-      use. --json also has the device as an entry for a household file (docs/PLANNING.md). Takes a few seconds \
-      and writes (and removes) 64 MiB.
+      use. Takes a few seconds and writes (and removes) 64 MiB.
+
+      While 'hearth up' runs it also measures the links to the other devices that are here: the round trip, and \
+      the rate by at most 16 MiB for each link.
+
+      --household FILE puts the device and its links into a household file for 'hearth plan --devices', which is \
+      made if there is none. Take one file from device to device and run this on each: it then holds all devices \
+      and all links. --json has the same entry as 'device' and 'links' (docs/PLANNING.md).
 
       Example:
         hearth profile
+        hearth profile --household home.json
         hearth profile --model t5-large --json
       """)
 
@@ -30,6 +37,9 @@ struct ProfileCommand: ReportingCommand {
   @Option(help: ArgumentHelp("The paper's k, 1 to 64.", valueName: "k"))
   var reduction = 8
 
+  @Option(help: ArgumentHelp("Household file that gets this device and its links.", valueName: "file"))
+  var household: String?
+
   @OptionGroup var reporting: ReportingOptions
 
   func validate() throws {
@@ -38,9 +48,14 @@ struct ProfileCommand: ReportingCommand {
   }
 
   func run() throws {
-    let profile = LocalProfile.measure(
-      architecture: try PlanningModel.architecture(model), reduction: reduction, length: length,
-      environment: ProcessInfo.processInfo.environment)
+    let environment = ProcessInfo.processInfo.environment
+    let architecture = try PlanningModel.architecture(model)
+    // First, while this process leaves the processors to the daemons.
+    let links = try LinkSurveyAnswer.ask(environment: environment, isRequired: household != nil)
+    var profile = LocalProfile.measure(
+      architecture: architecture, reduction: reduction, length: length, environment: environment)
+    profile.add(links)
+    if let household { try HouseholdFile.update(household, with: profile) }
     try OutputStream.standard.write(reporting.json ? jsonLine(profile) + "\n" : profile.text)
   }
 }

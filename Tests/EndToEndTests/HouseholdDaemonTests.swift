@@ -115,4 +115,43 @@ import Testing
       #expect(try desk.run("doctor").output.contains("1 of 1 devices here"))
     }
   }
+
+  @Test("each device measures its link and puts itself into one household file, with which a plan is made")
+  func profile() throws {
+    try withHousehold("desk", "laptop") { devices in
+      let file = "\(devices[0].home)/../measured.json"
+      let words = ["profile", "--length", "8", "--household", file, "--json"]
+      for (device, other) in [(devices[0], "laptop"), (devices[1], "desk")] {
+        let result = try device.run(words)
+        #expect(result.exitCode == 0, "\(result.errors)")
+        let report = try #require(try result.lastEvent["links"] as? [String: Any])
+        #expect(report["name"] as? String == device.name)
+        let link = try #require((report["links"] as? [[String: Any]])?.first)
+        #expect(link["name"] as? String == other)
+        #expect(link["gap"] == nil, "\(link)")
+        #expect((link["mbit_s"] as? Double ?? 0) > 1 && (link["round_trip_ms"] as? Double ?? 0) > 0)
+      }
+      let household = try HouseholdDevice.object(String(contentsOfFile: file, encoding: .utf8))
+      let names = (household["devices"] as? [[String: Any]] ?? []).compactMap { $0["name"] as? String }
+      #expect(names == ["desk", "laptop"])
+      let links = try #require(household["links"] as? [[String: Any]])
+      #expect(links.map { $0["between"] as? [String] ?? [] } == [["laptop", "desk"]])
+      let plan = try devices[0].run(
+        "plan", "--model", "t5-base", "--samples", "100", "--devices", file, "--json")
+      #expect(plan.exitCode == 0, "\(plan.errors)")
+    }
+  }
+
+  @Test("without a daemon a profile says that links were not measured, and a household file is refused")
+  func profileAlone() throws {
+    try withDevices("desk") { devices in
+      let desk = devices[0]
+      _ = try desk.createHousehold()
+      let alone = try desk.run("profile", "--length", "8")
+      #expect(alone.exitCode == 0 && alone.output.contains("links were not measured"), "\(alone.errors)")
+      #expect(alone.output.contains("hearth up"))
+      let refused = try desk.run("profile", "--length", "8", "--household", "\(desk.home)/../home.json")
+      #expect(refused.exitCode == 68 && refused.errors.contains("hearth up"), "\(refused.errors)")
+    }
+  }
 }

@@ -52,7 +52,7 @@ import WireCoding
       var bytes = (0..<generator.uniform(below: 30)).map { _ in UInt8(truncatingIfNeeded: generator.next()) }
       // Random first bytes are seldom a frame; half of the tries get a likely header.
       if bytes.count > 1, generator.next() & 1 == 0 {
-        bytes[0] = UInt8(generator.uniform(below: 12))
+        bytes[0] = UInt8(generator.uniform(below: 14))
         bytes[1] = UInt8(generator.uniform(below: 2))
       }
       guard let frame = try? MeshFrame(decoding: bytes) else { continue }
@@ -67,13 +67,14 @@ import WireCoding
     #expect(
       FrameKind.allCases.map { "\($0)=\($0.rawValue)" } == [
         "goodbye=1", "gossip=2", "viewExchange=3", "trustLog=4", "echoRequest=7", "echoReply=8", "bulk=9",
+        "burst=10", "burstReport=11",
       ])
     #expect(SessionPurpose.allCases.map { "\($0)=\($0.rawValue)" } == ["control=1", "bulk=2", "pairing=3"])
     #expect([SessionStanding.full, .updateOnly, .statusOnly].map(\.rawValue) == [1, 2, 3])
     #expect(
       CloseReason.allCases.map { "\($0)=\($0.rawValue)" } == [
         "disconnected=0", "shuttingDown=1", "duplicate=2", "revoked=3", "silent=4", "brokenRecord=5",
-        "overLimit=6", "left=7", "asleep=8", "renewed=9",
+        "overLimit=6", "left=7", "asleep=8", "renewed=9", "finished=10",
       ])
   }
 

@@ -272,6 +272,12 @@ struct EndpointConformanceTests {
     try await a.awaitDrop(.notPermitted)
     a.perform(.send(bulk, MeshFrame(.bulk, body: [2])))
     #expect(try await b.awaitFrame(there).body == [2])
+    for kind in [FrameKind.burst, .burstReport] {
+      a.perform(.send(control, MeshFrame(kind, body: [3])))
+      try await a.awaitDrop(.notPermitted)
+      a.perform(.send(bulk, MeshFrame(kind, body: [3])))
+      #expect(try await b.awaitFrame(there).kind == kind)
+    }
     await shutdown(a, b)
   }
 

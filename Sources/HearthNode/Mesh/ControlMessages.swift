@@ -6,6 +6,7 @@ package struct ControlRequest: Codable, Sendable, Equatable {
   package enum Command: String, Codable, Sendable {
     case status
     case diagnosis
+    case links
     case invite
     case answer
     case revoke
@@ -44,6 +45,7 @@ package struct ControlEvent: Codable, Sendable, Equatable {
   package enum Kind: String, Codable, Sendable {
     case status
     case diagnosis
+    case links
     case invited
     case asked
     case admitted
@@ -58,6 +60,8 @@ package struct ControlEvent: Codable, Sendable, Equatable {
   package var status: HouseholdReport?
   /// What the daemon sees of the network (`diagnosis`).
   package var diagnosis: MeshDiagnosis?
+  /// What the daemon measured of its links (`links`).
+  package var links: LinkSurveyReport?
   /// The port where devices that join are received (`invited`).
   package var port: Int?
   /// The code or token to pass on (`invited`).

@@ -17,6 +17,7 @@ extension HouseholdDaemon {
         var event = ControlEvent(.diagnosis)
         event.diagnosis = meshDiagnosis
         try await request.answer(ControlCoding.line(event))
+      case .links: try await answerLinks(request)
       case .invite: try await invite(request, message)
       case .answer: try await decide(request, message)
       case .revoke, .promote, .demote, .recover: try await change(request, message)

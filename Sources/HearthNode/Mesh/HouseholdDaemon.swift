@@ -76,6 +76,8 @@ package actor HouseholdDaemon {
   var watchers: [UInt64: Watcher] = [:]
   var nextWatcher: UInt64 = 0
   var invitations = Invitations()
+  /// Commands that wait for the link survey under way.
+  var linkWaiters: [CheckedContinuation<[LinkMeasurement]?, Never>] = []
   /// Why the log could not be stored last; nil when it is on the disk.
   var storeFailure: HouseholdStorageFailure?
   private let beaconOrders: AsyncStream<BeaconOrder>.Continuation
@@ -85,7 +87,7 @@ package actor HouseholdDaemon {
   private var traitsRead: MonotonicInstant
   private var hasUnsavedPeers = false
   private var isLeaving = false
-  private var isOver = false
+  private(set) var isOver = false
   private var ended: [CheckedContinuation<Void, Never>] = []
 
   private struct BeaconOrder: Sendable {
@@ -275,6 +277,7 @@ package actor HouseholdDaemon {
     case .listen(let indexes): joinBeaconGroups(indexes)
     case .publish(let announcement): doors.avahi?.publish(announcement)
     case .resolve(let peer): resolve(peer)
+    case .linksMeasured(let links): tellLinkWaiters(links)
     case .report(let report): note(report)
     }
     return nil
@@ -352,6 +355,7 @@ package actor HouseholdDaemon {
     if hasUnsavedPeers { savePeers() }
     for watcher in watchers.values { watcher.continuation.finish() }
     watchers = [:]
+    tellLinkWaiters(nil)
     interfaceWatch = nil
     desk.close()
     await doors.transport.shutdown()

@@ -135,7 +135,7 @@ package struct HouseholdFile: Sendable, Codable, Equatable {
   }
 
   /// What is wrong with the numbers and names; nil when nothing is.
-  var problem: String? {
+  package var problem: String? {
     if let wrong = devices.first(where: { !(1...64).contains($0.count ?? 1) }) {
       return "'\(wrong.name)' has a count of \(wrong.count ?? 1); it must be 1 to 64"
     }

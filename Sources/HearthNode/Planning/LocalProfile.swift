@@ -17,6 +17,8 @@ package struct LocalProfile: Sendable, Encodable {
   package var memoryBytes: Int
   /// Free space of the disk with the state directory.
   package var freeDiskBytes: Int?
+  /// The links to the other devices of the household; nil when no daemon was there to measure them.
+  package var links: LinkSurveyReport?
   /// Why a number is missing or to be doubted.
   package var notes: [String]
 
@@ -85,7 +87,17 @@ package struct LocalProfile: Sendable, Encodable {
     device.cache = free.map { "\(Int(Double($0) * diskShare))" }
     return LocalProfile(
       device: device, cores: cores, productGflops: rounded(product), layers: layers,
-      memoryBytes: memory, freeDiskBytes: free, notes: notes)
+      memoryBytes: memory, freeDiskBytes: free, links: nil, notes: notes)
+  }
+
+  /// Takes in what this device's daemon measured of its links, or why there is nothing.
+  package mutating func add(_ answer: LinkSurveyAnswer) {
+    switch answer {
+    case .measured(let report):
+      links = report
+      device.name = report.name
+    case .notMeasured(let note): notes.append(note)
+    }
   }
 
   /// The profile for people.
@@ -116,6 +128,7 @@ package struct LocalProfile: Sendable, Encodable {
       lines.append("disk                \(decimal(write, 0)) MB/s write, \(decimal(read, 0)) MB/s read")
     }
     if let freeDiskBytes { lines.append("free disk           \(ByteCount(freeDiskBytes))") }
+    if let links { lines += links.lines }
     return (lines + notes.map { "note: \($0)" }).joined(separator: "\n") + "\n"
   }
 

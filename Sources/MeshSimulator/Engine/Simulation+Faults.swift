@@ -43,6 +43,9 @@ extension Simulation {
       switchOn(spare)
     case .conditions, .link, .clog, .partition, .cut, .uncut, .udpBlocked, .inbound, .multicastBlocked, .mend:
       applyToNetwork(fault)
+    case .measureLinks(let device):
+      guard isRunning(device) else { return }
+      deliver(.peer(.measureLinks), to: device)
     case .revoke(let device, let admin): revoke(device, by: admin)
     case .renewKey(let admin): renewKey(by: admin)
     case .settled: checks.settledAt = now

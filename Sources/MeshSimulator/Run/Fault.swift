@@ -47,6 +47,9 @@ package enum Fault: Hashable, Sendable {
   /// The network is whole again.
   case mend
 
+  /// A device measures its links.
+  case measureLinks(Int)
+
   /// An admin removes a device for ever and makes a new network key.
   case revoke(Int, by: Int)
   /// An admin makes a new network key.

@@ -1,5 +1,6 @@
 package import Determinism
 import MeshModel
+package import MeshPeer
 import MeshProtocol
 
 /// The rules that hold in every run, whatever happens to the network.
@@ -68,6 +69,8 @@ package struct RunRecord: Sendable {
   package internal(set) var falseRemovals = 0
   /// How often a device was suspected.
   package internal(set) var suspicions = 0
+  /// The links that devices measured, in the order in which they were done.
+  package internal(set) var links: [MeasuredLink] = []
   /// Bytes that a device sends each second while nothing happens, the average over all.
   package internal(set) var idleBytesPerSecond: Double?
   /// The same for what goes to all at once.
@@ -83,6 +86,19 @@ package struct RunRecord: Sendable {
   package var hasPassed: Bool { violations.isEmpty }
 
   mutating func note(handshake info: SessionInfo) { sessionCount += 1 }
+}
+
+/// A link as a device measured it.
+package struct MeasuredLink: Hashable, Sendable {
+  /// The device that measured.
+  package let from: Int
+  /// What it found.
+  package let measurement: LinkMeasurement
+
+  init(from: Int, _ measurement: LinkMeasurement) {
+    self.from = from
+    self.measurement = measurement
+  }
 }
 
 /// A return of a device to the household.

@@ -35,6 +35,7 @@ extension SessionInfo {
   func permits(_ kind: FrameKind) -> Bool {
     if kind == .goodbye { return true }
     let isEcho = kind == .echoRequest || kind == .echoReply
+    let isBurst = kind == .burst || kind == .burstReport
     // Without echoes a session of little standing could not show that it lives, and would end as silent.
     switch standing {
     case .statusOnly: return purpose == .control && isEcho
@@ -42,8 +43,8 @@ extension SessionInfo {
     case .full: break
     }
     switch purpose {
-    case .control: return kind != .bulk
-    case .bulk: return kind == .bulk || isEcho
+    case .control: return kind != .bulk && !isBurst
+    case .bulk: return kind == .bulk || isEcho || isBurst
     // Pairing has frames of its own.
     case .pairing: return false
     }

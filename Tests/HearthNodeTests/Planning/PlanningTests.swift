@@ -1,6 +1,7 @@
 import FineTuning
 import Foundation
 import HearthNode
+import MeshPeer
 import ParallelPlanner
 import Testing
 
@@ -137,6 +138,40 @@ import Testing
         .contains("count"))
     let links = ", \"links\": [{\"between\": [\"a\", \"b\"], \"mbit_s\": 1, \"latency_ms\": 1}]"
     #expect(try detail(household(good, links)).contains("'b'"))
+  }
+
+  @Test("A file that goes from device to device comes to hold all of them and every link once")
+  func measuredHousehold() throws {
+    let names = ["desk", "laptop", "phone"]
+    func device(_ name: String) -> HouseholdFile.Device {
+      HouseholdFile.Device(name: name, memory: "1GiB", gflops: 10)
+    }
+    // Each measures the links to both others, one of which may not be in the file yet.
+    func links(of name: String, rate: Double) -> [LinkSurveyReport.Link] {
+      names.filter { $0 != name }.map {
+        LinkSurveyReport.Link(name: $0, device: "", roundTripMs: 4, echoes: 9, mbitS: rate)
+      }
+    }
+    var file = HouseholdFile(name: "h", devices: [], link: HouseholdFile.Link(mbitS: 1000, latencyMs: 0.2))
+    for (index, name) in names.enumerated() {
+      file = file.updated(with: device(name), links: links(of: name, rate: 100 + Double(index)))
+      #expect(file.problem == nil)
+    }
+    #expect(file.devices.map(\.name) == names)
+    #expect(
+      file.links?.map { $0.between ?? [] } == [["laptop", "desk"], ["phone", "desk"], ["phone", "laptop"]])
+    // Half of the round trip is one way; the worst link stands for those that are not named.
+    #expect(file.links?.allSatisfy { $0.latencyMs == 2 } == true)
+    #expect(file.link == HouseholdFile.Link(mbitS: 101, latencyMs: 2))
+    // Measured again, a device takes the place of what was there.
+    var faster = device("desk")
+    faster.gflops = 20
+    let again = file.updated(with: faster, links: links(of: "desk", rate: 50))
+    #expect(again.devices.count == 3 && again.devices[0].gflops == 20)
+    #expect(again.links?.count == 3 && again.links?.count { $0.mbitS == 50 } == 2)
+    // What was not measured changes nothing.
+    let gap = LinkSurveyReport.Link(name: "phone", device: "", roundTripMs: 1, gap: .busy)
+    #expect(again.updated(with: faster, links: [gap]) == again)
   }
 
   @Test("A model that is nowhere is refused with the built-in shapes")
