@@ -92,7 +92,24 @@ let package = Package(
       name: "ParallelPlanner", dependencies: ["PipelineSchedules", "CryptoPrimitives"],
       swiftSettings: settings),
 
+    .target(name: "Collectives", swiftSettings: settings),
+    .target(
+      name: "TrainingCoordination",
+      dependencies: [
+        "ParallelPlanner", "PipelineSchedules", "HouseholdTrust", "MeshModel", "WireCoding",
+        "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
+
     // Shells.
+    .target(
+      name: "DistributedTraining",
+      dependencies: [
+        "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
+        "ComputeRuntime",
+        "Collectives", "ParallelPlanner", "PipelineSchedules", "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
     .target(
       name: "HearthStorage",
       dependencies: [
@@ -127,7 +144,8 @@ let package = Package(
         "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
         "CryptoPrimitives", "Determinism", "HearthStorage", "ComputeRuntime", "MeshPeer", "MeshTransport",
         "AvahiDiscovery", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust",
-        "MeshProtocol", "MeshModel", "WireCoding", "ParallelPlanner", "PipelineSchedules",
+        "MeshProtocol", "MeshModel", "WireCoding", "ParallelPlanner", "PipelineSchedules", "Collectives",
+        "TrainingCoordination", "DistributedTraining",
         .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: settings),
@@ -143,6 +161,7 @@ let package = Package(
         "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels",
         "ActivationCache", "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism",
         "MeshTransport", "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "ParallelPlanner",
+        "Collectives", "DistributedTraining", "TrainingCoordination",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: settings),
@@ -246,9 +265,26 @@ let package = Package(
       dependencies: ["ParallelPlanner", "PipelineSchedules", "CryptoPrimitives", "Determinism"],
       swiftSettings: settings),
     .testTarget(
+      name: "CollectivesTests", dependencies: ["Collectives", "Determinism"], swiftSettings: settings),
+    .testTarget(
+      name: "TrainingCoordinationTests",
+      dependencies: [
+        "TrainingCoordination", "ParallelPlanner", "PipelineSchedules", "HouseholdTrust", "MeshModel",
+        "WireCoding", "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
+    .testTarget(
+      name: "DistributedTrainingTests",
+      dependencies: [
+        "DistributedTraining", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels",
+        "ActivationCache", "ComputeRuntime", "HearthStorage", "Collectives", "ParallelPlanner",
+        "PipelineSchedules", "CryptoPrimitives", "Determinism",
+      ],
+      swiftSettings: settings),
+    .testTarget(
       name: "HearthNodeTests",
       dependencies: [
-        "ParallelPlanner", "PipelineSchedules",
+        "ParallelPlanner", "PipelineSchedules", "Collectives", "TrainingCoordination", "DistributedTraining",
         "HearthNode", "FineTuning", "LanguageModels", "HearthStorage", "ActivationCache",
         "ComputeRuntime", "TensorKernels", "NeuralNetworks", "Determinism", "MeshPeer", "MeshTransport",
         "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives",

@@ -54,6 +54,18 @@ struct HouseLayers: Sendable {
         foreign: ["FoundationEssentials"]),
       "PipelineSchedules": Target(dependencies: []),
       "ParallelPlanner": Target(dependencies: ["PipelineSchedules", "CryptoPrimitives"]),
+      "Collectives": Target(dependencies: []),
+      "TrainingCoordination": Target(
+        dependencies: [
+          "ParallelPlanner", "PipelineSchedules", "HouseholdTrust", "MeshModel", "WireCoding",
+          "CryptoPrimitives", "Determinism",
+        ]),
+      "DistributedTraining": Target(
+        dependencies: [
+          "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
+          "ComputeRuntime", "Collectives", "ParallelPlanner", "PipelineSchedules", "CryptoPrimitives",
+          "Determinism",
+        ]),
       "HearthStorage": Target(
         dependencies: [
           "ActivationCache", "LanguageModels", "HouseholdTrust", "MeshModel", "WireCoding",
@@ -78,7 +90,8 @@ struct HouseLayers: Sendable {
           "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
           "CryptoPrimitives", "Determinism", "HearthStorage", "ComputeRuntime", "MeshPeer", "MeshTransport",
           "AvahiDiscovery", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust",
-          "MeshProtocol", "MeshModel", "WireCoding", "ParallelPlanner", "PipelineSchedules",
+          "MeshProtocol", "MeshModel", "WireCoding", "ParallelPlanner", "PipelineSchedules", "Collectives",
+          "TrainingCoordination", "DistributedTraining",
         ],
         foreign: ["Glibc", "FoundationEssentials", "Foundation", "Logging"]),
       "hearth": Target(
@@ -89,6 +102,7 @@ struct HouseLayers: Sendable {
           "HearthNode", "FineTuning", "LanguageModels", "NeuralNetworks", "TensorKernels", "ActivationCache",
           "HearthStorage", "ComputeRuntime", "CryptoPrimitives", "Determinism", "MeshTransport",
           "SecureChannel", "HouseholdTrust", "MeshProtocol", "MeshModel", "ParallelPlanner",
+          "Collectives", "DistributedTraining", "TrainingCoordination",
         ],
         foreign: ["ArgumentParser", "Glibc", "FoundationEssentials", "Foundation"]),
     ],
