@@ -84,7 +84,8 @@ package struct DeviceReport: Sendable, Codable, Equatable {
 
   private var problem: String? {
     guard name.utf8.count <= 320 else { return "its name has \(name.utf8.count) bytes" }
-    guard memoryBytes >= 0, memoryBytes <= PlanningLimits.bytes, cacheBytes >= 0, cacheBytes <= PlanningLimits.bytes
+    guard memoryBytes >= 0, memoryBytes <= PlanningLimits.bytes, cacheBytes >= 0,
+      cacheBytes <= PlanningLimits.bytes
     else { return "it has \(memoryBytes) bytes of memory and \(cacheBytes) of disk" }
     let rates = PlanningLimits.slowestBytesPerSecond...PlanningLimits.bytes
     guard rates.contains(diskWriteBytesPerSecond), rates.contains(diskReadBytesPerSecond) else {

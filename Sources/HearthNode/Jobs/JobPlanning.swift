@@ -28,7 +28,7 @@ package enum JobPlanning {
   /// Share of the free disk that a cache may use.
   static let diskShare = 0.8
   /// A link of which nothing is known: slow enough that no plan leans on it.
-  static let unknownLink = LinkProfile(bytesPerSecond: 125_000, latency: 20_000_000)
+  package static let unknownLink = LinkProfile(bytesPerSecond: 125_000, latency: 20_000_000)
 
   /// What this device can do for a job, measured now unless an equal shape was measured before.
   ///
@@ -40,7 +40,8 @@ package enum JobPlanning {
   ///   - limits: what a person lets a job use of this device.
   ///   - stateDirectory: where measurements are kept.
   package static func report(
-    _ settings: JobPlanningSettings, name: String, limits: DeviceLimits = DeviceLimits(), stateDirectory: String
+    _ settings: JobPlanningSettings, name: String, limits: DeviceLimits = DeviceLimits(),
+    stateDirectory: String
   ) throws -> DeviceReport {
     try report(settings.shape, name: name, limits: limits, stateDirectory: stateDirectory)
   }
@@ -51,7 +52,8 @@ package enum JobPlanning {
     isFresh: Bool = false
   ) throws -> DeviceReport {
     let machine = MachineProfile.current()
-    let threads = max(1, min(limits.threads ?? machine.usableCores, machine.usableCores, ComputeTeam.maximumWidth))
+    let threads = max(
+      1, min(limits.threads ?? machine.usableCores, machine.usableCores, ComputeTeam.maximumWidth))
     let available = Int(Double(machine.availableMemory) * memoryShare)
     let memory = min(limits.memoryBytes ?? available, available)
     let kept = MeasuredDevices(stateDirectory: stateDirectory)
@@ -104,7 +106,8 @@ package enum JobPlanning {
   ///
   /// A link that was measured from both ends is as slow as the worse of both. What nobody measured goes by way of a
   /// device that measured both: at the slower rate, with both latencies.
-  static func linkTable(_ links: [JobLink], devices: Int) throws(JobPlanningFailure) -> [LinkProfile] {
+  package static func linkTable(_ links: [JobLink], devices: Int) throws(JobPlanningFailure) -> [LinkProfile]
+  {
     var table: [LinkProfile?] = Array(repeating: nil, count: devices * devices)
     for link in links {
       guard (0..<devices).contains(link.from), (0..<devices).contains(link.to), link.from != link.to else {
@@ -113,7 +116,8 @@ package enum JobPlanning {
       guard let rate = link.bytesPerSecond, let roundTrip = link.roundTripSeconds else { continue }
       guard rate > 0, rate.isFinite, roundTrip >= 0, roundTrip.isFinite else {
         throw .links(
-          detail: "the one from device \(link.from) to \(link.to) has \(rate) bytes a second and \(roundTrip) s")
+          detail:
+            "the one from device \(link.from) to \(link.to) has \(rate) bytes a second and \(roundTrip) s")
       }
       let measured = LinkProfile(
         bytesPerSecond: Int64(min(1e12, max(Double(PlanningLimits.slowestBytesPerSecond), rate))),
@@ -132,21 +136,27 @@ package enum JobPlanning {
 
   private static func slower(_ left: LinkProfile, _ right: LinkProfile) -> LinkProfile {
     LinkProfile(
-      bytesPerSecond: min(left.bytesPerSecond, right.bytesPerSecond), latency: max(left.latency, right.latency))
+      bytesPerSecond: min(left.bytesPerSecond, right.bytesPerSecond),
+      latency: max(left.latency, right.latency))
   }
 
   /// The best way over one other device; nil when none has both links.
-  private static func detour(_ known: [LinkProfile?], _ row: Int, _ column: Int, _ devices: Int) -> LinkProfile? {
+  private static func detour(_ known: [LinkProfile?], _ row: Int, _ column: Int, _ devices: Int)
+    -> LinkProfile?
+  {
     var best: LinkProfile?
     for middle in 0..<devices {
       guard let first = known[row * devices + middle], let second = known[middle * devices + column] else {
         continue
       }
       let way = LinkProfile(
-        bytesPerSecond: min(first.bytesPerSecond, second.bytesPerSecond), latency: first.latency + second.latency)
+        bytesPerSecond: min(first.bytesPerSecond, second.bytesPerSecond),
+        latency: first.latency + second.latency)
       if let found = best,
         (found.bytesPerSecond, -found.latency) >= (way.bytesPerSecond, -way.latency)
-      { continue }
+      {
+        continue
+      }
       best = way
     }
     return best

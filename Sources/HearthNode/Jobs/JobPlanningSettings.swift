@@ -1,5 +1,5 @@
-import FoundationEssentials
 package import FineTuning
+import FoundationEssentials
 import HearthStorage
 package import LanguageModels
 package import ParallelPlanner
@@ -216,7 +216,8 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
     }
   }
 
-  var planningJob: PlanningJob {
+  /// The job as the planner sees it.
+  package var planningJob: PlanningJob {
     PlanningJob(
       epochs: epochs, stepsPerEpoch: stepsPerEpoch, unitsPerMiniBatch: lanes, planner: planner,
       firstEpoch: firstEpoch, usesCache: usesCache)

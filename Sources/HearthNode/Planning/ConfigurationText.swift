@@ -1,10 +1,10 @@
 import FoundationEssentials
-import LanguageModels
+package import LanguageModels
 
 /// The numbers, words and yes-or-no values of a `config.json`: all that decides a model's shape.
 ///
 /// Label names, examples and other long content stay out, so that the text is short and equal shapes have equal texts.
-struct ConfigurationText {
+package struct ConfigurationText {
   /// Words longer than this decide no shape.
   private static let longestWord = 64
 
@@ -58,7 +58,7 @@ struct ConfigurationText {
   }
 
   /// What a `config.json` says.
-  init(_ text: String) throws(JobPlanningFailure) {
+  package init(_ text: String) throws(JobPlanningFailure) {
     do {
       values = try JSONDecoder().decode([String: Scalar].self, from: Data(text.utf8)).filter(\.value.isKept)
     } catch {
@@ -66,28 +66,30 @@ struct ConfigurationText {
     }
     guard self.text.utf8.count <= JobShape.maximumConfiguration else {
       throw .settings(
-        detail: "the model's config.json has more than \(JobShape.maximumConfiguration) bytes of numbers and words")
+        detail:
+          "the model's config.json has more than \(JobShape.maximumConfiguration) bytes of numbers and words")
     }
   }
 
   /// JSON with sorted keys.
-  var text: String { canonicalJSON(values).map { String(decoding: $0, as: UTF8.self) } ?? "{}" }
+  package var text: String { canonicalJSON(values).map { String(decoding: $0, as: UTF8.self) } ?? "{}" }
 
   /// The same model with other numbers of blocks.
-  func with(encoderLayers: Int, decoderLayers: Int) -> ConfigurationText {
+  package func with(encoderLayers: Int, decoderLayers: Int) -> ConfigurationText {
     var copy = self
     for key in ["num_layers", "num_hidden_layers", "encoder_layers"] where values[key] != nil {
       copy.values[key] = .whole(encoderLayers)
     }
     // T5 has as many decoder blocks as encoder blocks when it does not say.
-    for key in ["num_decoder_layers", "decoder_layers"] where values[key] != nil || values["num_layers"] != nil {
+    for key in ["num_decoder_layers", "decoder_layers"]
+    where values[key] != nil || values["num_layers"] != nil {
       copy.values[key] = .whole(decoderLayers)
     }
     return copy
   }
 
   /// The configuration that it describes.
-  func configuration() throws(JobPlanningFailure) -> ModelConfiguration {
+  package func configuration() throws(JobPlanningFailure) -> ModelConfiguration {
     do {
       return try ModelConfiguration(region: MemoryRegion(name: "config.json", bytes: Array(text.utf8)))
     } catch {

@@ -96,7 +96,8 @@ struct PartProbe {
         // A gather and a norm: about a width of operations a token.
         let rows = shape.workload.tokens(kind) * architecture.width
         embeddings.append(
-          RestShare(backbone: Double(part.forward + rows), side: Double(part.sideForward + part.sideBackward)))
+          RestShare(backbone: Double(part.forward + rows), side: Double(part.sideForward + part.sideBackward))
+        )
       case .head:
         head = RestShare(
           backbone: Double(part.forward), side: Double(part.sideForward + part.sideBackward))
@@ -164,7 +165,9 @@ extension PartTimes {
     return times
   }
 
-  fileprivate func map(_ other: PartTimes, _ change: (UnitDuration, UnitDuration) -> UnitDuration) -> PartTimes {
+  fileprivate func map(_ other: PartTimes, _ change: (UnitDuration, UnitDuration) -> UnitDuration)
+    -> PartTimes
+  {
     var times = PartTimes()
     times.forward = change(forward, other.forward)
     times.backward = change(backward, other.backward)
@@ -320,7 +323,9 @@ private struct CacheProbe {
   private let stacks: [StackKind]
 
   init(_ shape: JobShape, _ architecture: BackboneArchitecture, team: ComputeTeam, path: String) throws {
-    guard case .parallel(let parallel) = shape.technique else { preconditionFailure("only a side network has taps") }
+    guard case .parallel(let parallel) = shape.technique else {
+      preconditionFailure("only a side network has taps")
+    }
     let side: SideNetworkShape
     do {
       side = try SideNetworkShape(parallel, head: shape.head, backbone: architecture)
@@ -350,7 +355,9 @@ private struct CacheProbe {
     units = ProbeModel.units(min(most, 4096), shape, architecture)
     // Not zeros: some file systems do not store them.
     for tap in buffers.flatMap({ $0.rows.flatMap { $0 } }) {
-      for index in 0..<tap.byteCount { tap.base.storeBytes(of: UInt8(index & 63), toByteOffset: index, as: UInt8.self) }
+      for index in 0..<tap.byteCount {
+        tap.base.storeBytes(of: UInt8(index & 63), toByteOffset: index, as: UInt8.self)
+      }
     }
   }
 
@@ -423,7 +430,8 @@ private final class UpdateProbe: TechniqueComputation, @unchecked Sendable {
     gradientSums = sums
   }
 
-  func train(_ batch: PackedMicroBatch, worker: Int, sink: any GradientSink) throws(TrainingFailure) -> Double {
+  func train(_ batch: PackedMicroBatch, worker: Int, sink: any GradientSink) throws(TrainingFailure) -> Double
+  {
     0
   }
   func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double { 0 }

@@ -30,7 +30,7 @@ package struct UnitDuration: Sendable, Codable, Hashable {
   /// The times of 1 to `units` units on `threads` threads: rounds of as many units as there are threads.
   ///
   /// A last round that is not full takes between one thread's time and the time of all.
-  func table(units: Int, threads: Int) -> [Int64] {
+  package func table(units: Int, threads: Int) -> [Int64] {
     (1...units).map { count in
       let (rounds, rest) = count.quotientAndRemainder(dividingBy: threads)
       let whole = Int64(rounds) * together
@@ -124,7 +124,9 @@ package struct PartTimings: Sendable, Codable, Hashable {
 
   /// What is wrong with numbers that came from outside; nil when nothing is.
   package var problem: String? {
-    guard (1...256).contains(threads) else { return "it has \(threads) threads; 1 to 256 can be planned with" }
+    guard (1...256).contains(threads) else {
+      return "it has \(threads) threads; 1 to 256 can be planned with"
+    }
     guard (1...2).contains(stacks.count), Set(stacks.map(\.kind)).count == stacks.count else {
       return "it has times of \(stacks.count) stacks"
     }

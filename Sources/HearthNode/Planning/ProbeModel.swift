@@ -28,7 +28,9 @@ struct ProbeModel {
   }
 
   /// Units of random texts, all equally long.
-  static func units(_ count: Int, _ shape: JobShape, _ architecture: BackboneArchitecture) -> [PackedMicroBatch] {
+  static func units(_ count: Int, _ shape: JobShape, _ architecture: BackboneArchitecture)
+    -> [PackedMicroBatch]
+  {
     var generator = SeededGenerator(seed: 0x7072_6f62)
     let most = architecture.maximumLength ?? .max
     let (source, target) = (min(shape.encoderLength, most), min(shape.decoderLength, most))
@@ -47,7 +49,8 @@ struct ProbeModel {
     }
     return (0..<count).map { unit in
       let first = unit * shape.samplesPerUnit
-      return PackedMicroBatch(samples: Array(first..<first + shape.samplesPerUnit), of: samples, ordinal: unit)
+      return PackedMicroBatch(
+        samples: Array(first..<first + shape.samplesPerUnit), of: samples, ordinal: unit)
     }
   }
 }
