@@ -90,6 +90,7 @@ extension TrainingFailure: UserFacingFailure {
     case .activationsMissing: .inputOutput
     case .cache(let failure): failure.reason
     case .foreignState: .mismatch
+    case .exchange: .unreachable
     }
   }
 }

@@ -38,6 +38,8 @@ package protocol StageComputation: AnyObject, Sendable {
   var parameters: ParameterTree { get }
   /// Leaves (by place in `parameters.parameters`) whose gradients this stage hands to its sink.
   var ownLeaves: [Int] { get }
+  /// Leaves that other stages own and this one reads: their sums are passed on before each update.
+  var borrowedLeaves: [Int] { get }
   /// How the sums of gradients are kept.
   var gradientSums: GradientSumFormat { get }
   /// Micro-batches that can be in flight.

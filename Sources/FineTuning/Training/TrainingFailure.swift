@@ -12,6 +12,8 @@ package enum TrainingFailure: Error, Equatable, CustomStringConvertible {
   case cache(CacheFailure)
   /// State on disk that does not fit this run.
   case foreignState(String)
+  /// The exchange with the other devices of the job failed.
+  case exchange(String)
 
   /// One line: what was wrong, where, and the next step.
   package var description: String {
@@ -24,7 +26,7 @@ package enum TrainingFailure: Error, Equatable, CustomStringConvertible {
       "activations of \(samples) samples are not in the cache and the backbone has been released; "
         + "start again with --resume, which recomputes them"
     case .cache(let failure): failure.description
-    case .foreignState(let detail): detail
+    case .foreignState(let detail), .exchange(let detail): detail
     }
   }
 }
