@@ -2,10 +2,13 @@ import Collectives
 import FineTuning
 import NeuralNetworks
 
-/// Leaves of a stage, as it told the others: whose gradients it sums, and which of other stages it reads.
-struct StageLeaves: Equatable {
+/// Leaves of a stage, as it told the others: whose gradients it sums, and which that others sum it reads.
+struct HeldLeaves: Equatable, Sendable {
   var own: [Int]
-  var borrowed: [Int]
+  var shared: [Int]
+
+  /// Leaves that the stage's devices need the sums of.
+  var all: Set<Int> { Set(own).union(shared) }
 }
 
 /// One device's side of every optimizer step: shares to all, a ring within its group, squares and borrowed sums across
@@ -20,7 +23,7 @@ final class DeviceReduction: StepReduction {
   /// Devices of each stage; a data-parallel phase is one stage.
   private let groups: [[Int]]
   private let stage: Int
-  private let leaves: [StageLeaves]
+  private let leaves: [HeldLeaves]
   private let tree: ParameterTree
   private let window: ParameterWindow
   /// Number of the exchange; a step that is computed again has a new one.
@@ -31,7 +34,7 @@ final class DeviceReduction: StepReduction {
   ///   - leaves: by stage.
   ///   - firstRound: the same on every device, beyond all that were used before.
   init(
-    links: JobLinks, groups: [[Int]], stage: Int, leaves: [StageLeaves], tree: ParameterTree,
+    links: JobLinks, groups: [[Int]], stage: Int, leaves: [HeldLeaves], tree: ParameterTree,
     firstRound: UInt64
   ) {
     self.links = links
@@ -67,24 +70,16 @@ final class DeviceReduction: StepReduction {
   }
 
   func reduce(_ sums: any GradientSums) throws(TrainingFailure) {
-    try noting { () throws(DistributedRunFailure) in try ring.reduce(sums, round: round) }
+    try noting { () throws(DistributedRunFailure) in
+      try ring.reduce(sums, round: round)
+      try exchangeSharedSums(sums)
+    }
   }
 
-  func exchange(squares: inout [Double], sums: any GradientSums) throws(TrainingFailure) {
+  func exchange(squares: inout [Double]) throws(TrainingFailure) {
     guard groups.count > 1 else { return }
     var all = squares
-    try noting { () throws(DistributedRunFailure) in
-      for (index, group) in groups.enumerated() where index != stage {
-        for (position, device) in group.enumerated() where speaker(of: stage, for: position) == links.place {
-          try links.send(
-            squaresMessage(all, for: index, sums),
-            JobTag(.share, step: round, unit: UInt32(stage), part: 1), to: device)
-        }
-      }
-      for index in groups.indices where index != stage {
-        try takeSquares(of: index, into: &all, sums)
-      }
-    }
+    try noting { () throws(DistributedRunFailure) in try exchangeSquares(&all) }
     squares = all
   }
 
@@ -131,44 +126,78 @@ final class DeviceReduction: StepReduction {
     throw .unfitPlan("nobody has computed micro-batch \(missing) of a step")
   }
 
-  // MARK: Squares
+  // MARK: Stages
 
   /// The device of stage `index` that tells what it has to number `position` of another stage.
   private func speaker(of index: Int, for position: Int) -> Int {
     groups[index][position % groups[index].count]
   }
 
-  private func squaresMessage(
-    _ squares: [Double], for other: Int, _ sums: any GradientSums
-  ) -> [UInt8] {
-    var writer = MessageWriter()
-    for leaf in leaves[stage].own { writer.double(squares[leaf]) }
-    for range in lent(by: stage, to: other) {
-      sums.withIntegers(range) { writer.raw(UnsafeRawBufferPointer($0)) }
-    }
-    return writer.bytes
+  /// The devices of stage `other` to which this device speaks for its stage.
+  private func listeners(in other: Int) -> [Int] {
+    groups[other].indices.filter { speaker(of: stage, for: $0) == links.place }.map { groups[other][$0] }
   }
 
-  private func takeSquares(
-    of index: Int, into squares: inout [Double], _ sums: any GradientSums
-  ) throws(DistributedRunFailure) {
-    let own = groups[stage].firstIndex(of: links.place) ?? 0
-    let device = speaker(of: index, for: own)
-    var reader = MessageReader(
-      try links.receive(JobTag(.share, step: round, unit: UInt32(index), part: 1), from: device, .share),
-      from: device, "the squares of a stage")
-    for leaf in leaves[index].own { squares[leaf] = try reader.double() }
-    for range in lent(by: index, to: stage) {
-      let bytes = try reader.raw(range.count * sums.bytesPerSum)
-      bytes.withUnsafeBytes { sums.store(integers: $0, to: range) }
-    }
-    try reader.finish()
+  /// The device that speaks for another stage to this one.
+  private func speaker(of index: Int) -> Int {
+    speaker(of: index, for: groups[stage].firstIndex(of: links.place) ?? 0)
   }
 
-  /// Where the leaves are that one stage sums and another one reads.
+  /// Where the leaves are that one stage sums and another one holds.
   private func lent(by index: Int, to other: Int) -> [Range<Int>] {
-    let own = Set(leaves[index].own)
-    return Self.ranges(tree, leaves[other].borrowed.filter { own.contains($0) })
+    let held = leaves[other].all
+    return Self.ranges(tree, leaves[index].own.filter(held.contains))
+  }
+
+  /// Adds up, in every stage that holds them, the sums of leaves that more than one stage holds.
+  private func exchangeSharedSums(_ sums: any GradientSums) throws(DistributedRunFailure) {
+    for other in groups.indices where other != stage {
+      let ranges = lent(by: stage, to: other)
+      guard !ranges.isEmpty else { continue }
+      var writer = MessageWriter()
+      for range in ranges { sums.withIntegers(range) { writer.raw(UnsafeRawBufferPointer($0)) } }
+      for device in listeners(in: other) {
+        try links.send(writer.bytes, JobTag(.share, step: round, unit: UInt32(stage), part: 3), to: device)
+      }
+    }
+    for other in groups.indices where other != stage {
+      let ranges = lent(by: other, to: stage)
+      guard !ranges.isEmpty else { continue }
+      let device = speaker(of: other)
+      let message = try links.receive(
+        JobTag(.share, step: round, unit: UInt32(other), part: 3), from: device, .share)
+      var reader = MessageReader(message, from: device, "the sums of shared leaves")
+      for range in ranges {
+        let bytes = try reader.raw(range.count * sums.bytesPerSum)
+        bytes.withUnsafeBytes { sums.add(integers: $0, to: range) }
+      }
+      try reader.finish()
+    }
+  }
+
+  private func exchangeSquares(_ squares: inout [Double]) throws(DistributedRunFailure) {
+    var writer = MessageWriter()
+    for leaf in counted(by: stage) { writer.double(squares[leaf]) }
+    let tag = JobTag(.share, step: round, unit: UInt32(stage), part: 1)
+    for other in groups.indices where other != stage {
+      for device in listeners(in: other) { try links.send(writer.bytes, tag, to: device) }
+    }
+    for other in groups.indices where other != stage {
+      let device = speaker(of: other)
+      let message = try links.receive(
+        JobTag(.share, step: round, unit: UInt32(other), part: 1), from: device, .share)
+      var reader = MessageReader(message, from: device, "the squares of a stage")
+      for leaf in counted(by: other) { squares[leaf] = try reader.double() }
+      try reader.finish()
+    }
+  }
+
+  /// The leaves whose squares a stage counts: of those that several sum, the first one does.
+  private func counted(by index: Int) -> [Int] { Self.counted(by: index, leaves) }
+
+  static func counted(by index: Int, _ leaves: [HeldLeaves]) -> [Int] {
+    let earlier = Set(leaves[..<index].flatMap(\.own))
+    return leaves[index].own.filter { !earlier.contains($0) }.sorted()
   }
 
   // MARK: Replicas

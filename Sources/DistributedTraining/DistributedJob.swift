@@ -41,6 +41,9 @@ package struct DistributedJob: Sendable {
   /// Optimizer steps of the whole job.
   package var totalSteps: Int { lanePlan.stepsPerEpoch * epochs }
 
+  /// Training samples.
+  var sampleCount: Int { lanePlan.lanes.reduce(0) { $0 + $1.reduce(0) { $0 + $1.count } } }
+
   /// The mini-batches of an epoch: lanes and micro-batches in the order in which one device computes them.
   ///
   /// Long micro-batches come first: a thread that draws the last piece should draw a short one.
@@ -127,14 +130,19 @@ package struct DeviceTechnique {
 package struct KeptTaps: Sendable {
   /// The side network that reads them.
   package var shape: SideNetworkShape
+  /// Layers of each of the backbone's stacks.
+  package var depths: [Int]
   /// How they are stored.
   package var element: ActivationElement
   /// Where.
   package var cache: ActivationCacheStore
 
   /// Taps of `shape`, kept in `cache`.
-  package init(shape: SideNetworkShape, element: ActivationElement, cache: ActivationCacheStore) {
+  package init(
+    shape: SideNetworkShape, depths: [Int], element: ActivationElement, cache: ActivationCacheStore
+  ) {
     self.shape = shape
+    self.depths = depths
     self.element = element
     self.cache = cache
   }

@@ -1,4 +1,4 @@
-package import ParallelPlanner
+import ParallelPlanner
 import PipelineSchedules
 
 /// Which device computes and owns which units of a job, from the plan alone: the same on every device.

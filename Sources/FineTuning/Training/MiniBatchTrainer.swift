@@ -93,7 +93,7 @@ package final class MiniBatchTrainer: @unchecked Sendable {
       peak: settings.learningRate, warmupFraction: settings.warmupFraction, totalSteps: max(1, totalSteps))
     clipping = GradientClipping(maximumNorm: settings.maximumNorm)
     sums = computation.gradientSums.makeSums(
-      of: parameters, maximumContributions: max(1, maximumMicroBatches))
+      of: parameters, maximumContributions: max(1, maximumMicroBatches) * max(1, computation.contributions))
     update = ParameterUpdate(
       sums, of: parameters, leaves: leaves ?? TrainedLeaves(all: parameters), workers: self.workers)
   }
@@ -150,7 +150,7 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     guard let reduction else { return update.sumOfSquares(loop: loop) }
     try reduction.reduce(sums)
     var squares = update.squares(loop: loop)
-    try reduction.exchange(squares: &squares, sums: sums)
+    try reduction.exchange(squares: &squares)
     return squares.reduce(0, +)
   }
 

@@ -16,8 +16,8 @@ final class ParameterUpdate: @unchecked Sendable {
     let range: Range<Int>
     /// Place of the leaf among the tree's trainable ones.
     let leaf: Int
-    /// False for a leaf that another stage sums.
-    let isOwn: Bool
+    /// False for a leaf whose squares another stage counts.
+    let isCounted: Bool
   }
 
   private let sums: any GradientSums
@@ -42,7 +42,7 @@ final class ParameterUpdate: @unchecked Sendable {
     squares = .allocate(capacity: max(1, blocks.count))
     squares.initialize(repeating: 0, count: max(1, blocks.count))
     squareBlock = { [unowned self] block, worker in
-      guard blocks[block].isOwn else { return }
+      guard blocks[block].isCounted else { return }
       squares[block] = TensorKernels.sumOfSquares(read(block, worker), count: blocks[block].range.count)
     }
     updateBlock = { [unowned self] block, worker in
@@ -64,15 +64,15 @@ final class ParameterUpdate: @unchecked Sendable {
   private static func blocks(_ tree: ParameterTree, _ leaves: TrainedLeaves) -> ([Block], Int) {
     let trainable = tree.parameters.indices.filter { tree.parameters[$0].isTrainable }
     var blocks: [Block] = []
-    let (own, borrowed) = (Set(leaves.own), Set(leaves.borrowed))
-    for (place, index) in trainable.enumerated() where own.contains(index) || borrowed.contains(index) {
+    let (counted, updated) = (Set(leaves.counted), Set(leaves.updated))
+    for (place, index) in trainable.enumerated() where updated.contains(index) {
       let leaf = tree.parameters[index]
       guard let offset = leaf.gradientOffset else { continue }
       for start in stride(from: offset, to: offset + leaf.count, by: blockSize) {
         blocks.append(
           Block(
             range: start..<min(start + blockSize, offset + leaf.count), leaf: place,
-            isOwn: own.contains(index)))
+            isCounted: counted.contains(index)))
       }
     }
     return (blocks, trainable.count)
@@ -84,11 +84,11 @@ final class ParameterUpdate: @unchecked Sendable {
     sumsAreZero = false
   }
 
-  /// Σ gradient² of every leaf whose sums are this device's, in the order of the tree; 0 for the others.
+  /// Σ gradient² of every leaf that this device counts, in the order of the tree; 0 for the others.
   func squares(loop: any ParallelLoop) -> [Double] {
     loop.forEach(blocks.count, squareBlock)
     var leaves = [Double](repeating: 0, count: leafCount)
-    for (index, block) in blocks.enumerated() where block.isOwn { leaves[block.leaf] += squares[index] }
+    for (index, block) in blocks.enumerated() where block.isCounted { leaves[block.leaf] += squares[index] }
     return leaves
   }
 

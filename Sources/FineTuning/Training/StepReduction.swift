@@ -7,6 +7,8 @@ package protocol MiniBatchComputation: AnyObject {
   var parameters: ParameterTree { get }
   /// How the sums of its gradients are kept.
   var gradientSums: GradientSumFormat { get }
+  /// How often at most a micro-batch adds to one sum.
+  var contributions: Int { get }
   /// Called before each optimizer step with its number, from 1 on; a step that is computed again has the same number.
   func begin(step: Int)
   /// Adds the gradients of this device's part of the mini-batch to `sums`.
@@ -28,30 +30,30 @@ package protocol StepReduction: AnyObject {
   func exchange(
     _ computation: any MiniBatchComputation, microBatches: Int, sums: any GradientSums
   ) throws(TrainingFailure) -> Double
-  /// Adds the other devices' integers to the sums of the leaves that this one trains.
+  /// Makes the integers of every leaf that this device trains the sum of all devices' ones.
   func reduce(_ sums: any GradientSums) throws(TrainingFailure)
-  /// Gives the squares of this device's leaves to the stages that do not hold them, and takes those of theirs; takes the
-  /// sums of leaves that it borrows.
+  /// Gives the squares of this device's leaves to the stages that do not sum them, and takes those of theirs.
   ///
   /// - Parameter squares: Σ gradient² of every trainable leaf, in the order of the tree; 0 for leaves of other stages.
-  func exchange(squares: inout [Double], sums: any GradientSums) throws(TrainingFailure)
+  func exchange(squares: inout [Double]) throws(TrainingFailure)
 }
 
 /// The leaves that a device trains, by their places in the tree.
 package struct TrainedLeaves: Sendable, Equatable {
-  /// Leaves whose gradients are summed here, ascending.
-  package var own: [Int]
-  /// Leaves of other stages that this device reads and so updates too, ascending.
-  package var borrowed: [Int]
+  /// Leaves whose squares this device counts towards the norm, ascending; of a leaf that several stages sum, the first.
+  package var counted: [Int]
+  /// Leaves that it updates, ascending: the counted ones, and those that it reads but another stage counts.
+  package var updated: [Int]
 
   /// All trainable leaves of a tree.
   package init(all tree: ParameterTree) {
-    self.init(own: tree.parameters.indices.filter { tree.parameters[$0].isTrainable }, borrowed: [])
+    let all = tree.parameters.indices.filter { tree.parameters[$0].isTrainable }
+    self.init(counted: all, updated: all)
   }
 
-  /// Some leaves of a stage.
-  package init(own: [Int], borrowed: [Int]) {
-    self.own = own.sorted()
-    self.borrowed = borrowed.sorted()
+  /// Some leaves, of a stage.
+  package init(counted: [Int], updated: [Int]) {
+    self.counted = counted.sorted()
+    self.updated = updated.sorted()
   }
 }

@@ -41,6 +41,8 @@ package final class TechniqueWork: MiniBatchComputation, @unchecked Sendable {
   package var parameters: ParameterTree { technique.parameters }
   /// How the sums of its gradients are kept.
   package var gradientSums: GradientSumFormat { technique.gradientSums }
+  /// How often at most a micro-batch adds to one sum.
+  package var contributions: Int { technique.contributions }
   /// Tells the technique the step.
   package func begin(step: Int) { technique.begin(step: step) }
 
