@@ -48,7 +48,7 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
   private func sample(_ index: Int, _ vocabulary: Int, _ hasDecoder: Bool) -> TrainingSample {
     var generator = SeededGenerator(seed: 77, UInt64(index))
     func ids(_ count: Int) -> [Int32] {
-      (0..<count).map { _ in 4 + Int32(generator.uniform(below: UInt64(vocabulary - 4))) }
+      (0..<count).map { _ in 4 + Int32(generator.uniform(below: vocabulary - 4)) }
     }
     let encoder = ids(3 + index * 5 % 11)
     let written = ids(2 + index % 3)
