@@ -37,7 +37,11 @@ package protocol StageComputation: AnyObject, Sendable {
   /// All trained parameters of the technique, those of other stages included.
   var parameters: ParameterTree { get }
   /// Leaves (by place in `parameters.parameters`) whose gradients this stage hands to its sink.
+  ///
+  /// Every leaf is one stage's own, but for one that several stages hand on, each with a share of its gradient.
   var ownLeaves: [Int] { get }
+  /// Leaves whose values this stage reads, and whose gradients another stage hands to a sink, alone or as well.
+  var sharedLeaves: [Int] { get }
   /// How the sums of gradients are kept.
   var gradientSums: GradientSumFormat { get }
   /// Micro-batches that can be in flight.
