@@ -1,3 +1,5 @@
+import ActivationCache
+import CryptoPrimitives
 import Determinism
 import FineTuning
 import LanguageModels
@@ -52,6 +54,14 @@ struct SideStageFixture {
 
   /// Layers of all stacks.
   var layerCount: Int { backbone.architecture.depths.reduce(0, +) }
+
+  /// What a cache of these taps is of.
+  var identity: CacheIdentity {
+    CacheIdentity(
+      backboneDigest: ContentDigest(of: []), tokenizerDigest: ContentDigest(of: []), maximumLength: 16,
+      element: testCase.element,
+      stacks: shape.stacks.map { CachedStack(name: $0.name, width: shape.backboneWidth, taps: $0.taps) })
+  }
 
   /// The technique on one device, with the taps of a live backbone.
   func alone() -> (technique: ParallelAdapters, source: BackboneTapSource) {
@@ -158,4 +168,72 @@ func splits(_ layers: Int) -> [[Range<Int>]] {
     return (first + 1..<layers).flatMap { end in cut(end, stages - 1).map { [first..<end] + $0 } }
   }
   return (1...min(4, layers)).flatMap { cut(0, $0) }
+}
+
+/// One forward, one backward over all stages by hand: as many forwards as a stage has slots before its first backward,
+/// the workers taken in turn.
+struct OneForwardOneBackward {
+  let sums: GradientAccumulator
+  private(set) var losses: [Double?]
+
+  init(_ stages: [any StageComputation], _ batches: [PackedMicroBatch]) throws {
+    sums = GradientAccumulator(count: stages[0].parameters.vectorCount, maximumContributions: 64)
+    losses = Array(repeating: nil, count: batches.count)
+    var turn = 0
+    func worker() -> Int {
+      turn += 1
+      return turn % 2
+    }
+    /// The boundaries that each stage has got, by micro-batch.
+    var inputs = stages.map { _ in [Int: [UInt8]]() }
+    var gradients = stages.map { _ in [Int: [UInt8]]() }
+    var forwards = stages.map { _ in 0 }
+    var backwards = stages.map { _ in 0 }
+    for index in batches.indices { inputs[0][index] = [] }
+    while backwards[0] < batches.count {
+      for (place, stage) in stages.enumerated() {
+        let (next, done) = (forwards[place], backwards[place])
+        // A stage has at most as many in flight as there are stages behind it, itself among them.
+        let limit = min(stage.slots, stages.count - place)
+        if let gradient = gradients[place][done] {
+          let sent = try stage.backward(
+            batches[done], slot: done % stage.slots, worker: worker(), gradient: gradient, sink: sums)
+          if place > 0 { gradients[place - 1][done] = sent }
+          backwards[place] += 1
+        } else if next < batches.count, next - done < limit, let input = inputs[place][next] {
+          let output = try stage.forward(
+            batches[next], pass: .train, slot: next % stage.slots, worker: worker(), input: input)
+          forwards[place] += 1
+          if place + 1 < stages.count {
+            inputs[place + 1][next] = output.boundary
+          } else {
+            losses[next] = output.lossSum
+            gradients[place][next] = []
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Notes the names of the leaves whose gradients it gets.
+final class NamedSink: GradientSink {
+  private(set) var names: Set<String> = []
+
+  func add(_ gradient: UnsafePointer<Float>, of parameter: Parameter) { names.insert(parameter.name) }
+
+  /// Runs a micro-batch through all stages and notes what one of them hands on.
+  func record(
+    _ watched: any StageComputation, among stages: [any StageComputation], _ batch: PackedMicroBatch
+  ) throws {
+    var boundary: [UInt8] = []
+    for stage in stages {
+      boundary = try stage.forward(batch, pass: .train, slot: 0, worker: 0, input: boundary).boundary
+    }
+    let other = NamedSink()
+    for stage in stages.reversed() {
+      boundary = try stage.backward(
+        batch, slot: 0, worker: 0, gradient: boundary, sink: stage === watched ? self : other)
+    }
+  }
 }

@@ -44,6 +44,8 @@ package protocol StageComputation: AnyObject, Sendable {
   var sharedLeaves: [Int] { get }
   /// How the sums of gradients are kept.
   var gradientSums: GradientSumFormat { get }
+  /// How often at most a micro-batch adds to one sum, in all stages together.
+  var contributions: Int { get }
   /// Micro-batches that can be in flight.
   var slots: Int { get }
   /// Called before each optimizer step with its number, from 1 on.
@@ -59,4 +61,9 @@ package protocol StageComputation: AnyObject, Sendable {
   /// The taps that the slot's last forward made, encoded as the cache keeps them: what the owner of the lane puts
   /// together with those of the other stages. Empty for a technique that reads none.
   func encodedTaps(_ batch: PackedMicroBatch, slot: Int) -> [UInt8]
+}
+
+extension StageComputation {
+  /// Once: a leaf's whole gradient at a time.
+  package var contributions: Int { 1 }
 }
