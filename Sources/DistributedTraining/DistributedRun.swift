@@ -46,6 +46,9 @@ package final class DistributedRun {
     guard plan.mode == .live || technique.taps != nil else {
       throw DistributedRunFailure.unfitPlan("it reads cached activations, and the technique has none")
     }
+    if let taps = technique.taps, division.isPipeline {
+      try Self.checkLayers(plan.stages.map(\.layers), of: taps.shape.depths.reduce(0, +))
+    }
     self.plan = plan
     self.technique = technique
     self.collector = collector.flatMap { division.devices.contains($0) ? $0 : nil } ?? division.devices[0]
@@ -55,6 +58,20 @@ package final class DistributedRun {
     let parameters = try technique.parameters()
     result = DistributedResult(
       isComplete: false, parameters: parameters, digest: ContentHasher().finalize(), steps: 0, epochs: [])
+  }
+
+  /// The stages must be the whole model, one after another.
+  private static func checkLayers(_ stages: [Range<Int>], of layers: Int) throws {
+    var end = 0
+    for stage in stages {
+      guard stage.lowerBound == end, !stage.isEmpty else {
+        throw DistributedRunFailure.unfitPlan("its stages have the layers \(stages)")
+      }
+      end = stage.upperBound
+    }
+    guard end == layers else {
+      throw DistributedRunFailure.unfitPlan("its stages have \(end) of the model's \(layers) layers")
+    }
   }
 
   /// Runs to the end of this device's part; a failure aborts the channel and ends every thread of the run.
