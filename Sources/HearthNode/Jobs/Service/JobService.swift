@@ -334,6 +334,8 @@ struct OpenJob: Sendable {
   var metrics: [UInt32: [NamedMetric]] = [:]
   /// What people should know.
   var warnings: [String] = []
+  /// What the model's layers are called; nil until the package is here.
+  var layerNames: [String]?
   /// What came of it, on the owner.
   var summary: TrainSummary?
 
