@@ -10,18 +10,18 @@ import ParallelPlanner
 /// it, from one device of the stage that has.
 extension DistributedRun {
   /// The cached epochs' phase; nil on a device that has no part in them.
-  func enterCachedEpochs(after first: FirstPhase) throws -> WholeUnits? {
+  func enterCachedEpochs() throws -> WholeUnits? {
     context.report(.phase(.transition))
     let clock = PhaseClock(context.links)
     let division = context.division
     guard division.cachedDevices.contains(context.place), let kept = technique.taps else {
       if plan.mode == .hybrid {
-        try moveParameters(first, to: division.cachedDevices, withMoments: true, into: nil)
+        try moveParameters(to: division.cachedDevices, withMoments: true, into: nil)
       }
-      release(first)
+      release()
       return nil
     }
-    let technique = try cachedTechnique(first)
+    let technique = try cachedTechnique()
     let phase = WholeUnits(
       technique, context: context, devices: division.cachedDevices,
       lanes: Set((0..<division.lanes).filter { division.owner(lane: $0) == context.place }),
@@ -29,12 +29,12 @@ extension DistributedRun {
         division.owner(validation: $0) == context.place
       }, firstRound: 1 << 32)
     if plan.mode == .hybrid {
-      try keepState(of: first, in: phase.trainer)
-      try moveParameters(first, to: division.cachedDevices, withMoments: true, into: phase.trainer)
+      try keepState(in: phase.trainer)
+      try moveParameters(to: division.cachedDevices, withMoments: true, into: phase.trainer)
     }
     try kept.cache.flush()
     let before = ProcessMemory.current()?.resident ?? 0
-    release(first)
+    release()
     let own = ownUnits(division)
     guard technique.source?.resolve(own) == true else {
       throw DistributedRunFailure.training(
@@ -57,13 +57,14 @@ extension DistributedRun {
   }
 
   /// A device that has computed units whole goes on with the same buffers; the others make theirs.
-  private func cachedTechnique(_ first: FirstPhase) throws -> WorkingTechnique {
+  private func cachedTechnique() throws -> WorkingTechnique {
     if case .whole(let units) = first { return units.technique }
     return try technique.cached(result.parameters)
   }
 
-  private func release(_ first: FirstPhase) {
+  private func release() {
     if case .whole(let units) = first { units.technique.source?.release() }
+    first = .absent
     technique.releaseBackbone()
   }
 
@@ -76,21 +77,21 @@ extension DistributedRun {
   ///
   /// All devices make the transfers in one order, stage by stage, so that nobody waits in a circle.
   private func moveParameters(
-    _ first: FirstPhase, to devices: [Int], withMoments: Bool, into trainer: MiniBatchTrainer?
+    to devices: [Int], withMoments: Bool, into trainer: MiniBatchTrainer?
   ) throws {
     for stage in 0..<context.division.stages {
       let members = context.division.members(stage: stage)
       for (number, device) in devices.enumerated() where !members.contains(device) {
         let speaker = members[number % members.count]
-        if speaker == context.place { try send(stage, first, to: device, withMoments: withMoments) }
+        if speaker == context.place { try send(stage, to: device, withMoments: withMoments) }
         if device == context.place { try take(stage, from: speaker, withMoments: withMoments, into: trainer) }
       }
     }
   }
 
-  private func send(_ stage: Int, _ first: FirstPhase, to device: Int, withMoments: Bool) throws {
+  private func send(_ stage: Int, to device: Int, withMoments: Bool) throws {
     guard let phase = first.training else { return }
-    let ranges = ranges(stage, first, result.parameters)
+    let ranges = ranges(stage, result.parameters)
     let tag = JobTag(.parameters, step: 0, part: UInt32(stage))
     try context.links.send(parametersHead(phase, ranges), tag, to: device)
     try forEachPiece(of: ranges, in: vectors(withMoments ? phase.trainer : nil)) {
@@ -122,7 +123,7 @@ extension DistributedRun {
   }
 
   /// The leaves that a stage counts, by place in the flat vector.
-  private func ranges(_ stage: Int, _ first: FirstPhase, _ tree: ParameterTree) -> [Range<Int>] {
+  private func ranges(_ stage: Int, _ tree: ParameterTree) -> [Range<Int>] {
     if case .pipeline(let staged) = first {
       return DeviceReduction.ranges(tree, DeviceReduction.counted(by: stage, staged.leaves))
     }
@@ -138,7 +139,7 @@ extension DistributedRun {
   }
 
   /// Takes this device's own state over to the trainer of the cached epochs.
-  private func keepState(of first: FirstPhase, in trainer: MiniBatchTrainer) throws {
+  private func keepState(in trainer: MiniBatchTrainer) throws {
     guard let phase = first.training else { return }
     let old = phase.trainer.optimizer
     try trainer.restore(step: old.step, exponents: phase.trainer.exponents)
@@ -171,9 +172,9 @@ extension DistributedRun {
   }
 
   /// Brings all parameters of a pipeline without cached epochs to the collector; true on devices that have them all.
-  func collect(_ first: FirstPhase) throws -> Bool {
+  func collect() throws -> Bool {
     guard case .pipeline = first else { return true }
-    try moveParameters(first, to: [collector], withMoments: false, into: nil)
+    try moveParameters(to: [collector], withMoments: false, into: nil)
     return context.place == collector
   }
 }

@@ -18,6 +18,8 @@ package final class DistributedRun {
   /// The device that ends with all parameters when no cached epochs follow a pipeline.
   let collector: Int
   var result: DistributedResult
+  /// What this device does before the cached epochs; dropped with all its buffers when they begin.
+  var first = FirstPhase.absent
   /// True once everything comes from the cache.
   var isInCachedEpochs = false
   /// Told the number of every mini-batch of an epoch whose taps are kept.
@@ -87,17 +89,16 @@ package final class DistributedRun {
   }
 
   private func runPhases() throws {
-    let first = try makeFirstPhase()
+    first = try makeFirstPhase()
     if plan.mode == .live {
       guard let phase = first.training else { preconditionFailure("a live plan without a stage") }
       try evaluate(0, phase, audience: context.division.devices)
       try trainEpochs(0..<context.job.epochs, phase, .live)
-      return finish(isComplete: try collect(first), steps: phase.trainer.optimizer.step)
+      return finish(isComplete: try collect(), steps: phase.trainer.optimizer.step)
     }
-    try fillOrTrain(first)
-    guard let cached = try enterCachedEpochs(after: first) else {
-      return finish(isComplete: false, steps: first.training?.trainer.optimizer.step ?? 0)
-    }
+    try fillOrTrain()
+    let steps = first.training?.trainer.optimizer.step ?? 0
+    guard let cached = try enterCachedEpochs() else { return finish(isComplete: false, steps: steps) }
     let start = plan.mode == .fill ? 0 : 1
     try evaluate(start, cached, audience: context.division.cachedDevices)
     try trainEpochs(start..<context.job.epochs, cached, .cached)
@@ -105,7 +106,7 @@ package final class DistributedRun {
   }
 
   /// The first phase while its taps go to their owners: trains one epoch, or only fills the cache.
-  private func fillOrTrain(_ first: FirstPhase) throws {
+  private func fillOrTrain() throws {
     guard let kept = technique.taps else { preconditionFailure("a plan with a cache, without taps") }
     let flow = TapFlow(links: context.links)
     self.flow = flow
