@@ -85,6 +85,8 @@ package actor JobService {
   var nextWatcher: UInt64 = 0
   var generator: SeededGenerator
   var isStopping = false
+  /// What is still to be said once the daemon stops, in place of `Doors.send`.
+  private var farewell: [JobFarewell]?
   /// Messages that were dropped because they cannot be right.
   private(set) var dropped = 0
   private nonisolated let news: AsyncStream<News>.Continuation
@@ -225,7 +227,12 @@ package actor JobService {
           // What follows from a record that is not on the disk must not be said.
           return take(.failed(.own, "its disk does not take the job's record"), id)
         }
-      case .send(let message, let device): doors.send(device, message.encoded)
+      case .send(let message, let device):
+        if farewell == nil {
+          doors.send(device, message.encoded)
+        } else {
+          farewell?.append(JobFarewell(device: device, body: message.encoded))
+        }
       case .prepare: prepare(id)
       case .plan(let reports): plan(id, reports)
       case .fetch(let certificate): fetch(id, certificate)
@@ -281,16 +288,18 @@ package actor JobService {
     }
   }
 
-  /// Ends what runs here: the daemon stops.
-  package func stop() {
+  /// Ends what runs here because the daemon stops; returns what the others must hear before it does.
+  package func stop() -> [JobFarewell] {
     isStopping = true
-    for id in jobs.keys.sorted() where jobs[id]?.isOver == false {
-      if jobs[id]?.isNeeded == true { take(.failed(.own, "its daemon was stopped"), id) }
+    farewell = []
+    for id in jobs.keys.sorted() where jobs[id]?.isOver == false && jobs[id]?.isNeeded == true {
+      take(.failed(.own, "its daemon was stopped"), id)
     }
     for watcher in watchers.values { watcher.continuation.finish() }
     watchers = [:]
     lane.setAlarm(nil)
     news.finish()
+    return farewell ?? []
   }
 
   // MARK: - Words
@@ -307,6 +316,14 @@ package actor JobService {
     case .stopped(let device): "stopped on \(name(of: device))"
     }
   }
+}
+
+/// The last that a device says to another about a job.
+package struct JobFarewell: Sendable {
+  /// To whom.
+  package let device: DeviceID
+  /// An encoded message.
+  package let body: [UInt8]
 }
 
 /// One job that this device knows.
