@@ -73,7 +73,7 @@ extension HouseholdDaemon {
   }
 
   private var jobHousehold: JobHousehold {
-    let view = peer.household.view
+    let view = peer.household.log.view
     let members = view.members
     var alive: Set<DeviceID> = []
     for member in members {

@@ -80,7 +80,7 @@ struct JobRun: Sendable {
       parameters: { packaged.initialParameters(backbone) },
       whole: { start($0, cachedOnly: false) },
       stage: { tree, request in
-        try technique.stage(
+        technique.stage(
           backbone, parameters: tree, layers: request.layers, capacity: run.capacity, slots: request.slots,
           workers: request.workers, dropoutSeed: packaged.package.settings.seed)
       },

@@ -1,4 +1,3 @@
-import DistributedTraining
 import FineTuning
 import LanguageModels
 import NeuralNetworks
@@ -8,9 +7,12 @@ extension TrainedTechnique {
   func stage(
     _ backbone: any Backbone, parameters: ParameterTree, layers: Range<Int>, capacity: MicroBatchCapacity,
     slots: Int, workers: Int, dropoutSeed: UInt64
-  ) throws -> any StageComputation {
+  ) -> any StageComputation {
     guard let sideShape else {
-      throw DistributedRunFailure.unfitPlan("no stages of \(configuration.name) yet")
+      return TunedStage(
+        configuration: configuration, head: head, backbone: backbone, parameters: parameters, layers: layers,
+        capacity: capacity, slots: slots, workers: workers, checkpointsActivations: checkpointsActivations,
+        dropoutSeed: dropoutSeed)
     }
     return ParallelAdapterStage(
       shape: sideShape, backbone: backbone, parameters: parameters, layers: layers, element: element,
