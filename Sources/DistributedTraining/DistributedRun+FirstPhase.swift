@@ -126,10 +126,10 @@ extension DistributedRun {
     let seconds = max(clock.seconds, 1e-9)
     let samples = miniBatches[...index].reduce(0) { $0 + $1.samples }
     context.report(
-      .progress(
-        DistributedProgress(
-          phase: .filling, epoch: 0, step: index + 1, steps: miniBatches.count,
-          samplesPerSecond: Double(samples) / seconds, loss: nil,
-          etaSeconds: seconds * Double(miniBatches.count - index - 1) / Double(index + 1))))
+      DistributedProgress(
+        phase: .filling, epoch: 0, step: index + 1, steps: miniBatches.count,
+        samplesPerSecond: Double(samples) / seconds, loss: nil,
+        etaSeconds: seconds * Double(miniBatches.count - index - 1) / Double(index + 1)),
+      clock: clock, tapWaits: tapWaits)
   }
 }
