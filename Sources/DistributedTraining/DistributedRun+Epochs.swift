@@ -71,7 +71,8 @@ extension DistributedRun {
         context.report(
           DistributedProgress(
             phase: .evaluation, epoch: epoch, step: min(done, total), steps: total,
-            samplesPerSecond: Double(done * context.job.validationSamples) / Double(total) / max(clock.seconds, 1e-9), loss: nil, etaSeconds: 0),
+            samplesPerSecond: Double(done * context.job.validationSamples) / Double(total)
+              / max(clock.seconds, 1e-9), loss: nil, etaSeconds: 0),
           clock: clock)
       } ?? []
     guard let evaluation = try exchange.gather(own, epoch: epoch) else { return }

@@ -164,7 +164,8 @@ extension DistributedRun {
     try reader.finish()
     try trainer?.restore(step: step, exponents: exponents)
     let ranges = stride(from: 0, to: bounds.count, by: 2).map { bounds[$0]..<bounds[$0 + 1] }
-    try forEachPiece(of: ranges, in: vectors(withMoments ? trainer : nil)) { (values) throws(DistributedRunFailure) in
+    try forEachPiece(of: ranges, in: vectors(withMoments ? trainer : nil)) {
+      (values) throws(DistributedRunFailure) in
       let piece = try context.links.receive(tag, from: device, .parameters)
       var reader = MessageReader(piece, from: device, what)
       try reader.floats(into: values)

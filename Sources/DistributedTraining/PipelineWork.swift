@@ -16,7 +16,8 @@ final class PipelineWork: MiniBatchComputation {
   private let loop: any ParallelLoop
   private let schedule: PipelineSchedule
   /// Called with the encoded taps of each unit after its first forward in a step; nil when nobody keeps them.
-  var keepTaps: ((_ lane: Int, _ batch: PackedMicroBatch, _ taps: [UInt8]) throws(DistributedRunFailure) -> Void)?
+  var keepTaps:
+    ((_ lane: Int, _ batch: PackedMicroBatch, _ taps: [UInt8]) throws(DistributedRunFailure) -> Void)?
   /// What failed, when a call threw.
   private(set) var failure: DistributedRunFailure?
 

@@ -1,8 +1,8 @@
-import ParallelPlanner
 import Collectives
 import ComputeRuntime
 import FineTuning
 import NeuralNetworks
+import ParallelPlanner
 import PipelineSchedules
 import TensorKernels
 
@@ -122,7 +122,8 @@ final class StagedUnits: TrainingPhase {
     _ pass: StagePass, number: Int, units: [PackedMicroBatch?], withTaps: Bool,
     _ finished: (_ unit: Int, StageForward.Result) throws(DistributedRunFailure) -> Void
   ) throws(DistributedRunFailure) {
-    let forward = StageForward(stage: stage, seat: seat, links: context.links, outbox: outbox, loop: context.team)
+    let forward = StageForward(
+      stage: stage, seat: seat, links: context.links, outbox: outbox, loop: context.team)
     for start in stride(from: 0, to: units.count, by: seat.unitsPerMicroBatch) {
       try context.checkCancellation(step: trainer.optimizer.step)
       let own = seat.positions.compactMap { place -> StageUnit? in
