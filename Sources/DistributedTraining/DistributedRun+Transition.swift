@@ -12,6 +12,7 @@ extension DistributedRun {
   /// The cached epochs' phase; nil on a device that has no part in them.
   func enterCachedEpochs() throws -> WholeUnits? {
     context.report(.phase(.transition))
+    if case .pipeline(let stage) = first { try stage.finish() }
     let clock = PhaseClock(context.links)
     let division = context.division
     guard division.cachedDevices.contains(context.place), let kept = technique.taps else {
@@ -163,7 +164,8 @@ extension DistributedRun {
     try reader.finish()
     try trainer?.restore(step: step, exponents: exponents)
     let ranges = stride(from: 0, to: bounds.count, by: 2).map { bounds[$0]..<bounds[$0 + 1] }
-    try forEachPiece(of: ranges, in: vectors(withMoments ? trainer : nil)) { (values) throws(DistributedRunFailure) in
+    try forEachPiece(of: ranges, in: vectors(withMoments ? trainer : nil)) {
+      (values) throws(DistributedRunFailure) in
       let piece = try context.links.receive(tag, from: device, .parameters)
       var reader = MessageReader(piece, from: device, what)
       try reader.floats(into: values)
@@ -173,7 +175,8 @@ extension DistributedRun {
 
   /// Brings all parameters of a pipeline without cached epochs to the collector; true on devices that have them all.
   func collect() throws -> Bool {
-    guard case .pipeline = first else { return true }
+    guard case .pipeline(let stage) = first else { return true }
+    try stage.finish()
     try moveParameters(to: [collector], withMoments: false, into: nil)
     return context.place == collector
   }

@@ -83,6 +83,7 @@ package final class DistributedRun {
     } catch {
       context.links.abort("device \(context.place) of the plan failed: \(error)")
       flow?.cancel()
+      if case .pipeline(let stage) = first { stage.cancel() }
       throw error
     }
     return result

@@ -263,7 +263,9 @@ extension TinyJob {
     _ backbone: any Backbone, _ tree: ParameterTree, _ request: StageRequest, capacity: MicroBatchCapacity
   ) throws -> any StageComputation {
     guard let shape = try shape(backbone) else {
-      throw DistributedRunFailure.unfitPlan("no stages of \(technique.name) yet")
+      return TunedStage(
+        configuration: technique, head: head, backbone: backbone, parameters: tree, layers: request.layers,
+        capacity: capacity, slots: request.slots, workers: request.workers, dropoutSeed: 3)
     }
     return ParallelAdapterStage(
       shape: shape, backbone: backbone, parameters: tree, layers: request.layers, element: .float16,
