@@ -136,13 +136,20 @@ extension JobService {
     let sources = [job.specification.owner] + job.coordinator.participants.filter {
       $0 != own && $0 != job.specification.owner
     }
-    let blobs = try await JobModel.obtain(
-      job.specification.modelFiles.digest, layers: stage.map { plan.stages[$0].layers } ?? 0..<0,
-      needsOutput: stage == plan.stages.count - 1 || plan.cached.contains { $0.device == place }, job: id,
-      from: sources, desk: doors.desk, store: doors.blobs, into: directory.modelPath(of: id)
+    let listing = job.specification.modelFiles.digest
+    let needs = WeightNeeds(
+      layers: stage.map { plan.stages[$0].layers } ?? 0..<0,
+      needsOutput: stage == plan.stages.count - 1 || plan.cached.contains { $0.device == place })
+    let model = try await SparseModel.obtain(
+      listing, needs, for: id, from: sources, by: doors.desk, store: doors.blobs,
+      into: directory.modelPath(of: id)
     ) { [weak self] fetched, total in
-      Task { await self?.take(.fetched(fetched, of: total, budget: nil), id) }
+      Task {
+        await self?.take(
+          .fetched(UInt64(clamping: fetched), of: UInt64(clamping: total), budget: nil), id)
+      }
     }
+    let blobs = [listing] + model.listing.blobs
     jobs[id]?.blobs += blobs
     doors.desk.blobs.admit(
       job: id, blobs: [job.specification.package.digest] + blobs, readers: job.specification.roster)
