@@ -34,6 +34,10 @@ package actor HouseholdDaemon {
     package var usesAvahi: Bool
     /// Whether the household may use this device.
     package var isAvailable: Bool
+    /// Compute threads of jobs; nil uses the cores that the process may use.
+    package var jobThreads: Int?
+    /// Most memory that jobs may take; nil uses what is available.
+    package var jobMemory: Int?
 
     /// Options with the defaults of `hearth up`.
     package init(stateDirectory: String, controlSocket: String) {
@@ -78,6 +82,8 @@ package actor HouseholdDaemon {
   var invitations = Invitations()
   /// Commands that wait for the link survey under way.
   var linkWaiters: [CheckedContinuation<[LinkMeasurement]?, Never>] = []
+  /// What trains the household's jobs; nil while it is not up.
+  var jobService: (any JobServing)?
   /// Why the log could not be stored last; nil when it is on the disk.
   var storeFailure: HouseholdStorageFailure?
   private let beaconOrders: AsyncStream<BeaconOrder>.Continuation
