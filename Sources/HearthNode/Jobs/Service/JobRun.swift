@@ -5,6 +5,7 @@ import DistributedTraining
 import FineTuning
 import HearthStorage
 import LanguageModels
+import MeshModel
 import NeuralNetworks
 import TensorKernels
 import TrainingCoordination

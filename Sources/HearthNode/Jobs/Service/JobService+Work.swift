@@ -102,7 +102,7 @@ extension JobService {
     guard let place = devices.firstIndex(of: own) else { throw JobServiceFailure.stopping }
     let links = measured.compactMap { link in
       devices.firstIndex(of: link.device).map {
-        JobLink(
+        MeasuredLink(
           from: place, to: $0, bytesPerSecond: link.bytesPerSecond,
           roundTripSeconds: link.roundTrip?.inSeconds)
       }
