@@ -7,6 +7,7 @@ import HearthStorage
 import LanguageModels
 import MeshModel
 import NeuralNetworks
+import ParallelPlanner
 import TensorKernels
 import TrainingCoordination
 

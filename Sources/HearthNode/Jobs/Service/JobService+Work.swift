@@ -1,5 +1,7 @@
 import ComputeRuntime
 import CryptoPrimitives
+import Determinism
+import HouseholdTrust
 import DistributedTraining
 import FineTuning
 import FoundationEssentials
