@@ -133,7 +133,7 @@ package struct JobCoordinator: Sendable {
   }
 
   /// Takes in what happened and answers with what to do, in this order.
-  package mutating func handle(_ event: JobEvent, at now: MonotonicInstant) -> [JobEffect] {
+  package mutating func handle(_ event: JobInput, at now: MonotonicInstant) -> [JobEffect] {
     effects = []
     if case .message(let message, let sender) = event {
       receive(message, from: sender, at: now)
@@ -151,7 +151,7 @@ package struct JobCoordinator: Sendable {
     return effects
   }
 
-  private mutating func take(_ event: JobEvent, at now: MonotonicInstant) {
+  private mutating func take(_ event: JobInput, at now: MonotonicInstant) {
     switch event {
     case .tick, .message: break
     case .membership(let membership): self.membership = membership

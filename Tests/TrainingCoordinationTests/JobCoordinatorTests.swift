@@ -16,7 +16,7 @@ private struct JobWorld {
     var isUp = true
     var ended: [JobOutcome] = []
     var started = 0
-    var waiting: [JobEvent] = []
+    var waiting: [JobInput] = []
   }
 
   struct Letter {
@@ -62,7 +62,7 @@ private struct JobWorld {
     perform(effects, of: index)
   }
 
-  mutating func handle(_ event: JobEvent, _ index: Int) {
+  mutating func handle(_ event: JobInput, _ index: Int) {
     guard nodes[index].isUp, let effects = nodes[index].coordinator?.handle(event, at: now) else { return }
     perform(effects, of: index)
   }
@@ -96,7 +96,7 @@ private struct JobWorld {
     }
   }
 
-  private mutating func answer(_ index: Int, _ step: String, _ event: JobEvent) {
+  private mutating func answer(_ index: Int, _ step: String, _ event: JobInput) {
     if stuck[index] != step { nodes[index].waiting.append(event) }
   }
 

@@ -195,7 +195,7 @@ package actor JobService {
   }
 
   /// Lets a job take in what happened, does what it wants, and sets the alarm.
-  func take(_ event: JobEvent, _ id: JobID) {
+  func take(_ event: JobInput, _ id: JobID) {
     guard let effects = jobs[id]?.coordinator.handle(event, at: DeviceClocks.now().monotonic) else { return }
     perform(effects, id)
     settle(id)
