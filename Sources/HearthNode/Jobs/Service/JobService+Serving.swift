@@ -1,6 +1,7 @@
 import CryptoPrimitives
 import Determinism
 import HearthStorage
+import Logging
 import MeshModel
 import MeshTransport
 package import TrainingCoordination

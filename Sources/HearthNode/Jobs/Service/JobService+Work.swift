@@ -7,6 +7,7 @@ import FineTuning
 import FoundationEssentials
 import HearthStorage
 import LanguageModels
+import Logging
 import MeshModel
 import MeshPeer
 import NeuralNetworks
