@@ -56,7 +56,7 @@ package struct ParallelPlanner {
     let classes = DeviceClasses(household)
     let proves = provesSmall && ExactSearch.isSmallEnough(costing, classes: classes)
     let scorer = PlanScorer(
-      costing, earlier: earlier, looksAtAll: costing.deviceCount <= ExactSearch.mostDevices)
+      costing, earlier: earlier, looksAtAll: proves || costing.deviceCount <= ExactSearch.fewDevices)
     var search = LocalSearch(costing, scorer: scorer)
     var incumbent = Incumbent()
     var start: CandidatePlan?
