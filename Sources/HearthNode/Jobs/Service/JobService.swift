@@ -1,5 +1,5 @@
 import CryptoPrimitives
-package import Determinism
+import Determinism
 package import HearthStorage
 package import HouseholdTrust
 package import Logging
@@ -7,6 +7,7 @@ package import MeshModel
 package import MeshPeer
 import MeshTransport
 package import TrainingCoordination
+import WireCoding
 
 /// The household as the jobs of a device see it.
 package struct JobHousehold: Sendable, Equatable {
