@@ -81,6 +81,8 @@ package struct JobCoordinator: Sendable {
   package var participants: [DeviceID] { certificate?.proposal.participants ?? [] }
   /// This device's place in the plan; nil when it computes nothing.
   package var place: Int? { certificate?.proposal.place(of: own) }
+  /// Bytes of the activations that all devices kept, as far as they have said.
+  package var cacheBytes: UInt64 { participants.reduce(0) { $0 &+ (completions[$1]?.cacheBytes ?? 0) } }
   /// Where a device said last that it is.
   package func progress(of device: DeviceID) -> DeviceProgress? {
     device == own ? progress : devices[device]

@@ -209,7 +209,9 @@ extension JobService {
     }
     take(
       .completed(
-        RunCompletion(digest: outcome.digest, result: reference, results: Self.encoded(outcome.results))), id)
+        RunCompletion(
+          digest: outcome.digest, result: reference, results: Self.encoded(outcome.results),
+          cacheBytes: UInt64(clamping: outcome.cacheBytes))), id)
   }
 
   private func runFailed(_ id: JobID, _ error: any Error, _ failure: JobChannelFailure?) {
@@ -265,8 +267,7 @@ extension JobService {
     let output = JobOutput(
       submission: submission, package: package, parameters: parameters, digest: completion.digest,
       results: mergedResults(id, completion),
-      cacheBytes: job.coordinator.certificate?.proposal.plan.cached.reduce(0) { $0 + Int($1.cacheBytes) } ?? 0,
-      threads: max(1, doors.limits.threads ?? MachineProfile.current().usableCores))
+      cacheBytes: Int(clamping: job.coordinator.cacheBytes))
     return try await onOwnThread("job-save") { try output.write() }
   }
 
