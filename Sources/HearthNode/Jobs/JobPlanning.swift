@@ -106,7 +106,8 @@ package enum JobPlanning {
   ///
   /// A link that was measured from both ends is as slow as the worse of both. What nobody measured goes by way of a
   /// device that measured both: at the slower rate, with both latencies.
-  package static func linkTable(_ links: [MeasuredLink], devices: Int) throws(JobPlanningFailure) -> [LinkProfile]
+  package static func linkTable(_ links: [MeasuredLink], devices: Int) throws(JobPlanningFailure)
+    -> [LinkProfile]
   {
     var table: [LinkProfile?] = Array(repeating: nil, count: devices * devices)
     for link in links {

@@ -197,7 +197,8 @@ import Testing
       link(1, 2) == LinkProfile(bytesPerSecond: 2_000_000, latency: 6_000_000) && link(2, 1) == link(1, 2))
     #expect(link(3, 1) == JobPlanning.unknownLink && link(0, 3) == JobPlanning.unknownLink)
     #expect(throws: JobPlanningFailure.self) {
-      try JobPlanning.linkTable([MeasuredLink(from: 0, to: 4, bytesPerSecond: 1, roundTripSeconds: 1)], devices: 4)
+      try JobPlanning.linkTable(
+        [MeasuredLink(from: 0, to: 4, bytesPerSecond: 1, roundTripSeconds: 1)], devices: 4)
     }
   }
 
