@@ -89,7 +89,7 @@ extension TrainingFailure: UserFacingFailure {
     case .activationOverflow, .diverged: .badData
     case .activationsMissing: .inputOutput
     case .cache(let failure): failure.reason
-    case .foreignState: .mismatch
+    case .foreignState, .malformedBoundary: .mismatch
     }
   }
 }
