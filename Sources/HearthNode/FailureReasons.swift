@@ -89,6 +89,7 @@ extension TrainingFailure: UserFacingFailure {
     case .activationOverflow, .diverged: .badData
     case .activationsMissing: .inputOutput
     case .cache(let failure): failure.reason
+    case .exchange: .unreachable
     case .foreignState, .malformedBoundary: .mismatch
     }
   }
