@@ -191,7 +191,7 @@ struct CachedPhase {
   /// Every division of a mini-batch over a group that fits.
   private static func allOptions(_ costing: StageCosting, _ group: UInt64) -> [CachedOption] {
     let members = Array(DeviceSet(group))
-    let ring = costing.ringTime(bytes: costing.costs.trainableBytes, group: group)
+    let stepEnd = costing.stepEnd(bytes: costing.costs.trainableBytes, group: group)
     var options: [CachedOption] = []
     var units = Array(repeating: 0, count: costing.deviceCount)
     func give(_ place: Int, _ left: Int, _ slowest: Int64) {
@@ -203,7 +203,7 @@ struct CachedPhase {
         units[device] = count
         let time = max(slowest, time(costing, device, count))
         if later == 0 {
-          options.append(CachedOption(group: group, units: units, step: time + ring))
+          options.append(CachedOption(group: group, units: units, step: time + stepEnd))
         } else {
           give(place + 1, left - count, time)
         }
@@ -240,7 +240,7 @@ struct CachedPhase {
     guard units.reduce(0, +) == costing.job.unitsPerMiniBatch else { return nil }
     return CachedOption(
       group: group, units: units,
-      step: slowest + costing.ringTime(bytes: costing.costs.trainableBytes, group: group))
+      step: slowest + costing.stepEnd(bytes: costing.costs.trainableBytes, group: group))
   }
 
   /// The fastest division of a mini-batch over a group.
@@ -263,7 +263,7 @@ struct CachedPhase {
       next[best] = fits(costing, device, units[device] + 1) ? time(costing, device, units[device] + 1) : .max
     }
     let slowest = members.reduce(Int64(0)) { max($0, time(costing, $1, units[$1])) }
-    let ring = costing.ringTime(bytes: costing.costs.trainableBytes, group: group)
-    return CachedOption(group: group, units: units, step: slowest + ring)
+    let stepEnd = costing.stepEnd(bytes: costing.costs.trainableBytes, group: group)
+    return CachedOption(group: group, units: units, step: slowest + stepEnd)
   }
 }

@@ -363,9 +363,21 @@ final class StageCosting {
       forward: time(below.forwardBoundaryBytes), backward: time(below.backwardBoundaryBytes))
   }
 
-  /// The ring sum of a stage's gradients over its group.
+  /// What follows a stage's last backward pass: the ring sum of its gradients over its group, and the update of its
+  /// weights on each member.
   func reduction(_ range: RangeCosts, group: UInt64) -> Int64 {
-    mode == .fill ? 0 : ringTime(bytes: range.trainableBytes, group: group)
+    mode == .fill ? 0 : stepEnd(bytes: range.trainableBytes, group: group)
+  }
+
+  /// The ring over a group, and the slowest member's update.
+  func stepEnd(bytes: Int64, group: UInt64) -> Int64 {
+    guard bytes > 0 else { return 0 }
+    var update: Int64 = 0
+    for device in DeviceSet(group) {
+      let rate = household.devices[device].updateBytesPerSecond
+      update = max(update, transferTime(bytes: bytes, bytesPerSecond: rate))
+    }
+    return ringTime(bytes: bytes, group: group) + update
   }
 
   /// A ring of reduce-scatter and all-gather over a group, in the order of its members.

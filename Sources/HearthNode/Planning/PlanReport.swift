@@ -96,7 +96,7 @@ package struct PlanReport: Sendable, Encodable {
     let devices = prepared.household.devices
     self.plan = plan
     model = prepared.model.costs.name
-    household = prepared.file.name
+    household = prepared.householdName
     planner = prepared.job.planner.rawValue
     mode = plan.mode.rawValue
     epochs = prepared.job.epochs
