@@ -107,7 +107,7 @@ struct ParallelAdapterStageTests {
     }
   }
 
-  @Test("read no values of leaves that are another stage's alone")
+  @Test("read no values of leaves and weights that are other stages' alone")
   func foreignValues() throws {
     for testCase in Fixture.cases where testCase.preset == .default {
       let fixture = try Fixture(testCase)
@@ -122,7 +122,8 @@ struct ParallelAdapterStageTests {
         where !leaves.own.contains(index) && !leaves.shared.contains(index) {
           leaf.values.update(repeating: .nan, count: leaf.count)
         }
-        return whole.stages([range])[0]
+        let read = Set(whole.backbone.stageWeights(layers: range, head: testCase.head).map(\.name))
+        return whole.stages([range], backbone: Holes(whole.backbone, keeping: read).backbone)[0]
       }
       var run = StageRun(stages)
       try run.forward(fixture.batches[0], .train)

@@ -76,10 +76,13 @@ struct SideStageFixture {
   }
 
   /// The stages that the given layers are.
-  func stages(_ ranges: [Range<Int>], slots: Int = 1, workers: Int = 1) -> [any StageComputation] {
+  func stages(
+    _ ranges: [Range<Int>], slots: Int = 1, workers: Int = 1, backbone: (any Backbone)? = nil
+  ) -> [any StageComputation] {
     ranges.map {
       ParallelAdapterStage(
-        shape: shape, backbone: backbone, parameters: parameters, layers: $0, element: testCase.element,
+        shape: shape, backbone: backbone ?? self.backbone, parameters: parameters, layers: $0,
+        element: testCase.element,
         capacity: capacity, slots: slots, workers: workers)
     }
   }
@@ -234,6 +237,68 @@ final class NamedSink: GradientSink {
     for stage in stages.reversed() {
       boundary = try stage.backward(
         batch, slot: 0, worker: 0, gradient: boundary, sink: stage === watched ? self : other)
+    }
+  }
+}
+
+/// A backbone that has no numbers but in some of its leaves.
+struct Holes {
+  let backbone: any Backbone
+
+  init(_ whole: any Backbone, keeping names: Set<String>) {
+    let memory = Memory()
+    func hole(_ leaf: Parameter) -> Parameter {
+      guard !names.contains(leaf.name) else { return leaf }
+      let values = UnsafeMutablePointer<Float>.allocate(capacity: leaf.count)
+      values.initialize(repeating: .nan, count: leaf.count)
+      memory.holes.append(values)
+      return Parameter(
+        frozen: leaf.name, rows: leaf.rows, columns: leaf.columns, values: UnsafePointer(values))
+    }
+    func hole(_ linear: LinearParameters) -> LinearParameters {
+      LinearParameters(weight: hole(linear.weight), bias: linear.bias.map(hole))
+    }
+    func hole(_ norm: NormParameters) -> NormParameters {
+      NormParameters(
+        kind: norm.kind, epsilon: norm.epsilon, weight: hole(norm.weight), bias: norm.bias.map(hole))
+    }
+    func hole(_ attention: AttentionParameters) -> AttentionParameters {
+      AttentionParameters(
+        query: hole(attention.query), key: hole(attention.key), value: hole(attention.value),
+        output: hole(attention.output), norm: hole(attention.norm))
+    }
+    var leaves = whole.leaves
+    let isTied = leaves.isTied
+    let words = hole(leaves.stacks[0].embedding.words)
+    for index in leaves.stacks.indices {
+      var stack = leaves.stacks[index]
+      stack.embedding.words = words
+      stack.embedding.positions = stack.embedding.positions.map(hole)
+      stack.embedding.types = stack.embedding.types.map(hole)
+      stack.embedding.norm = stack.embedding.norm.map(hole)
+      stack.relativeBias = stack.relativeBias.map(hole)
+      stack.finalNorm = stack.finalNorm.map(hole)
+      stack.blocks = stack.blocks.map { block in
+        BlockParameters(
+          selfAttention: hole(block.selfAttention), crossAttention: block.crossAttention.map(hole),
+          feedForward: FeedForwardParameters(
+            up: hole(block.feedForward.up), gate: block.feedForward.gate.map(hole),
+            down: hole(block.feedForward.down), norm: hole(block.feedForward.norm)))
+      }
+      leaves.stacks[index] = stack
+    }
+    leaves.head = leaves.head.map {
+      LanguageModelHead(weight: isTied ? words : hole($0.weight), scale: $0.scale, bias: $0.bias.map(hole))
+    }
+    backbone = whole.replacing(leaves, keepingAlive: memory)
+  }
+
+  private final class Memory: @unchecked Sendable {
+    // Safety: written only while the holes are made.
+    var holes: [UnsafeMutablePointer<Float>] = []
+
+    deinit {
+      for hole in holes { hole.deallocate() }
     }
   }
 }
