@@ -13,7 +13,7 @@ package final class BlockingQueue<Element: Sendable>: @unchecked Sendable {
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
 
-  /// A queue of elements whose weights together are at most `limit`; a heavier element goes alone.
+  /// A queue of elements whose weights together are at most `limit`; a heavier one goes alone, one without weight always.
   package init(limit: Int) {
     precondition(limit > 0, "a queue with the limit \(limit)")
     self.limit = limit
@@ -31,7 +31,9 @@ package final class BlockingQueue<Element: Sendable>: @unchecked Sendable {
   /// Appends an element when there is room for it; false when the queue has ended.
   package func push(_ element: Element, weight: Int = 1) -> Bool {
     locked {
-      while !isEnded, self.weight > 0, self.weight + weight > limit { pthread_cond_wait(changed, mutex) }
+      while !isEnded, weight > 0, self.weight > 0, self.weight + weight > limit {
+        pthread_cond_wait(changed, mutex)
+      }
       guard !isEnded else { return false }
       elements.append((element, weight))
       self.weight += weight

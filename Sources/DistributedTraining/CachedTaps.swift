@@ -1,9 +1,8 @@
-import LanguageModels
 import ActivationCache
 import FineTuning
 import TensorKernels
 
-/// Activations between the cache of this device and the messages that carry them.
+/// Reads whole units' activations from the cache of this device, for messages to their owners.
 ///
 /// - Safety: one thread uses it.
 final class CachedTaps: @unchecked Sendable {
@@ -39,54 +38,5 @@ final class CachedTaps: @unchecked Sendable {
         count += block.byteCount
       }
     }
-  }
-
-  /// Appends a unit's activations from the parts that stages of the given layers have made of it.
-  ///
-  /// A part holds the taps of its layers stack by stack, ascending; the first layer of a stack brings the stack's input
-  /// too.
-  func append(
-    _ parts: [[UInt8]], stages: [Range<Int>], of batch: PackedMicroBatch
-  ) throws(TrainingFailure) {
-    buffer.prepare(encoderTokens: batch.encoder.tokens, decoderTokens: batch.decoder?.tokens ?? 0)
-    for (part, layers) in zip(parts, stages) {
-      let blocks = blocks(of: layers)
-      let expected = blocks.reduce(0) { $0 + $1.byteCount }
-      guard part.count == expected else {
-        throw .exchange(
-          "\(part.count) bytes of activations of layers \(layers) came in place of \(expected); "
-            + "bring all devices to one version of hearth")
-      }
-      part.withUnsafeBytes { bytes in
-        var start = 0
-        for block in blocks where block.byteCount > 0 {
-          UnsafeMutableRawBufferPointer(start: block.base, count: block.byteCount)
-            .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[start..<start + block.byteCount]))
-          start += block.byteCount
-        }
-      }
-    }
-    do throws(CacheFailure) {
-      try kept.cache.append(
-        batch.keys,
-        sequences: kept.shape.stacks.map {
-          $0.kind == .encoder ? batch.encoder : batch.decoder ?? batch.encoder
-        }, taps: buffer.rows)
-    } catch {
-      throw .cache(error)
-    }
-  }
-
-  /// The rows of the taps that a stage of these layers makes.
-  private func blocks(of layers: Range<Int>) -> [EncodedRows] {
-    var blocks: [EncodedRows] = []
-    var first = 0
-    for (index, stack) in kept.shape.stacks.enumerated() {
-      for (slot, tap) in stack.taps.enumerated() where layers.contains(first + max(0, tap - 1)) {
-        blocks.append(buffer.rows[index][slot])
-      }
-      first += kept.depths[index]
-    }
-    return blocks
   }
 }

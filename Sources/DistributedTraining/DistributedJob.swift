@@ -130,19 +130,14 @@ package struct DeviceTechnique {
 package struct KeptTaps: Sendable {
   /// The side network that reads them.
   package var shape: SideNetworkShape
-  /// Layers of each of the backbone's stacks.
-  package var depths: [Int]
   /// How they are stored.
   package var element: ActivationElement
   /// Where.
   package var cache: ActivationCacheStore
 
   /// Taps of `shape`, kept in `cache`.
-  package init(
-    shape: SideNetworkShape, depths: [Int], element: ActivationElement, cache: ActivationCacheStore
-  ) {
+  package init(shape: SideNetworkShape, element: ActivationElement, cache: ActivationCacheStore) {
     self.shape = shape
-    self.depths = depths
     self.element = element
     self.cache = cache
   }

@@ -34,11 +34,11 @@ extension DistributedRun {
       samples += miniBatch.samples
       let seconds = max(clock.seconds, 1e-9)
       context.report(
-        .progress(
-          DistributedProgress(
-            phase: name, epoch: epoch + 1, step: index + 1, steps: miniBatches.count,
-            samplesPerSecond: Double(samples) / seconds, loss: lossSum / Double(max(1, units)),
-            etaSeconds: seconds * Double(miniBatches.count - index - 1) / Double(index + 1))))
+        DistributedProgress(
+          phase: name, epoch: epoch + 1, step: index + 1, steps: miniBatches.count,
+          samplesPerSecond: Double(samples) / seconds, loss: lossSum / Double(max(1, units)),
+          etaSeconds: seconds * Double(miniBatches.count - index - 1) / Double(index + 1)),
+        clock: clock, ring: phase.ringNanoseconds, tapWaits: tapWaits)
     }
     try phase.compareReplicas()
     note(
@@ -64,16 +64,16 @@ extension DistributedRun {
       context: context,
       evaluators: isCached ? division.cachedDevices : division.members(stage: division.stages - 1),
       audience: audience)
-    let start = MonotonicClock.nanoseconds()
+    let clock = PhaseClock(context.links)
     let total = context.job.validation.count
     let own =
       try phase?.evaluate(epoch: epoch) { done in
-        let seconds = max(Double(MonotonicClock.nanoseconds() - start) * 1e-9, 1e-9)
         context.report(
-          .progress(
-            DistributedProgress(
-              phase: .evaluation, epoch: epoch, step: min(done, total), steps: total,
-              samplesPerSecond: Double(done) / seconds, loss: nil, etaSeconds: 0)))
+          DistributedProgress(
+            phase: .evaluation, epoch: epoch, step: min(done, total), steps: total,
+            samplesPerSecond: Double(done * context.job.validationSamples) / Double(total)
+              / max(clock.seconds, 1e-9), loss: nil, etaSeconds: 0),
+          clock: clock)
       } ?? []
     guard let evaluation = try exchange.gather(own, epoch: epoch) else { return }
     if epoch == 0 { result.before = evaluation }

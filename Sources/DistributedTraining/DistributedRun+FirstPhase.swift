@@ -1,8 +1,8 @@
-import PipelineSchedules
 import ComputeRuntime
 import FineTuning
 import NeuralNetworks
 import ParallelPlanner
+import PipelineSchedules
 
 /// What a device does before the cached epochs, or for the whole of a job without them.
 enum FirstPhase {
@@ -70,7 +70,8 @@ extension DistributedRun {
     note(
       DistributedEpoch(
         phase: .filling, index: 0,
-        samplesPerSecond: Double(context.job.sampleCount) / max(clock.seconds, 1e-9), loss: 0, repeatedSteps: 0,
+        samplesPerSecond: Double(context.job.sampleCount) / max(clock.seconds, 1e-9), loss: 0,
+        repeatedSteps: 0,
         times: clock.times(context.links, tapWaits: tapWaits), traffic: clock.traffic(context.links),
         residentBytes: ProcessMemory.current()?.resident ?? 0))
   }
@@ -126,10 +127,10 @@ extension DistributedRun {
     let seconds = max(clock.seconds, 1e-9)
     let samples = miniBatches[...index].reduce(0) { $0 + $1.samples }
     context.report(
-      .progress(
-        DistributedProgress(
-          phase: .filling, epoch: 0, step: index + 1, steps: miniBatches.count,
-          samplesPerSecond: Double(samples) / seconds, loss: nil,
-          etaSeconds: seconds * Double(miniBatches.count - index - 1) / Double(index + 1))))
+      DistributedProgress(
+        phase: .filling, epoch: 0, step: index + 1, steps: miniBatches.count,
+        samplesPerSecond: Double(samples) / seconds, loss: nil,
+        etaSeconds: seconds * Double(miniBatches.count - index - 1) / Double(index + 1)),
+      clock: clock, tapWaits: tapWaits)
   }
 }

@@ -10,26 +10,32 @@ import ParallelPlanner
 /// it, from one device of the stage that has.
 extension DistributedRun {
   /// The cached epochs' phase; nil on a device that has no part in them.
-  func enterCachedEpochs(after first: FirstPhase) throws -> WholeUnits? {
+  func enterCachedEpochs() throws -> WholeUnits? {
     context.report(.phase(.transition))
+    if case .pipeline(let stage) = first { try stage.finish() }
     let clock = PhaseClock(context.links)
     let division = context.division
-    if plan.mode == .hybrid { try sendParameters(first, to: division.cachedDevices, withMoments: true) }
     guard division.cachedDevices.contains(context.place), let kept = technique.taps else {
-      release(first)
+      if plan.mode == .hybrid {
+        try moveParameters(to: division.cachedDevices, withMoments: true, into: nil)
+      }
+      release()
       return nil
     }
-    let technique = try cachedTechnique(first)
+    let technique = try cachedTechnique()
     let phase = WholeUnits(
       technique, context: context, devices: division.cachedDevices,
       lanes: Set((0..<division.lanes).filter { division.owner(lane: $0) == context.place }),
       validation: (0..<division.validationUnits).filter {
         division.owner(validation: $0) == context.place
       }, firstRound: 1 << 32)
-    if plan.mode == .hybrid { try takeParameters(first, into: phase.trainer) }
+    if plan.mode == .hybrid {
+      try keepState(in: phase.trainer)
+      try moveParameters(to: division.cachedDevices, withMoments: true, into: phase.trainer)
+    }
     try kept.cache.flush()
     let before = ProcessMemory.current()?.resident ?? 0
-    release(first)
+    release()
     let own = ownUnits(division)
     guard technique.source?.resolve(own) == true else {
       throw DistributedRunFailure.training(
@@ -52,13 +58,14 @@ extension DistributedRun {
   }
 
   /// A device that has computed units whole goes on with the same buffers; the others make theirs.
-  private func cachedTechnique(_ first: FirstPhase) throws -> WorkingTechnique {
+  private func cachedTechnique() throws -> WorkingTechnique {
     if case .whole(let units) = first { return units.technique }
     return try technique.cached(result.parameters)
   }
 
-  private func release(_ first: FirstPhase) {
+  private func release() {
     if case .whole(let units) = first { units.technique.source?.release() }
+    first = .absent
     technique.releaseBackbone()
   }
 
@@ -67,20 +74,30 @@ extension DistributedRun {
   /// Floats of one message of parameters.
   private static let pieceFloats = 1 << 19
 
-  /// Gives the leaves of this device's stage to those of `devices` that are not in it and have this one to hear.
-  private func sendParameters(_ first: FirstPhase, to devices: [Int], withMoments: Bool) throws {
-    guard let phase = first.training, let seat = context.division.seat(of: context.place) else { return }
-    let members = context.division.members(stage: seat.stage)
-    let ranges = ranges(seat.stage, first, result.parameters)
-    let head = parametersHead(phase, ranges, withMoments: withMoments)
-    let tag = JobTag(.parameters, step: 0, part: UInt32(seat.stage))
-    for (number, device) in devices.enumerated()
-    where !members.contains(device) && members[number % members.count] == context.place {
-      try context.links.send(head, tag, to: device)
-      try forEachPiece(of: ranges, in: vectors(withMoments ? phase.trainer : nil)) {
-        (values) throws(DistributedRunFailure) in
-        try context.links.send([UInt8](UnsafeRawBufferPointer(values)), tag, to: device)
+  /// Brings the leaves of every stage to those of `devices` that are not in it.
+  ///
+  /// All devices make the transfers in one order, stage by stage, so that nobody waits in a circle.
+  private func moveParameters(
+    to devices: [Int], withMoments: Bool, into trainer: MiniBatchTrainer?
+  ) throws {
+    for stage in 0..<context.division.stages {
+      let members = context.division.members(stage: stage)
+      for (number, device) in devices.enumerated() where !members.contains(device) {
+        let speaker = members[number % members.count]
+        if speaker == context.place { try send(stage, to: device, withMoments: withMoments) }
+        if device == context.place { try take(stage, from: speaker, withMoments: withMoments, into: trainer) }
       }
+    }
+  }
+
+  private func send(_ stage: Int, to device: Int, withMoments: Bool) throws {
+    guard let phase = first.training else { return }
+    let ranges = ranges(stage, result.parameters)
+    let tag = JobTag(.parameters, step: 0, part: UInt32(stage))
+    try context.links.send(parametersHead(phase, ranges), tag, to: device)
+    try forEachPiece(of: ranges, in: vectors(withMoments ? phase.trainer : nil)) {
+      (values) throws(DistributedRunFailure) in
+      try context.links.send([UInt8](UnsafeRawBufferPointer(values)), tag, to: device)
     }
   }
 
@@ -107,43 +124,33 @@ extension DistributedRun {
   }
 
   /// The leaves that a stage counts, by place in the flat vector.
-  private func ranges(_ stage: Int, _ first: FirstPhase, _ tree: ParameterTree) -> [Range<Int>] {
+  private func ranges(_ stage: Int, _ tree: ParameterTree) -> [Range<Int>] {
     if case .pipeline(let staged) = first {
       return DeviceReduction.ranges(tree, DeviceReduction.counted(by: stage, staged.leaves))
     }
     return [0..<tree.vectorCount]
   }
 
-  private func parametersHead(
-    _ phase: any TrainingPhase, _ ranges: [Range<Int>], withMoments: Bool
-  ) -> [UInt8] {
+  private func parametersHead(_ phase: any TrainingPhase, _ ranges: [Range<Int>]) -> [UInt8] {
     var writer = MessageWriter()
     writer.words(ranges.flatMap { [UInt32($0.lowerBound), UInt32($0.upperBound)] })
-    writer.word(withMoments ? 1 : 0)
     writer.long(UInt64(phase.trainer.optimizer.step))
     writer.words(phase.trainer.exponents.map { UInt32(bitPattern: $0) })
     return writer.bytes
   }
 
-  /// Fills the trainer of the cached epochs from this device's own stage and from the others' messages.
-  private func takeParameters(_ first: FirstPhase, into trainer: MiniBatchTrainer) throws {
-    let division = context.division
-    let own = division.seat(of: context.place)?.stage
-    if let phase = first.training {
-      let old = phase.trainer.optimizer
-      try trainer.restore(step: old.step, exponents: phase.trainer.exponents)
-      _ = trainer.optimizer.firstMoments.update(fromContentsOf: old.firstMoments)
-      _ = trainer.optimizer.secondMoments.update(fromContentsOf: old.secondMoments)
-    }
-    let number = division.cachedDevices.firstIndex(of: context.place) ?? 0
-    for stage in 0..<division.stages where stage != own {
-      try take(stage: stage, number: number, into: trainer)
-    }
+  /// Takes this device's own state over to the trainer of the cached epochs.
+  private func keepState(in trainer: MiniBatchTrainer) throws {
+    guard let phase = first.training else { return }
+    let old = phase.trainer.optimizer
+    try trainer.restore(step: old.step, exponents: phase.trainer.exponents)
+    _ = trainer.optimizer.firstMoments.update(fromContentsOf: old.firstMoments)
+    _ = trainer.optimizer.secondMoments.update(fromContentsOf: old.secondMoments)
   }
 
-  private func take(stage: Int, number: Int, into trainer: MiniBatchTrainer?) throws {
-    let members = context.division.members(stage: stage)
-    let device = members[number % members.count]
+  private func take(
+    _ stage: Int, from device: Int, withMoments: Bool, into trainer: MiniBatchTrainer?
+  ) throws {
     let tag = JobTag(.parameters, step: 0, part: UInt32(stage))
     let what = "the parameters of a stage"
     var reader = MessageReader(try context.links.receive(tag, from: device, .parameters), from: device, what)
@@ -152,14 +159,13 @@ extension DistributedRun {
     guard bounds.count % 2 == 0, zip(bounds, bounds.dropFirst()).allSatisfy({ $0 <= $1 }),
       bounds.last ?? 0 <= tree.vectorCount
     else { throw reader.failure("it names no leaves of the \(tree.vectorCount) values") }
-    let hasMoments = try reader.word() == 1
     let step = Int(try reader.long())
     let exponents = try reader.words(atMost: tree.parameters.count + 1).map { Int32(bitPattern: $0) }
     try reader.finish()
-    guard hasMoments == (trainer != nil) else { throw reader.failure("its moments are not as planned") }
     try trainer?.restore(step: step, exponents: exponents)
     let ranges = stride(from: 0, to: bounds.count, by: 2).map { bounds[$0]..<bounds[$0 + 1] }
-    try forEachPiece(of: ranges, in: vectors(trainer)) { (values) throws(DistributedRunFailure) in
+    try forEachPiece(of: ranges, in: vectors(withMoments ? trainer : nil)) {
+      (values) throws(DistributedRunFailure) in
       let piece = try context.links.receive(tag, from: device, .parameters)
       var reader = MessageReader(piece, from: device, what)
       try reader.floats(into: values)
@@ -168,13 +174,10 @@ extension DistributedRun {
   }
 
   /// Brings all parameters of a pipeline without cached epochs to the collector; true on devices that have them all.
-  func collect(_ first: FirstPhase) throws -> Bool {
-    guard case .pipeline(let staged) = first else { return true }
-    try sendParameters(first, to: [collector], withMoments: false)
-    guard context.place == collector else { return false }
-    for stage in 0..<context.division.stages where stage != staged.seat.stage {
-      try take(stage: stage, number: 0, into: nil)
-    }
-    return true
+  func collect() throws -> Bool {
+    guard case .pipeline(let stage) = first else { return true }
+    try stage.finish()
+    try moveParameters(to: [collector], withMoments: false, into: nil)
+    return context.place == collector
   }
 }

@@ -18,6 +18,8 @@ package final class DistributedRun {
   /// The device that ends with all parameters when no cached epochs follow a pipeline.
   let collector: Int
   var result: DistributedResult
+  /// What this device does before the cached epochs; dropped with all its buffers when they begin.
+  var first = FirstPhase.absent
   /// True once everything comes from the cache.
   var isInCachedEpochs = false
   /// Told the number of every mini-batch of an epoch whose taps are kept.
@@ -46,6 +48,9 @@ package final class DistributedRun {
     guard plan.mode == .live || technique.taps != nil else {
       throw DistributedRunFailure.unfitPlan("it reads cached activations, and the technique has none")
     }
+    if let taps = technique.taps, division.isPipeline {
+      try Self.checkLayers(plan.stages.map(\.layers), of: taps.shape.depths.reduce(0, +))
+    }
     self.plan = plan
     self.technique = technique
     self.collector = collector.flatMap { division.devices.contains($0) ? $0 : nil } ?? division.devices[0]
@@ -57,6 +62,20 @@ package final class DistributedRun {
       isComplete: false, parameters: parameters, digest: ContentHasher().finalize(), steps: 0, epochs: [])
   }
 
+  /// The stages must be the whole model, one after another.
+  private static func checkLayers(_ stages: [Range<Int>], of layers: Int) throws {
+    var end = 0
+    for stage in stages {
+      guard stage.lowerBound == end, !stage.isEmpty else {
+        throw DistributedRunFailure.unfitPlan("its stages have the layers \(stages)")
+      }
+      end = stage.upperBound
+    }
+    guard end == layers else {
+      throw DistributedRunFailure.unfitPlan("its stages have \(end) of the model's \(layers) layers")
+    }
+  }
+
   /// Runs to the end of this device's part; a failure aborts the channel and ends every thread of the run.
   package func run() throws -> DistributedResult {
     do {
@@ -64,23 +83,23 @@ package final class DistributedRun {
     } catch {
       context.links.abort("device \(context.place) of the plan failed: \(error)")
       flow?.cancel()
+      if case .pipeline(let stage) = first { stage.cancel() }
       throw error
     }
     return result
   }
 
   private func runPhases() throws {
-    let first = try makeFirstPhase()
+    first = try makeFirstPhase()
     if plan.mode == .live {
       guard let phase = first.training else { preconditionFailure("a live plan without a stage") }
       try evaluate(0, phase, audience: context.division.devices)
       try trainEpochs(0..<context.job.epochs, phase, .live)
-      return finish(isComplete: try collect(first), steps: phase.trainer.optimizer.step)
+      return finish(isComplete: try collect(), steps: phase.trainer.optimizer.step)
     }
-    try fillOrTrain(first)
-    guard let cached = try enterCachedEpochs(after: first) else {
-      return finish(isComplete: false, steps: first.training?.trainer.optimizer.step ?? 0)
-    }
+    try fillOrTrain()
+    let steps = first.training?.trainer.optimizer.step ?? 0
+    guard let cached = try enterCachedEpochs() else { return finish(isComplete: false, steps: steps) }
     let start = plan.mode == .fill ? 0 : 1
     try evaluate(start, cached, audience: context.division.cachedDevices)
     try trainEpochs(start..<context.job.epochs, cached, .cached)
@@ -88,7 +107,7 @@ package final class DistributedRun {
   }
 
   /// The first phase while its taps go to their owners: trains one epoch, or only fills the cache.
-  private func fillOrTrain(_ first: FirstPhase) throws {
+  private func fillOrTrain() throws {
     guard let kept = technique.taps else { preconditionFailure("a plan with a cache, without taps") }
     let flow = TapFlow(links: context.links)
     self.flow = flow

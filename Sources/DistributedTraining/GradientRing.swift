@@ -35,7 +35,7 @@ final class GradientRing {
       place: own, chunks: RingChunks(count: selection.count, members: members.count),
       piece: Self.pieceElements)
     try perform(ring.start(), message: [], sums: sums, ring: ring, round: round)
-    while let piece = ring.expected {
+    while let piece = ring.awaited {
       let predecessor = members[ring.predecessor]
       let message = try links.receivePiece(tag(piece, round: round), from: predecessor, .ring)
       let effects: [RingEffect]

@@ -12,10 +12,12 @@ final class PipelineWork: MiniBatchComputation {
   let stage: any StageComputation
   private let seat: StageSeat
   private let links: JobLinks
+  private let outbox: Outbox
   private let loop: any ParallelLoop
   private let schedule: PipelineSchedule
   /// Called with the encoded taps of each unit after its first forward in a step; nil when nobody keeps them.
-  var keepTaps: ((_ lane: Int, _ batch: PackedMicroBatch, _ taps: [UInt8]) throws(DistributedRunFailure) -> Void)?
+  var keepTaps:
+    ((_ lane: Int, _ batch: PackedMicroBatch, _ taps: [UInt8]) throws(DistributedRunFailure) -> Void)?
   /// What failed, when a call threw.
   private(set) var failure: DistributedRunFailure?
 
@@ -28,12 +30,13 @@ final class PipelineWork: MiniBatchComputation {
 
   init(
     _ stage: any StageComputation, seat: StageSeat, schedule: PipelineSchedule, links: JobLinks,
-    loop: any ParallelLoop, firstRound: UInt64
+    outbox: Outbox, loop: any ParallelLoop, firstRound: UInt64
   ) {
     self.stage = stage
     self.seat = seat
     self.schedule = schedule
     self.links = links
+    self.outbox = outbox
     self.loop = loop
     round = firstRound
   }
@@ -89,7 +92,7 @@ final class PipelineWork: MiniBatchComputation {
   }
 
   private func forward(_ units: [StageUnit]) throws(DistributedRunFailure) {
-    let pass = StageForward(stage: stage, seat: seat, links: links, loop: loop)
+    let pass = StageForward(stage: stage, seat: seat, links: links, outbox: outbox, loop: loop)
     let outputs = try pass.run(
       units, pass: .train, round: round, withTaps: keepTaps != nil && !isRepeated)
     for (unit, output) in zip(units, outputs) {
@@ -121,9 +124,9 @@ final class PipelineWork: MiniBatchComputation {
     let outgoing = try results.values()
     guard seat.stage > 0 else { return }
     for (unit, gradient) in zip(units, outgoing) {
-      try links.send(
+      try outbox.put(
         gradient, JobTag(.backward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage - 1)),
-        to: seat.previous(unit.place))
+        to: seat.previous(unit.place), urgent: true)
     }
   }
 }
@@ -171,6 +174,7 @@ struct StageForward {
   let stage: any StageComputation
   let seat: StageSeat
   let links: JobLinks
+  let outbox: Outbox
   let loop: any ParallelLoop
 
   struct Result: Sendable {
@@ -204,10 +208,10 @@ struct StageForward {
     var computed = try results.values()
     guard !seat.isLast else { return computed }
     for (index, unit) in units.enumerated() {
-      try links.send(
+      try outbox.put(
         computed[index].output.boundary,
         JobTag(.forward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage + 1)),
-        to: seat.next(unit.place))
+        to: seat.next(unit.place), urgent: pass == .train)
       computed[index].output.boundary = []
     }
     return computed

@@ -29,6 +29,19 @@ final class RunContext {
     if isCancelled() { throw .cancelled(step: step) }
   }
 
+  /// Reports how far a phase has come, with what this device waited and sent.
+  func report(
+    _ progress: DistributedProgress, clock: PhaseClock, ring: UInt64 = 0, tapWaits: UInt64 = 0
+  ) {
+    var progress = progress
+    progress.waitShare = clock.times(links, ring: ring, tapWaits: tapWaits).waitShare
+    for traffic in links.bytes {
+      progress.sentBytes += traffic.sent
+      progress.receivedBytes += traffic.received
+    }
+    report(.progress(progress))
+  }
+
   /// Runs `work` for each unit on the team, some at a time, and looks for a cancellation between.
   func forEachUnit<Unit: Sendable, Value: Sendable>(
     _ units: [Unit], _ work: @escaping @Sendable (Unit, Int) throws(TrainingFailure) -> Value,

@@ -31,6 +31,12 @@ package struct DistributedProgress: Sendable, Equatable, Codable {
   package var loss: Double?
   /// Seconds until the epoch ends at this pace.
   package var etaSeconds: Double
+  /// Share of the phase so far in which this device did not compute.
+  package var waitShare = 0.0
+  /// Bytes that this device has sent to all others since its run began.
+  package var sentBytes: UInt64 = 0
+  /// Bytes that it has received.
+  package var receivedBytes: UInt64 = 0
 }
 
 /// What this device did with its time in a phase.

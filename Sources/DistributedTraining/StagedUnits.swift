@@ -1,8 +1,8 @@
-import ParallelPlanner
 import Collectives
 import ComputeRuntime
 import FineTuning
 import NeuralNetworks
+import ParallelPlanner
 import PipelineSchedules
 import TensorKernels
 
@@ -13,6 +13,7 @@ final class StagedUnits: TrainingPhase {
   /// The leaves of every stage.
   let leaves: [HeldLeaves]
   private let context: RunContext
+  private let outbox: Outbox
   private let work: PipelineWork
   private let reduction: DeviceReduction
   /// Gives the taps of a held-out unit away, in the evaluation that fills the cache.
@@ -28,11 +29,12 @@ final class StagedUnits: TrainingPhase {
     let division = context.division
     self.seat = StageSeat(division, stage: seat.stage, member: seat.member)
     leaves = try Self.leavesOfAll(stage, at: seat.stage, context: context)
+    outbox = Outbox(links: context.links, name: "boundaries-out")
     work = PipelineWork(
       stage, seat: self.seat,
       schedule: PipelineSchedule(
         .oneForwardOneBackward, stages: division.stages, microBatches: division.plan.microBatches),
-      links: context.links, loop: context.team, firstRound: 0)
+      links: context.links, outbox: outbox, loop: context.team, firstRound: 0)
     reduction = DeviceReduction(
       links: context.links, groups: (0..<division.stages).map { division.members(stage: $0) },
       stage: seat.stage, leaves: leaves, tree: stage.parameters, firstRound: 0)
@@ -101,6 +103,12 @@ final class StagedUnits: TrainingPhase {
 
   func prefetch(_ miniBatch: MiniBatch) {}
 
+  /// Waits until all boundaries are sent; nothing more may be computed.
+  func finish() throws(DistributedRunFailure) { try outbox.finish() }
+
+  /// Ends the sending thread after a failure elsewhere; the channel must have been aborted.
+  func cancel() { outbox.cancel() }
+
   func compareReplicas() throws(DistributedRunFailure) {
     try reduction.compareReplicas(step: trainer.optimizer.step)
   }
@@ -114,7 +122,8 @@ final class StagedUnits: TrainingPhase {
     _ pass: StagePass, number: Int, units: [PackedMicroBatch?], withTaps: Bool,
     _ finished: (_ unit: Int, StageForward.Result) throws(DistributedRunFailure) -> Void
   ) throws(DistributedRunFailure) {
-    let forward = StageForward(stage: stage, seat: seat, links: context.links, loop: context.team)
+    let forward = StageForward(
+      stage: stage, seat: seat, links: context.links, outbox: outbox, loop: context.team)
     for start in stride(from: 0, to: units.count, by: seat.unitsPerMicroBatch) {
       try context.checkCancellation(step: trainer.optimizer.step)
       let own = seat.positions.compactMap { place -> StageUnit? in

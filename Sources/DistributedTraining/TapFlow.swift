@@ -25,89 +25,81 @@ final class TapFlow: Sendable {
   /// Bytes of taps that wait to be sent before the driver waits.
   static let queueBytes = 64 << 20
 
-  private struct Parcel: Sendable {
-    let taps: [UInt8]
-    let tag: JobTag
-    let device: Int
-  }
-
   private let links: JobLinks
-  private let outgoing = BlockingQueue<Parcel>(limit: TapFlow.queueBytes)
+  private let outbox: Outbox
   /// What this device computes for itself.
-  private let own = BlockingQueue<Parcel>(limit: TapFlow.queueBytes)
+  private let own: BlockingQueue<[UInt8]>
   private let failure = Mutex<DistributedRunFailure?>(nil)
-  private let threads = Mutex<[OperatingSystemThread]>([])
+  private let receiver = Mutex<OperatingSystemThread?>(nil)
   private let waited = Mutex<UInt64>(0)
 
-  init(links: JobLinks) { self.links = links }
+  init(links: JobLinks) {
+    self.links = links
+    let own = BlockingQueue<[UInt8]>(limit: Self.queueBytes)
+    self.own = own
+    outbox = Outbox(links: links, name: "taps-out", limit: Self.queueBytes) { taps, _ in
+      own.push(taps, weight: taps.count)
+    } ended: {
+      own.end()
+    }
+  }
 
-  /// Starts the threads; `expected` are the units that this device keeps and does not have, in the order of all devices.
+  /// Starts to receive; `expected` are the units that this device keeps and does not have, in the order of all devices.
   func start(
     expected: [TapUnit], keep: @escaping @Sendable (TapUnit, [[UInt8]]) throws(TrainingFailure) -> Void
   ) {
-    let sender = OperatingSystemThread(name: "taps-out") { [self] in guarded(sendAll) }
-    let receiver = OperatingSystemThread(name: "taps-in") { [self] in
-      guarded { () throws(DistributedRunFailure) in try receiveAll(expected, keep) }
+    let thread = OperatingSystemThread(name: "taps-in") { [self] in
+      do throws(DistributedRunFailure) {
+        try receiveAll(expected, keep)
+      } catch {
+        failure.withLock { $0 = error }
+        own.end(discarding: true)
+        links.abort(error.description)
+      }
     }
-    threads.withLock { $0 = [sender, receiver] }
+    receiver.withLock { $0 = thread }
   }
 
   /// Sends the taps of one stage of a unit to their owner; waits while too many are on their way.
   func put(_ taps: [UInt8], tag: JobTag, to device: Int) throws(DistributedRunFailure) {
     let start = MonotonicClock.nanoseconds()
-    let isTaken = outgoing.push(Parcel(taps: taps, tag: tag, device: device), weight: taps.count)
-    waited.withLock { $0 += MonotonicClock.nanoseconds() - start }
-    if !isTaken { throw failure.withLock { $0 } ?? .cancelled(step: 0) }
+    defer { book(start) }
+    do throws(DistributedRunFailure) {
+      try outbox.put(taps, tag, to: device)
+    } catch {
+      throw failure.withLock { $0 } ?? error
+    }
   }
 
   /// Waits until everything is sent, received and kept.
   func finish() throws(DistributedRunFailure) {
     let start = MonotonicClock.nanoseconds()
-    outgoing.end()
+    defer { book(start) }
+    try outbox.finish()
     join()
-    waited.withLock { $0 += MonotonicClock.nanoseconds() - start }
     if let error = failure.withLock({ $0 }) { throw error }
   }
 
   /// Ends both threads after a failure elsewhere; the channel must have been aborted.
   func cancel() {
-    outgoing.end(discarding: true)
     own.end(discarding: true)
+    outbox.cancel()
     join()
   }
 
   /// Nanoseconds that the driver has waited for the taps' way.
   var waits: UInt64 { waited.withLock { $0 } }
 
+  private func book(_ start: UInt64) {
+    let time = MonotonicClock.nanoseconds() - start
+    waited.withLock { $0 += time }
+  }
+
   private func join() {
-    let all = threads.withLock { threads in
-      defer { threads = [] }
-      return threads
-    }
-    for thread in all { thread.join() }
-  }
-
-  private func guarded(_ work: () throws(DistributedRunFailure) -> Void) {
-    do throws(DistributedRunFailure) {
-      try work()
-    } catch {
-      failure.withLock { $0 = $0 ?? error }
-      outgoing.end(discarding: true)
-      own.end(discarding: true)
-      // The driver, and every other device, may wait for what will not come any more.
-      links.abort(error.description)
-    }
-  }
-
-  private func sendAll() throws(DistributedRunFailure) {
-    while let parcel = outgoing.pop() {
-      if parcel.device == links.place {
-        guard own.push(parcel, weight: parcel.taps.count) else { return }
-      } else {
-        try links.send(parcel.taps, parcel.tag, to: parcel.device)
-      }
-    }
-    own.end()
+    receiver.withLock { thread in
+      defer { thread = nil }
+      return thread
+    }?.join()
   }
 
   private func receiveAll(
@@ -117,9 +109,10 @@ final class TapFlow: Sendable {
       var parts: [[UInt8]] = []
       for (stage, device) in unit.computers.enumerated() {
         if device == links.place {
-          guard let parcel = own.pop() else { return }
-          precondition(parcel.tag == unit.tag(stage: stage), "own taps \(parcel.tag) in place of \(unit)")
-          parts.append(parcel.taps)
+          guard let taps = own.pop() else {
+            throw .channel(.aborted("the taps of this device ended early"), during: "keeping taps")
+          }
+          parts.append(taps)
         } else {
           parts.append(try links.receive(unit.tag(stage: stage), from: device, nil))
         }

@@ -24,10 +24,13 @@ final class TapRoutes {
     own = CachedTaps(kept, capacity: context.job.capacity)
     miniBatches = context.job.miniBatches(epoch: 0)
     expected = Self.expected(context, miniBatches)
-    let arriving = CachedTaps(kept, capacity: context.job.capacity)
-    let layers = plan.stages.map(\.layers)
+    let assembly = TapAssembly(
+      shape: kept.shape, element: kept.element,
+      stages: context.division.isPipeline
+        ? plan.stages.map(\.layers) : [0..<kept.shape.depths.reduce(0, +)])
+    let cache = kept.cache
     keep = { (unit, parts) throws(TrainingFailure) in
-      try arriving.append(parts, stages: layers, of: unit.batch)
+      try assembly.append(unit.batch, parts: parts, to: cache)
     }
   }
 

@@ -22,7 +22,9 @@ struct EvaluationExchange {
     let tag = JobTag(.predictions, step: UInt64(epoch))
     if evaluators.contains(context.place) {
       let message = message(own)
-      for device in audience where device != context.place { try context.links.send(message, tag, to: device) }
+      for device in audience where device != context.place {
+        try context.links.send(message, tag, to: device)
+      }
     }
     guard audience.contains(context.place) else { return nil }
     var all = [UnitPrediction?](repeating: nil, count: context.job.validation.count)

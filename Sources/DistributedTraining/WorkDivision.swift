@@ -33,7 +33,8 @@ struct WorkDivision: Sendable {
     }
     guard shares[0].unitsPerMicroBatch * plan.microBatches >= lanes else {
       throw .unfitPlan(
-        "it has \(plan.microBatches) micro-batches of \(shares[0].unitsPerMicroBatch) units for \(lanes) lanes")
+        "it has \(plan.microBatches) micro-batches of \(shares[0].unitsPerMicroBatch) units for \(lanes) lanes"
+      )
     }
     guard plan.mode == .live || plan.cached.reduce(0, { $0 + $1.units }) >= lanes else {
       throw .unfitPlan("nobody owns some of its \(lanes) lanes")

@@ -166,6 +166,8 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
     precondition(
       integers.count == range.count * bytesPerSum, "\(integers.count) bytes for the sums \(range)")
     guard let base = sums.baseAddress, !range.isEmpty else { return }
-    withAligned(integers, as: Int64.self) { addFixedPoint($0, count: range.count, into: base + range.lowerBound) }
+    withAligned(integers, as: Int64.self) {
+      addFixedPoint($0, count: range.count, into: base + range.lowerBound)
+    }
   }
 }

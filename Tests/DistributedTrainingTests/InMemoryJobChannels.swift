@@ -6,7 +6,7 @@ import Foundation
 /// - Safety: everything is read and written under the condition's lock.
 final class InMemoryJobChannels: @unchecked Sendable {
   /// How long a test waits before it calls itself stuck.
-  private static let patience = 120.0
+  private static let patience = 60.0
 
   private struct Address: Hashable {
     var from: Int

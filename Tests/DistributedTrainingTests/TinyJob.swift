@@ -250,8 +250,7 @@ extension TinyJob {
       releaseBackbone: {},
       taps: shape.flatMap { shape in
         cache.map {
-          KeptTaps(
-            shape: shape, depths: backbone.architecture.stacks.map(\.layers), element: .float16, cache: $0)
+          KeptTaps(shape: shape, element: .float16, cache: $0)
         }
       })
     return try DistributedRun(
@@ -263,7 +262,14 @@ extension TinyJob {
   private func stage(
     _ backbone: any Backbone, _ tree: ParameterTree, _ request: StageRequest, capacity: MicroBatchCapacity
   ) throws -> any StageComputation {
-    throw DistributedRunFailure.unfitPlan("no stages yet")
+    guard let shape = try shape(backbone) else {
+      return TunedStage(
+        configuration: technique, head: head, backbone: backbone, parameters: tree, layers: request.layers,
+        capacity: capacity, slots: request.slots, workers: request.workers, dropoutSeed: 3)
+    }
+    return ParallelAdapterStage(
+      shape: shape, backbone: backbone, parameters: tree, layers: request.layers, element: .float16,
+      capacity: capacity, slots: request.slots, workers: request.workers)
   }
 }
 
