@@ -211,6 +211,18 @@ final class StageCosting {
     return time
   }
 
+  /// The least time of one unit of a micro-batch by device and kind, whichever number of units is computed together.
+  func leastUnitTimes() -> [Double] {
+    let table = mode == .fill ? fillTable : forwardTable
+    return (0..<deviceCount * costs.kinds.count).map { row in
+      (1...units).reduce(Double.infinity) { least, count in
+        let place = row * job.unitsPerMiniBatch + count - 1
+        let time = table[place] + (mode == .fill ? 0 : backwardTable[place])
+        return min(least, Double(time) / Double(count))
+      }
+    }
+  }
+
   private enum Criterion { case work, forward, backward }
 
   private func time(_ range: RangeCosts, _ device: Int, _ units: Int, _ criterion: Criterion) -> Int64 {

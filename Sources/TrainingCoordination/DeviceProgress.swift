@@ -49,6 +49,64 @@ package struct NamedMetric: Hashable, Sendable {
   }
 }
 
+/// A finished epoch as one device saw it.
+package struct FinishedEpoch: Hashable, Sendable, WireCodable {
+  /// 1-based.
+  package var index: UInt32
+  /// Whether it read cached activations.
+  package var isCached: Bool
+  /// What it took, evaluation not counted.
+  package var seconds: Double
+  /// Samples a second of the whole job.
+  package var samplesPerSecond: Double
+  /// Mean training loss.
+  package var loss: Double
+
+  /// An epoch.
+  package init(index: UInt32, isCached: Bool, seconds: Double, samplesPerSecond: Double, loss: Double) {
+    self.index = index
+    self.isCached = isCached
+    self.seconds = seconds
+    self.samplesPerSecond = samplesPerSecond
+    self.loss = loss
+  }
+
+  /// Reads an epoch.
+  package init(from reader: inout ByteReader) throws(DecodingFailure) {
+    index = try reader.integer("epoch")
+    isCached = try reader.flag("cached")
+    seconds = try readNumber(&reader, "seconds of an epoch")
+    samplesPerSecond = try readNumber(&reader, "samples a second")
+    loss = try readNumber(&reader, "loss")
+  }
+
+  /// Writes the epoch; a number that is none is written as 0.
+  package func encode(to writer: inout ByteWriter) {
+    writer.integer(index)
+    writer.flag(isCached)
+    for value in [seconds, samplesPerSecond, loss] {
+      writer.integer((value.isFinite ? value : 0).bitPattern)
+    }
+  }
+}
+
+/// What went over one device's link to another.
+package struct LinkBytes: Hashable, Sendable {
+  /// The other device's place in the plan.
+  package var place: UInt8
+  /// Bytes that were sent there.
+  package var sent: UInt64
+  /// Bytes that came from there.
+  package var received: UInt64
+
+  /// A link.
+  package init(place: UInt8, sent: UInt64, received: UInt64) {
+    self.place = place
+    self.sent = sent
+    self.received = received
+  }
+}
+
 /// Where a device of a job is, as it tells the others about once a second.
 package struct DeviceProgress: Hashable, Sendable, WireCodable {
   /// What it is busy with.
@@ -63,16 +121,24 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
   package var samplesPerSecond: Double = 0
   /// Mean loss since the phase began; nil when nothing is trained.
   package var loss: Double?
-  /// Seconds until the job ends at this rate; nil while unknown.
+  /// Seconds until the phase ends at this rate; nil while unknown.
   package var etaSeconds: Double?
-  /// Resident bytes of its process.
+  /// Share of the phase in which it waited for others; nil while unknown.
+  package var waitingShare: Double?
+  /// Bytes that the job takes of its memory.
   package var memoryBytes: UInt64 = 0
-  /// Bytes that it sent for the job.
-  package var sentBytes: UInt64 = 0
-  /// Bytes that it received for the job.
-  package var receivedBytes: UInt64 = 0
-  /// Share of the time in which it waited for others; nil while unknown.
-  package var bubbleShare: Double?
+  /// Bytes that a job may take of its memory; 0 while unknown.
+  package var budgetBytes: UInt64 = 0
+  /// Of what it has to fetch, how many bytes are there.
+  package var fetchedBytes: UInt64 = 0
+  /// Bytes that it has to fetch.
+  package var fetchBytes: UInt64 = 0
+  /// What it sent and received for the job, ascending by place.
+  package var links: [LinkBytes] = []
+  /// The last finished epoch.
+  package var finished: FinishedEpoch?
+  /// After how many epochs `metrics` were measured.
+  package var metricsEpoch: UInt32 = 0
   /// What was measured last on held-out samples.
   package var metrics: [NamedMetric] = []
 
@@ -92,28 +158,49 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
     samplesPerSecond = try readNumber(&reader, "samples a second")
     if try reader.flag("loss") { loss = try readNumber(&reader, "loss") }
     if try reader.flag("time to the end") { etaSeconds = try readNumber(&reader, "time to the end") }
+    if try reader.flag("waiting share") { waitingShare = try readNumber(&reader, "waiting share") }
     memoryBytes = try reader.integer("memory")
-    sentBytes = try reader.integer("bytes sent")
-    receivedBytes = try reader.integer("bytes received")
-    if try reader.flag("bubble share") { bubbleShare = try readNumber(&reader, "bubble share") }
+    budgetBytes = try reader.integer("memory budget")
+    fetchedBytes = try reader.integer("bytes fetched")
+    fetchBytes = try reader.integer("bytes to fetch")
+    for _ in 0..<(try reader.count("links", limit: JobLimits.roster)) {
+      let place = try reader.integer("place", as: UInt8.self)
+      if let last = links.last, last.place >= place { throw .notAscending(field: "links") }
+      links.append(
+        LinkBytes(
+          place: place, sent: try reader.integer("bytes sent"),
+          received: try reader.integer("bytes received")))
+    }
+    if try reader.flag("finished epoch") { finished = try FinishedEpoch(from: &reader) }
+    metricsEpoch = try reader.integer("epoch of the metrics")
     for _ in 0..<(try reader.count("metrics", limit: JobLimits.metrics)) {
       let name = try reader.text("name of a metric", limit: JobLimits.metricNameBytes)
       metrics.append(NamedMetric(name: name, value: try readNumber(&reader, "metric")))
     }
   }
 
-  /// Writes the progress; numbers that are not finite, and metrics over the limit, are left out.
+  /// Writes the progress; numbers that are none, and metrics over the limit, are left out.
   package func encode(to writer: inout ByteWriter) {
     writer.integer(phase.rawValue)
     writer.integer(epoch)
     writer.integer(step)
     writer.integer(steps)
     writer.integer((samplesPerSecond.isFinite ? samplesPerSecond : 0).bitPattern)
-    for value in [loss, etaSeconds] { Self.write(value, to: &writer) }
-    writer.integer(memoryBytes)
-    writer.integer(sentBytes)
-    writer.integer(receivedBytes)
-    Self.write(bubbleShare, to: &writer)
+    for value in [loss, etaSeconds, waitingShare] {
+      let value = value.flatMap { $0.isFinite ? $0 : nil }
+      writer.flag(value != nil)
+      if let value { writer.integer(value.bitPattern) }
+    }
+    for bytes in [memoryBytes, budgetBytes, fetchedBytes, fetchBytes] { writer.integer(bytes) }
+    writer.count(links.count)
+    for link in links {
+      writer.integer(link.place)
+      writer.integer(link.sent)
+      writer.integer(link.received)
+    }
+    writer.flag(finished != nil)
+    finished?.encode(to: &writer)
+    writer.integer(metricsEpoch)
     let told = metrics.filter { $0.value.isFinite && $0.name.utf8.count <= JobLimits.metricNameBytes }
       .prefix(JobLimits.metrics)
     writer.count(told.count)
@@ -121,12 +208,6 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
       writer.text(metric.name)
       writer.integer(metric.value.bitPattern)
     }
-  }
-
-  private static func write(_ value: Double?, to writer: inout ByteWriter) {
-    let value = value.flatMap { $0.isFinite ? $0 : nil }
-    writer.flag(value != nil)
-    if let value { writer.integer(value.bitPattern) }
   }
 }
 

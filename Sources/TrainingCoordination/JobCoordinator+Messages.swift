@@ -132,7 +132,9 @@ extension JobCoordinator {
     certifiedSince = now
     reports = [:]
     effects.append(.persist(record))
+    let budget = progress.budgetBytes
     progress = DeviceProgress(place == nil ? .prepared : .fetching)
+    progress.budgetBytes = budget
     nextBeat = now
     if place != nil { effects.append(.fetch(certificate)) }
   }

@@ -13,7 +13,7 @@ package struct JobCoordinator: Sendable {
   /// This device.
   package let own: DeviceID
   /// What this device must remember.
-  package internal(set) var record: JobRecord
+  package internal(set) var record: StoredJob
   /// Where this device is.
   package internal(set) var progress = DeviceProgress(.waiting)
   /// Where the other devices said that they are.
@@ -52,7 +52,7 @@ package struct JobCoordinator: Sendable {
 
   /// A job that this device has just submitted, been offered, or found on its disk; `begin` comes next.
   package init(
-    own: DeviceID, record: JobRecord, keys: DeviceKeys, membership: JobMembership,
+    own: DeviceID, record: StoredJob, keys: DeviceKeys, membership: JobMembership,
     generator: SeededGenerator, at now: MonotonicInstant
   ) {
     self.own = own
@@ -171,6 +171,9 @@ package struct JobCoordinator: Sendable {
       guard certificate != nil, progress.phase < .ready else { return }
       progress.phase = .ready
       nextBeat = now
+    case .fetched(let bytes, let total, let budget):
+      (progress.fetchedBytes, progress.fetchBytes) = (bytes, total)
+      if let budget { progress.budgetBytes = budget }
     case .progressed(let new):
       guard hasStarted, completions[own] == nil else { return }
       if new.phase != progress.phase { nextBeat = now }

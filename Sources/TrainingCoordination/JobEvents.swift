@@ -47,6 +47,8 @@ package enum JobEvent: Sendable {
   case unplanned(String)
   /// This device has all that its part of the plan needs.
   case ready
+  /// How far this device's fetching is, in bytes, and what memory a job may take of it once that is known.
+  case fetched(UInt64, of: UInt64, budget: UInt64?)
   /// Where this device's run is.
   case progressed(DeviceProgress)
   /// This device's part of the run is done.
@@ -76,7 +78,7 @@ package struct JobDeviceReport: Hashable, Sendable {
 /// What a job wants done on its device, in this order.
 package enum JobEffect: Hashable, Sendable {
   /// Write this to disk and sync it before the effects after this one.
-  case persist(JobRecord)
+  case persist(StoredJob)
   /// Send this on the control session; may be lost.
   case send(JobMessage, to: DeviceID)
   /// Fetch the package, measure this device, and answer with `prepared` or `unprepared`.

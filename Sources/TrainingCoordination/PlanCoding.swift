@@ -1,3 +1,4 @@
+package import MeshModel
 package import ParallelPlanner
 import PipelineSchedules
 package import WireCoding
@@ -184,5 +185,24 @@ extension PlanMode {
   init?(wireCode: UInt8) {
     guard let mode = Self.allCases.first(where: { $0.wireCode == wireCode }) else { return nil }
     self = mode
+  }
+}
+
+extension Plan {
+  /// The plan for the devices alone that compute something, and these devices by their new places.
+  package func withoutIdleDevices(of household: [DeviceID]) -> (household: [DeviceID], plan: Plan) {
+    let kept = places
+    func place(_ device: Int) -> Int {
+      guard let new = kept.firstIndex(of: device) else { preconditionFailure("device \(device) is idle") }
+      return new
+    }
+    var plan = self
+    for stage in plan.stages.indices {
+      for member in plan.stages[stage].members.indices {
+        plan.stages[stage].members[member].device = place(stages[stage].members[member].device)
+      }
+    }
+    for member in plan.cached.indices { plan.cached[member].device = place(cached[member].device) }
+    return (kept.map { household[$0] }, plan)
   }
 }

@@ -1,5 +1,6 @@
 import CryptoPrimitives
 import Determinism
+import HouseholdTrust
 import MeshModel
 import Testing
 import WireCoding
@@ -20,6 +21,9 @@ import WireCoding
     progress.samplesPerSecond = 12.5
     progress.loss = 0.25
     progress.memoryBytes = 1 << 33
+    progress.links = [LinkBytes(place: 0, sent: 5, received: 6), LinkBytes(place: 2, sent: 7, received: 8)]
+    progress.finished = FinishedEpoch(
+      index: 1, isCached: false, seconds: 2.5, samplesPerSecond: 12, loss: 0.5)
     progress.metrics = [NamedMetric(name: "accuracy", value: 0.75)]
     return progress
   }
@@ -125,8 +129,8 @@ import WireCoding
 
   @Test("A record reads back with certificate, votes, ledger and end")
   func record() throws {
-    var record = JobRecord(Self.specification)
-    #expect(try JobRecord(decoding: record.encoded) == record)
+    var record = StoredJob(Self.specification)
+    #expect(try StoredJob(decoding: record.encoded) == record)
     record.certificate = JobFixture.certificate(
       Self.proposal, roster: Self.roster, voters: Self.specification.roster)
     record.decree.round = 3
@@ -135,11 +139,11 @@ import WireCoding
     record.ledger.committedStep = 12
     record.ledger.parameters = JobFixture.digest(1)
     record.outcome = .stopped(by: JobFixture.ids[0])
-    #expect(try JobRecord(decoding: record.encoded) == record)
+    #expect(try StoredJob(decoding: record.encoded) == record)
     var other = record.encoded
     other[9] = 2
     #expect(throws: DecodingFailure.invalid(field: "version of a job record", value: 2)) {
-      _ = try JobRecord(decoding: other)
+      _ = try StoredJob(decoding: other)
     }
   }
 }

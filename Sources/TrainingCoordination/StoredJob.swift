@@ -33,7 +33,7 @@ package struct JobLedger: Hashable, Sendable, WireCodable {
 }
 
 /// What a device must remember of a job across a restart.
-package struct JobRecord: Hashable, Sendable, WireCodable {
+package struct StoredJob: Hashable, Sendable, WireCodable {
   private static let magic: [UInt8] = Array("HEARTHJOB".utf8)
   private static let version: UInt8 = 1
 
