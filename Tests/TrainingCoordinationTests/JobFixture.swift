@@ -5,8 +5,6 @@ import MeshModel
 import ParallelPlanner
 import PipelineSchedules
 
-@testable import TrainingCoordination
-
 /// Devices, jobs and plans that tests are made of.
 enum JobFixture {
   /// Devices with their keys, ascending by name of device.
