@@ -97,15 +97,22 @@ struct BucketPlanTests {
     let plan = BucketPlan(leaves: backwards([10]), bytesPerSum: 8, minimumBytes: 1)
     var step = BucketReadiness(plan, units: 2)
     _ = try step.leafFinished(0, unit: 1)
-    #expect(throws: BucketReadiness.Failure.repeated(leaf: 0, unit: 1)) {
-      try step.leafFinished(0, unit: 1)
-    }
-    #expect(throws: BucketReadiness.Failure.unknownLeaf(1)) { try step.leafFinished(1, unit: 0) }
+    #expect(failure(of: &step, 0, unit: 1) == .repeated(leaf: 0, unit: 1))
+    #expect(failure(of: &step, 1, unit: 0) == .unknownLeaf(1))
     for unit in [-1, 2] {
-      #expect(throws: BucketReadiness.Failure.unknownUnit(unit, units: 2)) {
-        try step.leafFinished(0, unit: unit)
-      }
+      #expect(failure(of: &step, 0, unit: unit) == .unknownUnit(unit, units: 2))
     }
     #expect(try step.leafFinished(0, unit: 0) == 0..<1)
+  }
+
+  private func failure(
+    of step: inout BucketReadiness, _ leaf: Int, unit: Int
+  ) -> BucketReadiness.Failure? {
+    do throws(BucketReadiness.Failure) {
+      _ = try step.leafFinished(leaf, unit: unit)
+      return nil
+    } catch {
+      return error
+    }
   }
 }

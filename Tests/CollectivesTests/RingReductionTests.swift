@@ -115,9 +115,8 @@ struct RingReductionTests {
     #expect(ring.start() == [.finished])
     #expect(ring.isFinished)
     #expect(ring.chunks.elementsSent(by: 0) == 0)
-    #expect(throws: RingFailure.self) {
-      try ring.received(RingPiece(.allGather, hop: 0, chunk: 0, piece: 0), elements: 10)
-    }
+    let piece = RingPiece(.allGather, hop: 0, chunk: 0, piece: 0)
+    #expect(failure(of: &ring, piece, 10) == .unknownChunk(piece, expected: nil))
   }
 
   @Test("follows the paper's walk of chunks: member 1 of 3 grows chunks 0 and 2 and finishes its own")
@@ -143,6 +142,17 @@ struct RingReductionTests {
   }
 }
 
+/// What a message is refused with; it must leave the ring as it was.
+private func failure(of ring: inout RingReduction, _ piece: RingPiece, _ elements: Int) -> RingFailure? {
+  let before = ring.awaited
+  do throws(RingFailure) {
+    _ = try ring.received(piece, elements: elements)
+    return nil
+  } catch {
+    return ring.awaited == before && error.description.hasSuffix("the step cannot go on") ? error : nil
+  }
+}
+
 @Suite("Ring reduction, messages outside the rules")
 struct RingRefusalTests {
   private func started() -> RingReduction {
@@ -155,27 +165,22 @@ struct RingRefusalTests {
   @Test("an unknown hop, chunk, piece or length is refused, and the ring goes on as if it had not come")
   func unknown() throws {
     var ring = started()
-    func refused(_ piece: RingPiece, _ elements: Int, _ failure: RingFailure) {
-      let before = ring.awaited
-      #expect(throws: failure) { try ring.received(piece, elements: elements) }
-      #expect(ring.awaited == before)
-      #expect(failure.description.contains("cannot go on"))
-    }
     for hop in [-1, 2, .max] {
       let piece = RingPiece(.reduceScatter, hop: hop, chunk: 2, piece: 0)
-      refused(piece, 4, .unknownChunk(piece, expected: nil))
+      #expect(failure(of: &ring, piece, 4) == .unknownChunk(piece, expected: nil))
     }
     for chunk in [-1, 0, 1, 3, .max] {
       let piece = RingPiece(.reduceScatter, hop: 0, chunk: chunk, piece: 0)
-      refused(piece, 4, .unknownChunk(piece, expected: 2))
+      #expect(failure(of: &ring, piece, 4) == .unknownChunk(piece, expected: 2))
     }
     for number in [-1, 3, .max] {
       let piece = RingPiece(.reduceScatter, hop: 0, chunk: 2, piece: number)
-      refused(piece, 4, .unknownPiece(piece, pieces: 3))
+      #expect(failure(of: &ring, piece, 4) == .unknownPiece(piece, pieces: 3))
     }
     for (number, elements, expected) in [(0, 3, 4), (0, 5, 4), (2, 4, 2), (2, 0, 2)] {
       let piece = RingPiece(.reduceScatter, hop: 0, chunk: 2, piece: number)
-      refused(piece, elements, .wrongLength(piece, elements: elements, expected: expected))
+      #expect(
+        failure(of: &ring, piece, elements) == .wrongLength(piece, elements: elements, expected: expected))
     }
     #expect(ring.piece(.reduceScatter, part: 3) == nil)
     #expect(ring.piece(.reduceScatter, part: .max) == nil)
@@ -188,18 +193,18 @@ struct RingRefusalTests {
     var ring = started()
     let piece = RingPiece(.reduceScatter, hop: 0, chunk: 2, piece: 0)
     _ = try ring.received(piece, elements: 4)
-    #expect(throws: RingFailure.repeated(piece)) { try ring.received(piece, elements: 4) }
+    #expect(failure(of: &ring, piece, 4) == .repeated(piece))
     let final = RingPiece(.allGather, hop: 1, chunk: 2, piece: 0)
     _ = try ring.received(final, elements: 4)
-    #expect(throws: RingFailure.repeated(final)) { try ring.received(final, elements: 4) }
-    #expect(throws: RingFailure.repeated(piece)) { try ring.received(piece, elements: 4) }
+    #expect(failure(of: &ring, final, 4) == .repeated(final))
+    #expect(failure(of: &ring, piece, 4) == .repeated(piece))
   }
 
   @Test("a finished piece without this member's sums is refused")
   func early() throws {
     var ring = started()
     let piece = RingPiece(.allGather, hop: 1, chunk: 2, piece: 0)
-    #expect(throws: RingFailure.early(piece)) { try ring.received(piece, elements: 4) }
+    #expect(failure(of: &ring, piece, 4) == .early(piece))
     // The own first chunk left whole at the start, so it may come back.
     #expect(
       try ring.received(RingPiece(.allGather, hop: 0, chunk: 0, piece: 1), elements: 4).first

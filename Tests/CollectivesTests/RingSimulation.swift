@@ -53,12 +53,14 @@ struct RingSimulation {
     while let (receiver, index) = earliest(reordering: reordering) {
       let delivery = links[receiver].remove(at: index)
       now = max(now, delivery.time)
-      do {
-        let effects = try rings[receiver].received(delivery.piece, elements: delivery.elements.count)
-        perform(effects, by: receiver, message: delivery.elements)
-      } catch .early where reordering {
+      let result = Result { () throws(RingFailure) in
+        try rings[receiver].received(delivery.piece, elements: delivery.elements.count)
+      }
+      if reordering, case .failure(.early) = result {
         links[receiver].append(delivery)
         links[receiver][links[receiver].count - 1].time = now + 1
+      } else {
+        perform(try result.get(), by: receiver, message: delivery.elements)
       }
     }
     guard rings.allSatisfy(\.isFinished) else {
@@ -87,15 +89,16 @@ struct RingSimulation {
 
   /// The receiver and index of what arrives next: the first of a link, or any when messages overtake.
   private func earliest(reordering: Bool) -> (Int, Int)? {
-    var best: (key: (Int, Int), receiver: Int, index: Int)?
+    var place: (Int, Int)?
+    var key = (Int.max, Int.max)
     for (receiver, link) in links.enumerated() {
-      for (index, delivery) in link.enumerated() {
-        let key = (delivery.time, delivery.number)
-        if best.map({ key < $0.key }) ?? true { best = (key, receiver, index) }
-        if !reordering { break }
+      for (index, delivery) in (reordering ? link[...] : link.prefix(1)).enumerated() {
+        guard (delivery.time, delivery.number) < key else { continue }
+        key = (delivery.time, delivery.number)
+        place = (receiver, index)
       }
     }
-    return best.map { ($0.receiver, $0.index) }
+    return place
   }
 }
 
