@@ -77,26 +77,37 @@ struct CachedPhase {
     }
   }
 
-  /// The option with the least redistribution and cached epochs after stages that filled the cache.
+  /// The option with the least redistribution and cached epochs after stages that filled the cache in `firstEpoch`; nil
+  /// when none takes less than `limit`.
   func best(
-    after stages: [(layers: Range<Int>, group: UInt64)], mode: PlanMode
+    after stages: [CandidateStage], mode: PlanMode, firstEpoch: Int64, below limit: Int64
   ) -> (option: Int, redistribution: Int64, time: Int64)? {
     var best: (option: Int, redistribution: Int64, time: Int64)?
+    let epochs = cachedEpochs(mode)
     for (index, option) in options.enumerated() {
-      let cached = repeated(repeated(option.step, steps), cachedEpochs(mode))
-      if let best, cached >= best.time { break }
-      let moving = redistribution(stages, to: option)
-      if best == nil || moving + cached < best!.time { best = (index, moving, moving + cached) }
+      let cached = repeated(repeated(option.step, steps), epochs)
+      if cached >= best?.time ?? limit { break }
+      let moving = exposed(redistribution(stages, to: option), behind: firstEpoch)
+      if moving + cached < best?.time ?? limit { best = (index, moving, moving + cached) }
     }
     return best
   }
 
-  /// How long cached activations take to the devices that will read them.
+  /// What is left of a transfer when every step's part starts as soon as the step has made it.
+  ///
+  /// The last step's part has nothing to hide behind; a link that is slower than the steps goes on without a pause.
+  private func exposed(_ transfer: Int64, behind firstEpoch: Int64) -> Int64 {
+    let count = Int64(steps)
+    let lastStep = (firstEpoch + count - 1) / count
+    return max((transfer + count - 1) / count, transfer - (firstEpoch - lastStep))
+  }
+
+  /// How long cached activations take to the devices that will read them, all steps together.
   ///
   /// A member of a group of `g` has computed a `g`-th of the units of its stage, and keeps of them what it will
   /// read. Every device sends and receives at once, at the slowest of its links to the others. Devices that
   /// fill as one group and then read as the same group compute from the start the units that they will read.
-  func redistribution(_ stages: [(layers: Range<Int>, group: UInt64)], to option: CachedOption) -> Int64 {
+  private func redistribution(_ stages: [CandidateStage], to option: CachedOption) -> Int64 {
     if stages.count == 1 && stages[0].group == option.group { return 0 }
     let total = costing.costs.cacheBytes
     let all = costing.job.unitsPerMiniBatch
@@ -107,7 +118,7 @@ struct CachedPhase {
       var receives = Int64(own) * total
       var sends: Int64 = 0
       if let stage = stages.first(where: { $0.group & .device(device) != 0 }) {
-        let bytes = costing.cacheBytes(stage.layers)
+        let bytes = costing.cacheBytes(stage.lower..<stage.upper)
         let members = Int64(stage.group.nonzeroBitCount)
         let kept = Int64(min(own * Int(members), all)) * bytes / members
         receives -= kept
@@ -191,7 +202,7 @@ struct CachedPhase {
   /// Every division of a mini-batch over a group that fits.
   private static func allOptions(_ costing: StageCosting, _ group: UInt64) -> [CachedOption] {
     let members = Array(DeviceSet(group))
-    let ring = costing.ringTime(bytes: costing.costs.trainableBytes, group: group)
+    let stepEnd = costing.stepEnd(bytes: costing.costs.trainableBytes, group: group)
     var options: [CachedOption] = []
     var units = Array(repeating: 0, count: costing.deviceCount)
     func give(_ place: Int, _ left: Int, _ slowest: Int64) {
@@ -203,7 +214,7 @@ struct CachedPhase {
         units[device] = count
         let time = max(slowest, time(costing, device, count))
         if later == 0 {
-          options.append(CachedOption(group: group, units: units, step: time + ring))
+          options.append(CachedOption(group: group, units: units, step: time + stepEnd))
         } else {
           give(place + 1, left - count, time)
         }
@@ -240,7 +251,7 @@ struct CachedPhase {
     guard units.reduce(0, +) == costing.job.unitsPerMiniBatch else { return nil }
     return CachedOption(
       group: group, units: units,
-      step: slowest + costing.ringTime(bytes: costing.costs.trainableBytes, group: group))
+      step: slowest + costing.stepEnd(bytes: costing.costs.trainableBytes, group: group))
   }
 
   /// The fastest division of a mini-batch over a group.
@@ -263,7 +274,7 @@ struct CachedPhase {
       next[best] = fits(costing, device, units[device] + 1) ? time(costing, device, units[device] + 1) : .max
     }
     let slowest = members.reduce(Int64(0)) { max($0, time(costing, $1, units[$1])) }
-    let ring = costing.ringTime(bytes: costing.costs.trainableBytes, group: group)
-    return CachedOption(group: group, units: units, step: slowest + ring)
+    let stepEnd = costing.stepEnd(bytes: costing.costs.trainableBytes, group: group)
+    return CachedOption(group: group, units: units, step: slowest + stepEnd)
   }
 }

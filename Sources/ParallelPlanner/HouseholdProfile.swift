@@ -50,13 +50,15 @@ package struct DeviceProfile: Sendable, Hashable {
   package var diskWriteBytesPerSecond: Int64
   /// Rate at which the disk gives the cache, bytes a second.
   package var diskReadBytesPerSecond: Int64
+  /// Rate at which an optimizer step goes through trained weights, in bytes of one copy a second.
+  package var updateBytesPerSecond: Int64
   /// Times by kind of layer, in the order of the model's kinds.
   package var times: [UnitTimes]
 
-  /// The profile of one device.
+  /// The profile of one device; an update takes no time unless a rate is given.
   package init(
     name: String, memoryBudget: Int64, workers: Int = 1, cacheBudget: Int64, diskWriteBytesPerSecond: Int64,
-    diskReadBytesPerSecond: Int64, times: [UnitTimes]
+    diskReadBytesPerSecond: Int64, updateBytesPerSecond: Int64 = PlanningLimits.bytes, times: [UnitTimes]
   ) {
     self.name = name
     self.memoryBudget = memoryBudget
@@ -64,6 +66,7 @@ package struct DeviceProfile: Sendable, Hashable {
     self.cacheBudget = cacheBudget
     self.diskWriteBytesPerSecond = diskWriteBytesPerSecond
     self.diskReadBytesPerSecond = diskReadBytesPerSecond
+    self.updateBytesPerSecond = updateBytesPerSecond
     self.times = times
   }
 }

@@ -54,8 +54,9 @@ package struct ParallelPlanner {
     try job.validate()
     let costing = StageCosting(costs: costs, household: household, job: job)
     let classes = DeviceClasses(household)
-    let proves = provesSmall && ExactSearch.isSmallEnough(costing, classes: classes)
-    let scorer = PlanScorer(costing, earlier: earlier, looksAtAll: proves)
+    let isSmall = costing.deviceCount <= ExactSearch.mostDevices
+    let proves = provesSmall && isSmall
+    let scorer = PlanScorer(costing, earlier: earlier, looksAtAll: isSmall)
     var search = LocalSearch(costing, scorer: scorer)
     var incumbent = Incumbent()
     var start: CandidatePlan?
@@ -72,7 +73,7 @@ package struct ParallelPlanner {
     }
     var isProven = false
     if proves {
-      let exact = ExactSearch(costing, scorer: scorer, classes: classes, incumbent: incumbent)
+      var exact = ExactSearch(costing, scorer: scorer, classes: classes, incumbent: incumbent)
       (incumbent, isProven) = exact.run()
     }
     guard let best = incumbent.candidate else {

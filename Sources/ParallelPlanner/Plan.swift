@@ -8,6 +8,13 @@ package struct StageMember: Sendable, Hashable {
   package var units: Int
   /// The most memory that it needs.
   package var memoryBytes: Int64
+
+  /// A device's part of a stage.
+  package init(device: Int, units: Int, memoryBytes: Int64) {
+    self.device = device
+    self.units = units
+    self.memoryBytes = memoryBytes
+  }
 }
 
 /// One stage of a pipeline: consecutive layers on a group of devices.
@@ -18,6 +25,13 @@ package struct PlanStage: Sendable, Hashable {
   package var members: [StageMember]
   /// What one micro-batch takes, and the reduction at the end of a mini-batch.
   package var times: StageTimes
+
+  /// A stage.
+  package init(layers: Range<Int>, members: [StageMember], times: StageTimes) {
+    self.layers = layers
+    self.members = members
+    self.times = times
+  }
 }
 
 /// One device's part of the cached epochs.
@@ -30,6 +44,14 @@ package struct CachedMember: Sendable, Hashable {
   package var memoryBytes: Int64
   /// Bytes of the activation cache on its disk.
   package var cacheBytes: Int64
+
+  /// A device's part of the cached epochs.
+  package init(device: Int, units: Int, memoryBytes: Int64, cacheBytes: Int64) {
+    self.device = device
+    self.units = units
+    self.memoryBytes = memoryBytes
+    self.cacheBytes = cacheBytes
+  }
 }
 
 /// What a plan is expected to take, in nanoseconds.
@@ -38,7 +60,7 @@ package struct PredictedTimes: Sendable, Hashable {
   package var step: Int64
   /// The first pass over the samples: training, or only filling the cache.
   package var firstEpoch: Int64
-  /// Moving cached activations to the devices that will read them; counted in full, as if nothing overlapped.
+  /// Moving cached activations to the devices that will read them, as far as it outlasts the first pass.
   package var redistribution: Int64
   /// One mini-batch from the cache.
   package var cachedStep: Int64
@@ -46,6 +68,18 @@ package struct PredictedTimes: Sendable, Hashable {
   package var cachedEpoch: Int64
   /// The whole job.
   package var total: Int64
+
+  /// Predicted times.
+  package init(
+    step: Int64, firstEpoch: Int64, redistribution: Int64, cachedStep: Int64, cachedEpoch: Int64, total: Int64
+  ) {
+    self.step = step
+    self.firstEpoch = firstEpoch
+    self.redistribution = redistribution
+    self.cachedStep = cachedStep
+    self.cachedEpoch = cachedEpoch
+    self.total = total
+  }
 }
 
 /// A complete decision about a job: who computes which layers of which units, and in which order.
@@ -62,6 +96,19 @@ package struct Plan: Sendable, Hashable {
   package var cached: [CachedMember]
   /// What all of it takes.
   package var predicted: PredictedTimes
+
+  /// A plan.
+  package init(
+    mode: PlanMode, microBatches: Int, stages: [PlanStage], boundaries: [BoundaryTimes],
+    cached: [CachedMember], predicted: PredictedTimes
+  ) {
+    self.mode = mode
+    self.microBatches = microBatches
+    self.stages = stages
+    self.boundaries = boundaries
+    self.cached = cached
+    self.predicted = predicted
+  }
 
   /// The order of work of one mini-batch of the first epoch.
   package var schedule: PipelineSchedule {

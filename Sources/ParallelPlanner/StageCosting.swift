@@ -211,6 +211,18 @@ final class StageCosting {
     return time
   }
 
+  /// The least time of one unit of a micro-batch by device and kind, whichever number of units is computed together.
+  func leastUnitTimes() -> [Double] {
+    let table = mode == .fill ? fillTable : forwardTable
+    return (0..<deviceCount * costs.kinds.count).map { row in
+      (1...units).reduce(Double.infinity) { least, count in
+        let place = row * job.unitsPerMiniBatch + count - 1
+        let time = table[place] + (mode == .fill ? 0 : backwardTable[place])
+        return min(least, Double(time) / Double(count))
+      }
+    }
+  }
+
   private enum Criterion { case work, forward, backward }
 
   private func time(_ range: RangeCosts, _ device: Int, _ units: Int, _ criterion: Criterion) -> Int64 {
@@ -363,9 +375,21 @@ final class StageCosting {
       forward: time(below.forwardBoundaryBytes), backward: time(below.backwardBoundaryBytes))
   }
 
-  /// The ring sum of a stage's gradients over its group.
+  /// What follows a stage's last backward pass: the ring sum of its gradients over its group, and the update of its
+  /// weights on each member.
   func reduction(_ range: RangeCosts, group: UInt64) -> Int64 {
-    mode == .fill ? 0 : ringTime(bytes: range.trainableBytes, group: group)
+    mode == .fill ? 0 : stepEnd(bytes: range.trainableBytes, group: group)
+  }
+
+  /// The ring over a group, and the slowest member's update.
+  func stepEnd(bytes: Int64, group: UInt64) -> Int64 {
+    guard bytes > 0 else { return 0 }
+    var update: Int64 = 0
+    for device in DeviceSet(group) {
+      let rate = household.devices[device].updateBytesPerSecond
+      update = max(update, transferTime(bytes: bytes, bytesPerSecond: rate))
+    }
+    return ringTime(bytes: bytes, group: group) + update
   }
 
   /// A ring of reduce-scatter and all-gather over a group, in the order of its members.

@@ -109,7 +109,7 @@ struct ExhaustiveSearch {
         }
         guard fits else { continue }
         let trainable = search.costs.layers[key.lower..<key.upper].reduce(0) { $0 + $1.trainableBytes }
-        times.reduction = mode == .fill ? 0 : search.ring(trainable, key.group)
+        times.reduction = mode == .fill ? 0 : search.stepEnd(trainable, key.group)
         if !found.contains(times) { found.append(times) }
       }
       return found
@@ -163,7 +163,11 @@ struct ExhaustiveSearch {
     mutating func finish(_ first: Int64, _ stages: [Stage], epochs: Int) {
       for option in cached {
         let later = option.step * Int64(search.job.stepsPerEpoch * epochs)
-        note(first + later + redistribution(stages, option.units))
+        // Each step's part may start as soon as the step is over.
+        let steps = Int64(search.job.stepsPerEpoch)
+        let moving = redistribution(stages, option.units)
+        let left = max((moving + steps - 1) / steps, moving - first * (steps - 1) / steps)
+        note(first + later + left)
       }
     }
 
@@ -220,10 +224,16 @@ struct ExhaustiveSearch {
           slowest = max(
             slowest, compute, nanoseconds(Int64(share) * costs.cacheBytes, profile.diskReadBytesPerSecond))
         }
-        if fits { options.append((units, slowest + ring(trainable, group))) }
+        if fits { options.append((units, slowest + stepEnd(trainable, group))) }
       }
     }
     return options
+  }
+
+  /// The ring, and the slowest member's update of the weights that it summed gradients of.
+  fileprivate func stepEnd(_ bytes: Int64, _ group: [Int]) -> Int64 {
+    let updates = group.map { nanoseconds(bytes, household.devices[$0].updateBytesPerSecond) }
+    return ring(bytes, group) + (bytes > 0 ? updates.max()! : 0)
   }
 
   fileprivate func ring(_ bytes: Int64, _ group: [Int]) -> Int64 {

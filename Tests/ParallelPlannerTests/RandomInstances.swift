@@ -60,6 +60,7 @@ struct InstanceMaker {
       workers: 1 + generator.uniform(below: 2), cacheBudget: number(500...30_000),
       diskWriteBytesPerSecond: number(2_000_000...50_000_000),
       diskReadBytesPerSecond: number(2_000_000...50_000_000),
+      updateBytesPerSecond: number(1_000_000...60_000_000),
       times: (0..<kinds).map { _ in
         UnitTimes(
           forward: table(slowness), backward: table(slowness), fill: table(slowness), cached: table(slowness))

@@ -32,7 +32,7 @@ package enum RandomModel {
 
 /// How the values of a tensor start: as the models' own initialisation has it, so that activations keep a
 /// natural size through all layers.
-private struct RandomStart {
+struct RandomStart {
   /// The mean of the values.
   let mean: Float
   /// Their standard deviation.

@@ -85,9 +85,9 @@ package struct PlanRequest: Sendable, Equatable {
 package struct PreparedPlanning: Sendable {
   /// The model as the planner sees it.
   package var model: PlanningModel
-  /// The devices and links.
-  package var file: HouseholdFile
-  /// Their profile for this model.
+  /// What the household is called.
+  package var householdName: String
+  /// The devices and links as this model finds them.
   package var household: HouseholdProfile
   /// What is planned.
   package var job: PlanningJob
@@ -103,22 +103,30 @@ package struct PreparedPlanning: Sendable {
       )
     }
     let architecture = try PlanningModel.architecture(request.model)
-    let counting = TechniqueCosts.Counting(cacheElement: request.cache)
     let layers = architecture.stacks.map(\.layers).min() ?? 0
+    let shape = try JobShape(
+      configurationText: try PlanningModel.configurationText(request.model),
+      technique: request.configuration(layers: layers), head: .classes(2), element: request.cache,
+      samplesPerUnit: request.microBatch, encoderLength: request.length, decoderLength: 1)
     model = try PlanningModel(
-      name: request.model, architecture: architecture, technique: request.configuration(layers: layers),
-      head: .classes(2),
-      workload: CostWorkload(samples: request.microBatch, encoderLength: request.length), counting: counting)
+      name: request.model, architecture: architecture, technique: shape.technique, head: shape.head,
+      workload: shape.workload, counting: TechniqueCosts.Counting(cacheElement: request.cache))
     samples = try request.dataFile.map { try PreparedPlanning.rows($0) } ?? request.samples
     if let path = request.householdFile {
-      file = try HouseholdFile.read(path)
+      let file = try HouseholdFile.read(path)
+      householdName = file.name
+      household = model.household(file)
     } else {
-      let profile = LocalProfile.measure(
-        architecture: architecture, reduction: request.reduction, length: request.length,
-        environment: environment)
-      file = profile.household
+      guard let state = StateDirectory.path(environment: environment) else {
+        throw PlanFailure.request(detail: "there is no state directory to measure in; set HEARTH_HOME")
+      }
+      let report = try JobPlanning.report(
+        shape, name: "this device", stateDirectory: state, isFresh: true)
+      householdName = report.name
+      household = HouseholdProfile(
+        devices: [report.profile(model.work, units: request.batch / request.microBatch)],
+        link: JobPlanning.unknownLink)
     }
-    household = model.household(file)
     job = PlanningJob(
       epochs: request.epochs, stepsPerEpoch: max(1, (samples + request.batch - 1) / request.batch),
       unitsPerMiniBatch: request.batch / request.microBatch, planner: request.planner,

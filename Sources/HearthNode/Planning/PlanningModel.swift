@@ -5,8 +5,18 @@ import NeuralNetworks
 package import ParallelPlanner
 import TensorKernels
 
-/// Floating-point operations of one kind of layer for one unit.
+/// What one kind of layer consists of, with its floating-point operations and cached bytes for one unit.
 package struct KindWork: Sendable, Hashable {
+  /// The stack that its block belongs to.
+  package var stack: StackKind
+  /// A side block reads its output.
+  package var hasSide: Bool
+  /// The stack's embedding is in it.
+  package var embeds: Bool
+  /// The head is in it.
+  package var ends: Bool
+  /// What it adds to the activation cache.
+  package var cacheBytes: Int
   /// Backbone, forward.
   package var forward: Int
   /// Backbone, backward.
@@ -50,41 +60,60 @@ package struct PlanningModel: Sendable {
     return try ModelDirectory.loadConfiguration(folder).architecture
   }
 
+  /// The text of a model's `config.json`.
+  package static func configurationText(_ name: String) throws -> String {
+    if let shape = ModelShape(rawValue: name) { return shape.configurationText }
+    guard let region = try? ModelFolder(name).region(named: "config.json") else {
+      throw PlanFailure.unknownModel(name, shapes: shapes)
+    }
+    return region.withBytes { String(decoding: $0, as: UTF8.self) }
+  }
+
   /// Counts a model under a technique for units of some texts.
+  ///
+  /// Times and traffic are those of `workload`; memory is that of `longest`, the largest unit, where it is given.
   package init(
     name: String, architecture: BackboneArchitecture, technique: TechniqueConfiguration, head: TaskHead,
-    workload: CostWorkload, counting: TechniqueCosts.Counting, accounting: MemoryAccounting = .engine
+    workload: CostWorkload, longest: CostWorkload? = nil, counting: TechniqueCosts.Counting,
+    accounting: MemoryAccounting = .engine
   ) throws {
-    let counted: TechniqueCosts
-    do {
-      counted = try TechniqueCosts(
-        architecture, technique: technique, head: head, workload: workload, counting: counting)
-    } catch {
-      throw PlanFailure.technique(detail: "\(error)")
+    func count(_ workload: CostWorkload) throws -> [Block] {
+      do {
+        return PlanningModel.blocks(
+          try TechniqueCosts(
+            architecture, technique: technique, head: head, workload: workload, counting: counting
+          ).parts)
+      } catch {
+        throw PlanFailure.technique(detail: "\(error)")
+      }
     }
-    let blocks = PlanningModel.blocks(counted.parts)
+    let blocks = try count(workload)
+    let largest = try longest.map(count) ?? blocks
     var work: [KindWork] = []
     var layers: [LayerCosts] = []
     let table = Int64(4 * architecture.vocabulary * architecture.width)
     let isFrozen = if case .full = technique { false } else { true }
     for (index, block) in blocks.enumerated() {
       let costs = block.costs
+      let large = largest[index].costs
       let own = KindWork(
-        forward: costs.forward, backward: costs.backward, sideForward: costs.sideForward,
-        sideBackward: costs.sideBackward)
+        stack: block.stack, hasSide: block.hasSide, embeds: block.readsWords,
+        ends: index == blocks.count - 1, cacheBytes: costs.cacheBytes, forward: costs.forward,
+        backward: costs.backward, sideForward: costs.sideForward, sideBackward: costs.sideBackward)
       let kind = work.firstIndex(of: own) ?? work.count
       if kind == work.count { work.append(own) }
       let frozen = 4 * Int64(costs.frozenParameters) - (index == 0 && isFrozen ? table : 0)
       layers.append(
         LayerCosts(
           kind: kind, frozenBytes: frozen, trainableBytes: 4 * Int64(costs.trainableParameters),
-          retainedBytes: Int64(accounting == .paper ? costs.autogradBytes : costs.activationBytes),
+          retainedBytes: Int64(accounting == .paper ? large.autogradBytes : large.activationBytes),
           cacheBytes: Int64(costs.cacheBytes), forwardBoundaryBytes: Int64(costs.forwardBoundaryBytes),
           backwardBoundaryBytes: Int64(costs.backwardBoundaryBytes),
           fillBoundaryBytes: Int64(costs.fillBoundaryBytes)))
     }
     let canCache = if case .parallel = technique { true } else { false }
-    let tokens = max(workload.encoderTokens, workload.decoderTokens)
+    let most = longest ?? workload
+    let tokens = max(most.encoderTokens, most.decoderTokens)
     let hidden = architecture.stacks.map(\.block.hidden).max() ?? 0
     self.work = work
     layerNames = blocks.map(\.name)
@@ -95,13 +124,16 @@ package struct PlanningModel: Sendable {
       trainableCopies: accounting == .paper ? 2 : 4,
       // Rows of one block: input, normed, query, key, value, mixed, and the feed-forward's hidden ones.
       transientBytes: Int64(4 * tokens * (6 * architecture.width + hidden)),
-      cachedUnitBytes: canCache ? layers.reduce(0) { $0 + $1.retainedBytes + $1.cacheBytes } : 0,
+      cachedUnitBytes: canCache
+        ? zip(layers, largest).reduce(0) { $0 + $1.0.retainedBytes + Int64($1.1.costs.cacheBytes) } : 0,
       canCache: canCache)
   }
 
   private struct Block {
     var name: String
     var costs: PartCosts
+    var stack: StackKind
+    var hasSide: Bool
     var readsWords: Bool
   }
 
@@ -114,8 +146,12 @@ package struct PlanningModel: Sendable {
       case .embedding: waiting = part
       case .layer(let stack, let layer):
         var costs = part
+        let hasSide = part.sideForward > 0
         if let embedding = waiting { costs.add(embedding) }
-        blocks.append(Block(name: "\(stack.rawValue) \(layer)", costs: costs, readsWords: waiting != nil))
+        blocks.append(
+          Block(
+            name: "\(stack.rawValue) \(layer)", costs: costs, stack: stack, hasSide: hasSide,
+            readsWords: waiting != nil))
         waiting = nil
       case .head:
         blocks[blocks.count - 1].costs.add(part)

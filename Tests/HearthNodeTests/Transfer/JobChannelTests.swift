@@ -83,7 +83,9 @@ struct JobChannelTests {
     #expect(last < 145 << 20, "the receiver held \(last) bytes that nobody read")
     // The last one first: it lies behind all others, and the reader must not wait for ever.
     for step in (0..<count).reversed() {
-      let received = try await onThread { try channels[1].receive(JobTag(.taps, step: UInt64(step)), from: 0) }
+      let received = try await onThread {
+        try channels[1].receive(JobTag(.taps, step: UInt64(step)), from: 0)
+      }
       #expect(received == message)
     }
     try await sender.value
@@ -96,7 +98,9 @@ struct JobChannelTests {
     let channels = bench.open()
     async let reader = failure { try channels[1].receive(JobTag(.share, step: 1), from: 0) }
     async let sender = failure {
-      while true { try channels[0].send([UInt8](repeating: 1, count: 32 << 20), JobTag(.taps, step: 0), to: 1) }
+      while true {
+        try channels[0].send([UInt8](repeating: 1, count: 32 << 20), JobTag(.taps, step: 0), to: 1)
+      }
     }
     guard case .aborted(let reason)? = await reader else {
       Issue.record("the reader was not told")
@@ -107,7 +111,9 @@ struct JobChannelTests {
     await bench.shutdown()
   }
 
-  @Test("waits for the other side to begin the plan epoch, and keeps what came before", arguments: Carriage.allCases)
+  @Test(
+    "waits for the other side to begin the plan epoch, and keeps what came before",
+    arguments: Carriage.allCases)
   func earlySession(_ carriage: Carriage) async throws {
     let bench = try await TransferBench(carriage, devices: 2)
     for (early, late) in [(0, 1), (1, 0)] {
@@ -138,7 +144,8 @@ struct JobChannelTests {
     await bench.shutdown()
   }
 
-  @Test("tells all devices why a job was aborted, and fails every call after that", arguments: Carriage.allCases)
+  @Test(
+    "tells all devices why a job was aborted, and fails every call after that", arguments: Carriage.allCases)
   func abort(_ carriage: Carriage) async throws {
     let bench = try await TransferBench(carriage, devices: 3)
     let channels = bench.open()
@@ -188,7 +195,9 @@ struct JobChannelTests {
     }
     for to in 0..<3 {
       for from in 0..<3 where to != from {
-        #expect(try await onThread { try channels[to].receive(JobTag(.parameters, step: 0), from: from) } == message)
+        #expect(
+          try await onThread { try channels[to].receive(JobTag(.parameters, step: 0), from: from) } == message
+        )
       }
       // Nothing follows, and that is told instead of waited for.
       let from = (to + 1) % 3
@@ -238,7 +247,9 @@ struct JobChannelTests {
     send(jobRecord(.first, kind: 1, length: 1, data: [9, 9]), number: 5)
     send([1, 2, 3], number: 6)
     send(jobRecord(.first, kind: 1, length: 2, data: [7, 8]), number: 7)
-    let received = try await onThread { try channels[receiver].receive(JobTag(.forward, step: 0), from: sender) }
+    let received = try await onThread {
+      try channels[receiver].receive(JobTag(.forward, step: 0), from: sender)
+    }
     #expect(received == [7, 8])
     let counters = bench.devices[receiver].transport.counters
     #expect(counters[.foreignJob] == 1)

@@ -1,7 +1,9 @@
 import ComputeRuntime
 import CryptoPrimitives
 import DistributedTraining
+import Foundation
 import HearthNode
+import HearthStorage
 import HouseholdTrust
 import MeshModel
 import MeshProtocol
@@ -50,7 +52,7 @@ final class TransferBench: Sendable {
           entropy: SeededEntropy(seed: UInt64(50 + index)))
       }
       devices.append(
-        TransferDevice(household.device, transport, NetworkAddress(host, port: transport.localPort)))
+        try TransferDevice(household.device, transport, NetworkAddress(host, port: transport.localPort)))
     }
     let addresses = Dictionary(uniqueKeysWithValues: devices.map { ($0.id, $0.address) })
     for device in devices { device.begin(addresses) }
@@ -80,18 +82,24 @@ final class TransferDevice: Sendable {
   let transport: any MeshEndpoint
   let address: NetworkAddress
   let desk: BulkDesk
+  let store: BlobStore
+  private let state: String
+  private let tap = BulkTap()
   /// Whether dialling is shut, as by a firewall.
   let refusesToDial = Mutex(false)
   private let addresses = Mutex<[DeviceID: NetworkAddress]>([:])
   private let rawDials = Mutex<[CheckedContinuation<SessionID, Never>]>([])
 
-  init(_ id: DeviceID, _ transport: any MeshEndpoint, _ address: NetworkAddress) {
+  init(_ id: DeviceID, _ transport: any MeshEndpoint, _ address: NetworkAddress) throws {
     self.id = id
     self.transport = transport
     self.address = address
     let box = DialBox()
-    desk = BulkDesk(own: id, transport: transport) { box.dial($0) }
-    transport.receiveBulk(at: desk)
+    state = NSTemporaryDirectory() + "hearth-transfer-\(UUID().uuidString)"
+    store = try BlobStore(stateDirectory: state, budget: 1 << 30)
+    desk = BulkDesk(own: id, transport: transport, store: store) { box.dial($0) }
+    transport.receiveBulk(at: tap)
+    tap.desk.withLock { $0 = desk }
     box.set { [weak self] in self?.dial($0) }
   }
 
@@ -122,12 +130,46 @@ final class TransferDevice: Sendable {
     }
   }
 
+  /// What the other side answers to a frame on such a session.
+  func rawAnswer(on session: SessionID, to frame: MeshFrame) async -> [UInt8] {
+    await withCheckedContinuation { waiting in
+      tap.waiting.withLock { $0[session] = waiting }
+      transport.perform([.send(session, frame)])
+    }
+  }
+
+  deinit {
+    // A directory in /tmp that cannot be removed harms no test.
+    try? FileManager.default.removeItem(atPath: state)
+  }
+
   private func dial(_ device: DeviceID) {
     guard !refusesToDial.withLock({ $0 }), let address = addresses.withLock({ $0[device] }) else {
       return desk.dialFailed(device)
     }
     transport.perform([.dial(address, .bulk, expecting: device)])
   }
+}
+
+/// Takes a frame that a test waits for; the rest goes to the desk.
+private final class BulkTap: BulkReceiver {
+  let desk = Mutex<BulkDesk?>(nil)
+  let waiting = Mutex<[SessionID: CheckedContinuation<[UInt8], Never>]>([:])
+
+  private var receiver: BulkDesk? { desk.withLock { $0 } }
+
+  func opened(_ session: SessionID, _ info: SessionInfo) { receiver?.opened(session, info) }
+
+  func received(_ frame: MeshFrame, on session: SessionID) -> Bool {
+    if let waiting = waiting.withLock({ $0.removeValue(forKey: session) }) {
+      waiting.resume(returning: frame.body)
+      return true
+    }
+    return receiver?.received(frame, on: session) ?? true
+  }
+
+  func writable(_ session: SessionID) { receiver?.writable(session) }
+  func closed(_ session: SessionID, _ reason: CloseReason) { receiver?.closed(session, reason) }
 }
 
 /// What a desk dials through, which is there before the device.

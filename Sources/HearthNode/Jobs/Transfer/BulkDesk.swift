@@ -1,14 +1,19 @@
-package import DistributedTraining
+package import CryptoPrimitives
+import Determinism
+import DistributedTraining
+package import HearthStorage
 package import MeshModel
 package import MeshProtocol
 package import MeshTransport
 import Synchronization
 package import TrainingCoordination
+import WireCoding
 
 /// Gives the bulk sessions of a device to the plan epochs that they belong to, and their frames with them.
 ///
 /// Set as the transport's `BulkReceiver` when the daemon starts. A session belongs to the plan epoch that its first frame
-/// names. Should this device not have begun that epoch, the session waits, unread, until it does.
+/// names. Should this device not have begun that epoch, the session waits, unread, until it does. A session that begins
+/// with a question about a blob serves blobs.
 package final class BulkDesk: BulkReceiver {
   private enum Role {
     /// Nothing has been said on it.
@@ -16,6 +21,23 @@ package final class BulkDesk: BulkReceiver {
     /// It names an epoch that has not begun here.
     case early(JobStamp, [MeshFrame], bytes: Int)
     case job(MeshJobChannel, JobLink)
+    /// The other device asks for blobs.
+    case serving(BlobServing)
+    /// This device asks for a blob.
+    case fetching(BlobFetching)
+  }
+
+  /// Who waits for a dial.
+  private enum Dialler {
+    case link(JobLink)
+    case fetch(BlobFetching, DeviceID)
+
+    var device: DeviceID {
+      switch self {
+      case .link(let link): link.device
+      case .fetch(_, let device): device
+      }
+    }
   }
 
   private struct Session {
@@ -26,19 +48,27 @@ package final class BulkDesk: BulkReceiver {
   private struct State {
     var sessions: [SessionID: Session] = [:]
     var channels: [JobStamp: MeshJobChannel] = [:]
-    /// Links that wait for a dial, the first one first.
-    var dialling: [JobLink] = []
+    /// In the order in which they asked.
+    var dialling: [Dialler] = []
     var isClosed = false
   }
 
   private let own: DeviceID
   private let transport: any MeshEndpoint
   private let dial: @Sendable (DeviceID) -> Void
+  private let store: BlobStore
+  /// Says who may read which blob.
+  package let blobs: BlobService
   private let state = Mutex(State())
 
   /// A desk; `dial` has the mesh open a bulk session to a device and ends in `dialled` or `dialFailed`.
-  package init(own: DeviceID, transport: any MeshEndpoint, dial: @escaping @Sendable (DeviceID) -> Void) {
+  package init(
+    own: DeviceID, transport: any MeshEndpoint, store: BlobStore,
+    dial: @escaping @Sendable (DeviceID) -> Void
+  ) {
     self.own = own
+    self.store = store
+    blobs = BlobService(store: store, transport: transport)
     self.transport = transport
     self.dial = dial
   }
@@ -94,7 +124,8 @@ package final class BulkDesk: BulkReceiver {
       state.sessions[id]?.role = .early(stamp, [], bytes: 0)
       return (channel, link, frames)
     }
-    guard var (channel, link, frames) = bound, link.bind(id, isDialled: false) else { return end(id) }
+    guard let (channel, link, first) = bound, link.bind(id, isDialled: false) else { return end(id) }
+    var frames = first
     while true {
       for frame in frames { perform(link.take(frame, on: id), channel, link, on: id) }
       let isDone = state.withLock { state in
@@ -129,7 +160,7 @@ package final class BulkDesk: BulkReceiver {
   private func dial(_ device: DeviceID, for stamp: JobStamp) {
     let isAsked = state.withLock { state in
       guard let link = state.channels[stamp]?.link(to: device) else { return false }
-      state.dialling.append(link)
+      state.dialling.append(.link(link))
       return true
     }
     if isAsked { dial(device) }
@@ -137,23 +168,71 @@ package final class BulkDesk: BulkReceiver {
 
   /// A session that was asked for stands.
   package func dialled(_ session: SessionID, _ device: DeviceID) {
-    let found: (MeshJobChannel, JobLink)? = state.withLock { state in
-      guard let link = takeDialling(device, &state),
-        let channel = state.channels.values.first(where: { $0.link(to: device) === link })
-      else { return nil }
-      state.sessions[session]?.role = .job(channel, link)
-      return (channel, link)
+    let role: Role? = state.withLock { state in
+      let role: Role
+      switch takeDialling(device, &state) {
+      case .fetch(let fetch, _)?: role = .fetching(fetch)
+      case .link(let link)?:
+        guard let channel = state.channels.values.first(where: { $0.link(to: device) === link })
+        else { return nil }
+        role = .job(channel, link)
+      case nil: return nil
+      }
+      state.sessions[session]?.role = role
+      return role
     }
-    guard let (channel, link) = found, link.bind(session, isDialled: true) else { return end(session) }
-    endIfGone(session, channel, link)
+    switch role {
+    case .job(let channel, let link)? where link.bind(session, isDialled: true):
+      endIfGone(session, channel, link)
+    case .fetching(let fetch)? where fetch.opened(session, device):
+      if state.withLock({ $0.sessions[session] == nil }) { fetch.closed(session) }
+    default: end(session)
+    }
   }
 
   /// A session that was asked for could not be opened.
   package func dialFailed(_ device: DeviceID) {
-    state.withLock { takeDialling(device, &$0) }?.dialFailed()
+    switch state.withLock({ takeDialling(device, &$0) }) {
+    case .link(let link)?: link.dialFailed()
+    case .fetch(let fetch, let device)?: fetch.dialFailed(device)
+    case nil: break
+    }
   }
 
-  private func takeDialling(_ device: DeviceID, _ state: inout State) -> JobLink? {
+  // MARK: - Blobs
+
+  /// Fetches a blob, or a part of it, for a job into the store; what is here already is not fetched again.
+  ///
+  /// `progress` is told how many of the chunks that are needed are here.
+  package func fetch(
+    _ id: ContentDigest, part: BlobPart = .all, for job: JobID, from sources: [DeviceID],
+    progress: @escaping @Sendable (_ chunks: Int, _ wanted: Int) -> Void = { _, _ in }
+  ) async throws(BlobFetchFailure) {
+    let fetch = BlobFetch(
+      id, manifest: store.manifest(of: id), part: part, held: store.held(of: id),
+      sources: sources.filter { $0 != own }, at: DeviceClocks.now().monotonic)
+    let doors = BlobFetching.Doors(transport: transport, store: store) { [weak self] device, fetch in
+      guard let self else { return fetch.dialFailed(device) }
+      state.withLock { $0.dialling.append(.fetch(fetch, device)) }
+      dial(device)
+    }
+    let result = Mutex<BlobFetching?>(nil)
+    let failure: BlobFetchFailure? = await withTaskCancellationHandler {
+      await withCheckedContinuation { continuation in
+        let fetching = BlobFetching(fetch, job: job, doors: doors, progress: progress) {
+          continuation.resume(returning: $0)
+        }
+        result.withLock { $0 = fetching }
+        if Task.isCancelled { fetching.cancel() }
+        fetching.start()
+      }
+    } onCancel: {
+      result.withLock { $0 }?.cancel()
+    }
+    if let failure { throw failure }
+  }
+
+  private func takeDialling(_ device: DeviceID, _ state: inout State) -> Dialler? {
     guard let index = state.dialling.firstIndex(where: { $0.device == device }) else { return nil }
     return state.dialling.remove(at: index)
   }
@@ -167,42 +246,26 @@ package final class BulkDesk: BulkReceiver {
 
   /// A frame of a bulk session.
   package func received(_ frame: MeshFrame, on session: SessionID) -> Bool {
-    guard BulkStream(rawValue: frame.channel) == .job else {
+    switch BulkStream(rawValue: frame.channel) {
+    case .job: return receivedJob(frame, on: session)
+    case .blob: return receivedBlob(frame, on: session)
+    case nil:
       transport.drop(.malformedJob)
       return true
     }
-    enum Found {
-      case job(MeshJobChannel, JobLink)
-      case adopted(JobStamp)
-      case result(Bool)
-      case dropped(DropReason)
-      case tooMuch
-    }
-    let found: Found = state.withLock { state in
-      guard let entry = state.sessions[session] else { return .result(true) }
-      switch entry.role {
-      case .job(let channel, let link): return .job(channel, link)
-      case .early(let stamp, var frames, var bytes):
-        bytes += frame.body.count
-        guard bytes <= JobLinkLimits.earlyBytes else { return .tooMuch }
-        state.sessions[session]?.role = .new
-        frames.append(frame)
-        state.sessions[session]?.role = .early(stamp, frames, bytes: bytes)
-        return .result(false)
-      case .new:
-        guard let record = try? JobRecord(frame.body), case .word(.hello, _) = record.kind else {
-          return .dropped(.malformedJob)
-        }
-        let early = state.sessions.values.count { if case .early = $0.role { true } else { false } }
-        guard early < JobLinkLimits.earlySessions, !state.isClosed else { return .tooMuch }
-        let channel = state.channels[record.stamp]
-        // A device that is none of the plan has no business there.
-        if let channel, channel.link(to: entry.info.peer) == nil { return .dropped(.foreignJob) }
-        state.sessions[session]?.role = .early(record.stamp, [frame], bytes: frame.body.count)
-        return channel == nil ? .result(false) : .adopted(record.stamp)
-      }
-    }
-    switch found {
+  }
+
+  /// What a frame of a job's stream leads to.
+  private enum Found {
+    case job(MeshJobChannel, JobLink)
+    case adopted(JobStamp)
+    case result(Bool)
+    case dropped(DropReason)
+    case tooMuch
+  }
+
+  private func receivedJob(_ frame: MeshFrame, on session: SessionID) -> Bool {
+    switch state.withLock({ find(frame, on: session, &$0) }) {
     case .result(let readsOn): return readsOn
     case .job(let channel, let link):
       return perform(link.take(frame, on: session), channel, link, on: session)
@@ -217,6 +280,57 @@ package final class BulkDesk: BulkReceiver {
       transport.perform([.close(session, .overLimit)])
       return true
     }
+  }
+
+  private func find(_ frame: MeshFrame, on session: SessionID, _ state: inout State) -> Found {
+    guard let entry = state.sessions[session] else { return .result(true) }
+    switch entry.role {
+    case .job(let channel, let link): return .job(channel, link)
+    case .early(let stamp, var frames, let bytes):
+      let all = bytes + frame.body.count
+      guard all <= JobLinkLimits.earlyBytes else { return .tooMuch }
+      // So that the list is not copied.
+      state.sessions[session]?.role = .new
+      frames.append(frame)
+      state.sessions[session]?.role = .early(stamp, frames, bytes: all)
+      return .result(false)
+    case .new:
+      guard let record = try? JobRecord(frame.body), case .word(.hello, _) = record.kind else {
+        return .dropped(.malformedJob)
+      }
+      let early = state.sessions.values.count { if case .early = $0.role { true } else { false } }
+      guard early < JobLinkLimits.earlySessions, !state.isClosed else { return .tooMuch }
+      let channel = state.channels[record.stamp]
+      // A device that is none of the plan has no business there.
+      if let channel, channel.link(to: entry.info.peer) == nil { return .dropped(.foreignJob) }
+      state.sessions[session]?.role = .early(record.stamp, [frame], bytes: frame.body.count)
+      return channel == nil ? .result(false) : .adopted(record.stamp)
+    case .serving, .fetching: return .dropped(.malformedJob)
+    }
+  }
+
+  private func receivedBlob(_ frame: MeshFrame, on session: SessionID) -> Bool {
+    guard let message = try? BlobMessage(decoding: frame.body) else {
+      transport.drop(.malformedJob)
+      return true
+    }
+    let role: Role? = state.withLock { state in
+      guard let entry = state.sessions[session] else { return nil }
+      if case .new = entry.role {
+        state.sessions[session]?.role = .serving(blobs.serve(session, entry.info.peer))
+      }
+      return state.sessions[session]?.role
+    }
+    switch role {
+    case .serving(let serving):
+      if !serving.take(message) { transport.drop(.refusedBlob) }
+    case .fetching(let fetch):
+      if let readsOn = fetch.take(message, on: session) { return readsOn }
+      transport.drop(.malformedJob)
+    case .job, .early, .new: transport.drop(.malformedJob)
+    case nil: break
+    }
+    return true
   }
 
   @discardableResult
@@ -235,14 +349,21 @@ package final class BulkDesk: BulkReceiver {
 
   /// A session's queue has room again.
   package func writable(_ session: SessionID) {
-    let role = state.withLock { $0.sessions[session]?.role }
-    if case .job(_, let link)? = role { link.writable() }
+    switch state.withLock({ $0.sessions[session]?.role }) {
+    case .job(_, let link)?: link.writable()
+    case .serving(let serving)?: serving.writable()
+    case .early, .new, .fetching, nil: break
+    }
   }
 
   /// A session ended.
   package func closed(_ session: SessionID, _ reason: CloseReason) {
-    let entry = state.withLock { $0.sessions.removeValue(forKey: session) }
-    guard case .job(let channel, let link)? = entry?.role, let failure = link.closed(session) else { return }
-    channel.fail(failure)
+    switch state.withLock({ $0.sessions.removeValue(forKey: session)?.role }) {
+    case .job(let channel, let link)?:
+      if let failure = link.closed(session) { channel.fail(failure) }
+    case .serving(let serving)?: serving.close()
+    case .fetching(let fetch)?: fetch.closed(session)
+    case .early, .new, nil: break
+    }
   }
 }

@@ -287,7 +287,9 @@ final class JobLink: @unchecked Sendable {
       unfinished.values[place].bytes.count == record.offset
     else { return .dropped(.malformedJob) }
     unfinished.values[place].bytes.append(contentsOf: record.data)
-    if unfinished.values[place].bytes.count == record.length, let done = unfinished.removeValue(forKey: number) {
+    if unfinished.values[place].bytes.count == record.length,
+      let done = unfinished.removeValue(forKey: number)
+    {
       waiting[tag, default: []].append(done.bytes)
       monitor.wakeAll()
     }

@@ -1,0 +1,441 @@
+import ActivationCache
+import ComputeRuntime
+import CryptoPrimitives
+import FineTuning
+import HearthStorage
+import LanguageModels
+import NeuralNetworks
+import Synchronization
+import TensorKernels
+
+/// Measures the parts of a model under a technique on this device: the code that trains, on all threads at once.
+///
+/// Models of one block a stack, and of some more, train the same units. What another block adds is the block's time; what
+/// is left is that of embeddings and head, which share it by their operations.
+struct PartProbe {
+  /// Blocks more than one of the larger models: a decoder's block is short where it reads one token.
+  private static let moreEncoder = 1
+  private static let moreDecoder = 3
+  /// Least and most rounds over all models, and the time after which no further one begins.
+  private static let leastRounds = 3
+  private static let mostRounds = 9
+  private static let roundsTime = 2.5
+  /// A measurement repeats its work until it has taken this long.
+  private static let leastTime = 0.01
+
+  private let shape: JobShape
+  private let architecture: BackboneArchitecture
+  private let team: ComputeTeam
+  private let directory: String
+  /// Bytes that the update may be measured with.
+  private let memory: Int
+
+  /// A probe on `threads` threads; `directory` takes a cache for a moment.
+  init(_ shape: JobShape, threads: Int, directory: String, memory: Int) throws {
+    self.shape = shape
+    architecture = try shape.architecture()
+    team = ComputeTeam(width: threads)
+    self.directory = directory
+    self.memory = memory
+  }
+
+  /// Measures everything.
+  func measure() throws -> PartTimings {
+    let text = try ConfigurationText(shape.configuration)
+    let hasDecoder = architecture.stacks.count > 1
+    let sizes =
+      hasDecoder
+      ? [(1, 1), (1 + Self.moreEncoder, 1), (1, 1 + Self.moreDecoder)] : [(1, 1), (1 + Self.moreDecoder, 1)]
+    let largest = (sizes.map(\.0).max() ?? 1, sizes.map(\.1).max() ?? 1)
+    let checkpoint = try ProbeModel.checkpoint(
+      text.with(encoderLayers: largest.0, decoderLayers: largest.1).configuration(), head: shape.head)
+    let measured = try sizes.map { encoder, decoder in
+      let configuration = try text.with(encoderLayers: encoder, decoderLayers: decoder).configuration()
+      return try MeasuredModel(
+        ProbeModel(configuration, checkpoint), shape, team: team)
+    }
+    let start = MonotonicClock.seconds()
+    for round in 0..<Self.mostRounds {
+      if round >= Self.leastRounds, MonotonicClock.seconds() - start > Self.roundsTime { break }
+      for model in measured { try model.measure(leastTime: Self.leastTime) }
+    }
+    return try timings(measured.map(\.totals), sizes: sizes)
+  }
+
+  private func timings(_ totals: [PartTimes], sizes: [(Int, Int)]) throws -> PartTimings {
+    var blocks = [(totals[1] - totals[0]).divided(by: sizes[1].0 - sizes[0].0)]
+    if totals.count > 2 { blocks.append((totals[2] - totals[0]).divided(by: sizes[2].1 - sizes[0].1)) }
+    let rest = blocks.reduce(totals[0]) { $0 - $1 }
+    let shares = try restShares()
+    let cache = try measureCache()
+    return PartTimings(
+      threads: team.width,
+      stacks: zip(architecture.stacks, blocks).enumerated().map { index, stack in
+        PartTimings.Stack(
+          kind: stack.0.kind, block: stack.1, embedding: rest.share(shares.embeddings[index]))
+      },
+      head: rest.share(shares.head), cacheWrite: cache.write, cacheRead: cache.read,
+      updateOfMillion: try measureUpdate())
+  }
+
+  /// How embeddings and head share what is left: by their operations; the backbone's embeddings by their tokens.
+  private func restShares() throws -> (embeddings: [RestShare], head: RestShare) {
+    let counted: TechniqueCosts
+    do {
+      counted = try TechniqueCosts(
+        architecture, technique: shape.technique, head: shape.head, workload: shape.workload,
+        counting: TechniqueCosts.Counting(cacheElement: shape.element))
+    } catch {
+      throw JobPlanningFailure.settings(detail: "\(error)")
+    }
+    var embeddings: [RestShare] = []
+    var head = RestShare()
+    for part in counted.parts {
+      switch part.part {
+      case .embedding(let kind):
+        // A gather and a norm: about a width of operations a token.
+        let rows = shape.workload.tokens(kind) * architecture.width
+        embeddings.append(
+          RestShare(backbone: Double(part.forward + rows), side: Double(part.sideForward + part.sideBackward))
+        )
+      case .head:
+        head = RestShare(
+          backbone: Double(part.forward), side: Double(part.sideForward + part.sideBackward))
+      case .layer: continue
+      }
+    }
+    let backbone = max(1, embeddings.reduce(head.backbone) { $0 + $1.backbone })
+    let side = max(1, embeddings.reduce(head.side) { $0 + $1.side })
+    func share(_ part: RestShare) -> RestShare {
+      RestShare(backbone: part.backbone / backbone, side: part.side / side)
+    }
+    return (embeddings.map(share), share(head))
+  }
+
+  // MARK: Cache
+
+  /// Writes and reads a cache with the run's own code; what it takes for a mebibyte of taps.
+  private func measureCache() throws -> (write: UnitDuration, read: UnitDuration) {
+    guard case .parallel = shape.technique else { return (.none, .none) }
+    try createDirectory(directory, isPrivate: true)
+    let path = directory + "/probe"
+    return try CacheProbe(shape, architecture, team: team, path: path).measure()
+  }
+
+  // MARK: Update
+
+  /// Updates as many parameters as the technique has, or as memory allows.
+  private func measureUpdate() throws -> Int64 {
+    let costs = try TechniqueCosts(
+      architecture, technique: shape.technique, head: shape.head, workload: shape.workload)
+    let perParameter = 12 + costs.gradientSums.bytesPerParameter
+    let width = 1 << 10
+    let rows = max(1, min(costs.trainableParameters, memory / 8 / perParameter, 16 << 20) / width)
+    let trainer = MiniBatchTrainer(
+      technique: UpdateProbe(rows: rows, width: width, sums: costs.gradientSums),
+      settings: OptimizationSettings(learningRate: 1e-6), totalSteps: 1 << 20, maximumMicroBatches: 1,
+      workers: team.width)
+    var best = Double.infinity
+    for _ in 0..<6 {
+      let start = MonotonicClock.seconds()
+      _ = try trainer.step([], units: 1, loop: team)
+      best = min(best, MonotonicClock.seconds() - start)
+    }
+    return Int64(best * 1e15 / Double(rows * width))
+  }
+}
+
+/// Parts of what blocks leave.
+private struct RestShare {
+  var backbone = 0.0
+  var side = 0.0
+}
+
+extension PartTimes {
+  fileprivate func share(_ share: RestShare) -> PartTimes {
+    func part(_ time: UnitDuration, _ share: Double) -> UnitDuration {
+      UnitDuration(
+        alone: Int64(Double(time.alone) * share), together: Int64(Double(time.together) * share))
+    }
+    var times = PartTimes()
+    times.forward = part(forward, share.backbone)
+    times.backward = part(backward, share.backbone)
+    times.sideForward = part(sideForward, share.side)
+    times.sideBackward = part(sideBackward, share.side)
+    return times
+  }
+
+  fileprivate func map(_ other: PartTimes, _ change: (UnitDuration, UnitDuration) -> UnitDuration)
+    -> PartTimes
+  {
+    var times = PartTimes()
+    times.forward = change(forward, other.forward)
+    times.backward = change(backward, other.backward)
+    times.sideForward = change(sideForward, other.sideForward)
+    times.sideBackward = change(sideBackward, other.sideBackward)
+    return times
+  }
+
+  fileprivate static func - (left: PartTimes, right: PartTimes) -> PartTimes {
+    left.map(right) { UnitDuration(alone: $0.alone - $1.alone, together: $0.together - $1.together) }
+  }
+
+  fileprivate func divided(by count: Int) -> PartTimes {
+    map(self) { time, _ in
+      UnitDuration(alone: time.alone / Int64(count), together: time.together / Int64(count))
+    }
+  }
+}
+
+/// One model at work, and the best times so far.
+private final class MeasuredModel {
+  private let technique: any TechniqueComputation
+  /// The side network over taps that are there already; nil for techniques that run the backbone itself.
+  private let side: (any TechniqueComputation)?
+  private let units: [PackedMicroBatch]
+  private let sums: any GradientSums
+  private let team: ComputeTeam
+  private var best: [[Double]]
+
+  init(_ model: ProbeModel, _ shape: JobShape, team: ComputeTeam) throws {
+    self.team = team
+    let backbone = model.backbone
+    var configuration = shape.technique
+    // Every block has a side block here: which ones the job keeps is counted by layer.
+    if case .parallel(var parallel) = configuration {
+      parallel.layers = nil
+      configuration = .parallel(parallel)
+    }
+    let trained = try TrainedTechnique(
+      configuration, head: shape.head, backbone: backbone, element: shape.element)
+    units = ProbeModel.units(team.width, shape, backbone.architecture)
+    let capacity = MicroBatchCapacity(units)
+    let parameters = trained.initialParameters(backbone, seed: 1)
+    let started = trained.start(
+      backbone, parameters: parameters, cache: nil, capacity: capacity, workers: team.width, training: true)
+    technique = started.computation
+    side = started.source.map { source in
+      trained.start(
+        backbone, parameters: parameters, cache: nil, capacity: capacity, workers: team.width, training: true,
+        taps: ReplayedTaps(source, workers: team.width)
+      ).computation
+    }
+    sums = technique.gradientSums.makeSums(of: parameters, maximumContributions: 1 << 20)
+    best = Array(repeating: [.infinity, .infinity], count: 4)
+  }
+
+  /// Measures each pass once more: forward and training of the whole, and of the side network alone.
+  func measure(leastTime: Double) throws {
+    sums.begin()
+    technique.begin(step: 1)
+    try note(0, leastTime) { [technique] unit, worker throws(TrainingFailure) in
+      _ = try technique.loss(unit, worker: worker)
+    }
+    guard let side else {
+      return try note(1, leastTime) { [technique, sums] unit, worker throws(TrainingFailure) in
+        _ = try technique.train(unit, worker: worker, sink: sums)
+      }
+    }
+    try note(2, leastTime) { unit, worker throws(TrainingFailure) in _ = try side.loss(unit, worker: worker) }
+    try note(3, leastTime) { [sums] unit, worker throws(TrainingFailure) in
+      _ = try side.train(unit, worker: worker, sink: sums)
+    }
+  }
+
+  private func note(
+    _ pass: Int, _ leastTime: Double,
+    _ body: @escaping @Sendable (PackedMicroBatch, Int) throws(TrainingFailure) -> Void
+  ) throws {
+    for (place, count) in [1, team.width].enumerated() {
+      let failure = Mutex<TrainingFailure?>(nil)
+      let units = units
+      var repeats = 0
+      let start = MonotonicClock.seconds()
+      repeat {
+        team.forEach(count) { piece, worker in
+          do throws(TrainingFailure) {
+            try body(units[piece], worker)
+          } catch {
+            failure.withLock { $0 = error }
+          }
+        }
+        repeats += 1
+      } while MonotonicClock.seconds() - start < leastTime
+      let seconds = (MonotonicClock.seconds() - start) / Double(repeats)
+      if let failure = failure.withLock({ $0 }) { throw failure }
+      best[pass][place] = min(best[pass][place], seconds)
+    }
+  }
+
+  /// The best times as parts.
+  var totals: PartTimes {
+    func duration(_ pass: Int, less other: Int? = nil) -> UnitDuration {
+      func time(_ place: Int) -> Int64 {
+        Int64((best[pass][place] - (other.map { best[$0][place] } ?? 0)) * 1e9)
+      }
+      return UnitDuration(alone: time(0), together: time(1))
+    }
+    var times = PartTimes()
+    if side == nil {
+      times.forward = duration(0)
+      times.backward = duration(1, less: 0)
+    } else {
+      times.forward = duration(0, less: 2)
+      times.sideForward = duration(2)
+      times.sideBackward = duration(3, less: 2)
+    }
+    return times
+  }
+}
+
+/// Taps that are computed once for each worker and stay: what a cached step has without its reading.
+///
+/// - Safety: a worker touches its own place alone.
+private final class ReplayedTaps: TapSource, @unchecked Sendable {
+  private let source: BackboneTapSource
+  private let isThere: UnsafeMutableBufferPointer<Bool>
+
+  init(_ source: BackboneTapSource, workers: Int) {
+    self.source = source
+    isThere = .allocate(capacity: workers)
+    isThere.initialize(repeating: false)
+  }
+
+  deinit { isThere.deallocate() }
+
+  func load(_ batch: PackedMicroBatch, into taps: TapBuffer, worker: Int) throws(TrainingFailure) {
+    if isThere[worker] {
+      return taps.prepare(encoderTokens: batch.encoder.tokens, decoderTokens: batch.decoder?.tokens ?? 0)
+    }
+    try source.load(batch, into: taps, worker: worker)
+    isThere[worker] = true
+  }
+}
+
+/// Appends taps to a cache and reads them again.
+private struct CacheProbe {
+  /// Bytes that are written: more than a processor's own memory holds.
+  private static let byteCount = 48 << 20
+  private let store: ActivationCacheStore
+  private let team: ComputeTeam
+  private let buffers: [TapBuffer]
+  private let units: [PackedMicroBatch]
+  private let stacks: [StackKind]
+
+  init(_ shape: JobShape, _ architecture: BackboneArchitecture, team: ComputeTeam, path: String) throws {
+    guard case .parallel(let parallel) = shape.technique else {
+      preconditionFailure("only a side network has taps")
+    }
+    let side: SideNetworkShape
+    do {
+      side = try SideNetworkShape(parallel, head: shape.head, backbone: architecture)
+    } catch {
+      throw JobPlanningFailure.settings(detail: "\(error)")
+    }
+    var hasher = ContentHasher()
+    hasher.update("probe")
+    let digest = hasher.finalize()
+    let identity = CacheIdentity(
+      backboneDigest: digest, tokenizerDigest: digest, maximumLength: 1 << 17, element: shape.element,
+      stacks: side.stacks.map { CachedStack(name: $0.name, width: side.backboneWidth, taps: $0.taps) })
+    // What an interrupted measurement left goes first.
+    try ActivationCacheStore(DirectoryShardStorage(path), identity: identity).removeAll()
+    store = try ActivationCacheStore(DirectoryShardStorage(path), identity: identity)
+    self.team = team
+    stacks = side.stacks.map(\.kind)
+    let one = ProbeModel.units(1, shape, architecture)
+    let capacity = MicroBatchCapacity(one)
+    buffers = (0..<team.width).map { _ in
+      let buffer = TapBuffer(shape: side, element: shape.element, capacity: capacity)
+      buffer.prepare(encoderTokens: capacity.encoderTokens, decoderTokens: capacity.decoderTokens)
+      return buffer
+    }
+    let bytes = buffers[0].rows.reduce(0) { $0 + $1.reduce(0) { $0 + $1.byteCount } }
+    let most = max(2, Self.byteCount / max(1, bytes))
+    units = ProbeModel.units(min(most, 4096), shape, architecture)
+    // Not zeros: some file systems do not store them.
+    for tap in buffers.flatMap({ $0.rows.flatMap { $0 } }) {
+      for index in 0..<tap.byteCount {
+        tap.base.storeBytes(of: UInt8(index & 63), toByteOffset: index, as: UInt8.self)
+      }
+    }
+  }
+
+  /// One thread's time over half of the units, then all threads' over the other half.
+  func measure() throws -> (write: UnitDuration, read: UnitDuration) {
+    defer { try? store.removeAll() }
+    let half = units.count / 2
+    let parts = [units[..<half], units[half...]]
+    let write = try durations(parts) { unit, taps, _ throws(CacheFailure) in
+      try store.append(unit.keys, sequences: sequences(unit), taps: taps.rows)
+    }
+    let scratch = (0..<team.width).map { _ in store.makeReadScratch() }
+    let read = try durations(parts) { unit, taps, worker throws(CacheFailure) in
+      _ = try store.read(store.resolve(unit.keys), into: taps.rows, scratch: scratch[worker])
+    }
+    return (write, read)
+  }
+
+  private func sequences(_ unit: PackedMicroBatch) -> [PackedSequences] {
+    stacks.map { $0 == .encoder ? unit.encoder : unit.decoder ?? unit.encoder }
+  }
+
+  private func durations(
+    _ parts: [ArraySlice<PackedMicroBatch>],
+    _ body: @escaping @Sendable (PackedMicroBatch, TapBuffer, Int) throws(CacheFailure) -> Void
+  ) throws -> UnitDuration {
+    let bytes = Double(buffers[0].rows.reduce(0) { $0 + $1.reduce(0) { $0 + $1.byteCount } })
+    let failure = Mutex<CacheFailure?>(nil)
+    var times: [Int64] = []
+    for (part, width) in zip(parts, [1, team.width]) {
+      let buffers = buffers
+      @Sendable func work(_ piece: Int, _ worker: Int) {
+        do throws(CacheFailure) {
+          try body(part[part.startIndex + piece], buffers[worker], worker)
+        } catch {
+          failure.withLock { $0 = error }
+        }
+      }
+      let start = MonotonicClock.seconds()
+      if width == 1 {
+        for piece in 0..<part.count { work(piece, 0) }
+      } else {
+        team.forEach(part.count) { work($0, $1) }
+      }
+      let seconds = MonotonicClock.seconds() - start
+      // Of the wall's time each thread had its own share of the bytes.
+      times.append(Int64(seconds * 1e9 * Double(1 << 20) * Double(width) / (bytes * Double(part.count))))
+    }
+    if let failure = failure.withLock({ $0 }) { throw failure }
+    return UnitDuration(alone: times[0], together: times[1])
+  }
+}
+
+/// Parameters that no unit trains: what is left of a step is its update.
+///
+/// - Safety: parameters change only between steps.
+private final class UpdateProbe: TechniqueComputation, @unchecked Sendable {
+  let parameters: ParameterTree
+  let gradientSums: GradientSumFormat
+
+  init(rows: Int, width: Int, sums: GradientSumFormat) {
+    // Leaves of about a million values, as a model has them.
+    let most = 1 << 10
+    let shapes = stride(from: 0, to: rows, by: most).map {
+      ParameterShape("leaf \($0)", rows: min(most, rows - $0), columns: width, kind: .weight)
+    }
+    parameters = ParameterTree(trainable: shapes) { _, values in
+      for index in values.indices { values[index] = Float(index & 255) * 0.001 }
+    }
+    gradientSums = sums
+  }
+
+  func train(_ batch: PackedMicroBatch, worker: Int, sink: any GradientSink) throws(TrainingFailure) -> Double
+  {
+    0
+  }
+  func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double { 0 }
+  func predict(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Matrix {
+    preconditionFailure("a measurement predicts nothing")
+  }
+}

@@ -1,0 +1,145 @@
+package import LanguageModels
+package import ParallelPlanner
+
+/// How long something takes a device for one unit, in nanoseconds.
+package struct UnitDuration: Sendable, Codable, Hashable {
+  /// While one thread works and the others wait.
+  package var alone: Int64
+  /// While every thread works on a unit of its own; never less.
+  package var together: Int64
+
+  /// A duration; negative ones, which differences of measurements may give, count as nothing.
+  package init(alone: Int64, together: Int64) {
+    self.alone = max(0, alone)
+    self.together = max(self.alone, together)
+  }
+
+  /// Nothing.
+  package static let none = UnitDuration(alone: 0, together: 0)
+
+  static func + (left: UnitDuration, right: UnitDuration) -> UnitDuration {
+    UnitDuration(alone: left.alone + right.alone, together: left.together + right.together)
+  }
+
+  /// What `bytes` take where this is the time of a mebibyte.
+  func forBytes(_ bytes: Int) -> UnitDuration {
+    func scaled(_ time: Int64) -> Int64 { Int64(Int128(time) * Int128(bytes) / Int128(1 << 20)) }
+    return UnitDuration(alone: scaled(alone), together: scaled(together))
+  }
+
+  /// The times of 1 to `units` units on `threads` threads: rounds of as many units as there are threads.
+  ///
+  /// A last round that is not full takes between one thread's time and the time of all.
+  package func table(units: Int, threads: Int) -> [Int64] {
+    (1...units).map { count in
+      let (rounds, rest) = count.quotientAndRemainder(dividingBy: threads)
+      let whole = Int64(rounds) * together
+      guard rest > 0 else { return whole }
+      let slope = threads > 1 ? (together - alone) * Int64(rest - 1) / Int64(threads - 1) : 0
+      return whole + alone + slope
+    }
+  }
+}
+
+/// The times of one part of a model: a block of a stack, what embeds its input, or the head.
+package struct PartTimes: Sendable, Codable, Hashable {
+  /// The backbone's forward pass, with the encoding of its taps.
+  package var forward = UnitDuration.none
+  /// The backbone's backward pass; nothing where it is frozen.
+  package var backward = UnitDuration.none
+  /// The side network's forward pass.
+  package var sideForward = UnitDuration.none
+  /// The side network's backward pass.
+  package var sideBackward = UnitDuration.none
+
+  /// A part that takes no time.
+  package init() {}
+}
+
+/// What one device was measured to take for the parts of a model under a technique, with the code that trains.
+package struct PartTimings: Sendable, Codable, Hashable {
+  /// The times of one stack's parts.
+  package struct Stack: Sendable, Codable, Hashable {
+    /// `encoder` or `decoder`.
+    package var kind: String
+    /// One block, with the side block that reads it.
+    package var block: PartTimes
+    /// What stands before the first block.
+    package var embedding: PartTimes
+
+    /// The times of one stack.
+    package init(kind: StackKind, block: PartTimes, embedding: PartTimes) {
+      self.kind = kind.rawValue
+      self.block = block
+      self.embedding = embedding
+    }
+  }
+
+  /// Threads that worked together.
+  package var threads: Int
+  /// The stacks of the model.
+  package var stacks: [Stack]
+  /// Everything behind the last block.
+  package var head: PartTimes
+  /// A mebibyte of taps into the cache: checksum, copy and index.
+  package var cacheWrite: UnitDuration
+  /// A mebibyte of taps out of the cache, in memory already.
+  package var cacheRead: UnitDuration
+  /// Clipping and update of a million trained values by all threads, once a step, in nanoseconds.
+  package var updateOfMillion: Int64
+
+  /// Times for `units` units and fewer of every kind of layer of a model.
+  package func unitTimes(_ work: [KindWork], units: Int) -> [UnitTimes] {
+    work.map { kind in
+      let stack = stacks.first { $0.kind == kind.stack.rawValue }
+      var parts = [stack?.block ?? PartTimes()]
+      if kind.embeds { parts.append(stack?.embedding ?? PartTimes()) }
+      if kind.ends { parts.append(head) }
+      let carriesSide = kind.hasSide || kind.embeds || kind.ends
+      var (fill, side, back, sideBack) = (
+        UnitDuration.none, UnitDuration.none, UnitDuration.none, UnitDuration.none
+      )
+      for (index, part) in parts.enumerated() {
+        fill = fill + part.forward
+        back = back + part.backward
+        // A block without a side block may still carry the embedding's or the head's part of the side network.
+        guard carriesSide, index > 0 || kind.hasSide else { continue }
+        side = side + part.sideForward
+        sideBack = sideBack + part.sideBackward
+      }
+      fill = fill + cacheWrite.forBytes(kind.cacheBytes)
+      let cached = side + sideBack + cacheRead.forBytes(kind.cacheBytes)
+      func table(_ duration: UnitDuration) -> [Int64] { duration.table(units: units, threads: threads) }
+      return UnitTimes(
+        forward: table(fill + side), backward: table(back + sideBack), fill: table(fill),
+        cached: table(cached))
+    }
+  }
+
+  /// The rate of updates in bytes of one copy of the trained weights a second.
+  package var updateBytesPerSecond: Int64 {
+    guard updateOfMillion > 0 else { return PlanningLimits.bytes }
+    return max(PlanningLimits.slowestBytesPerSecond, 4_000_000 * 1_000_000_000 / updateOfMillion)
+  }
+
+  /// What is wrong with numbers that came from outside; nil when nothing is.
+  package var problem: String? {
+    guard (1...256).contains(threads) else {
+      return "it has \(threads) threads; 1 to 256 can be planned with"
+    }
+    guard (1...2).contains(stacks.count), Set(stacks.map(\.kind)).count == stacks.count else {
+      return "it has times of \(stacks.count) stacks"
+    }
+    let parts = stacks.flatMap { [$0.block, $0.embedding] } + [head]
+    let all =
+      parts.flatMap { [$0.forward, $0.backward, $0.sideForward, $0.sideBackward] } + [cacheWrite, cacheRead]
+    // A kind of layer adds up to three parts and two transfers of up to some mebibytes.
+    let most = PlanningLimits.layerNanoseconds / 16
+    for duration in all
+    where !(0...most).contains(duration.alone) || !(duration.alone...most).contains(duration.together) {
+      return "a part takes \(duration.alone) to \(duration.together) ns; at most \(most) can be planned with"
+    }
+    guard (0...most).contains(updateOfMillion) else { return "an update takes \(updateOfMillion) ns" }
+    return nil
+  }
+}

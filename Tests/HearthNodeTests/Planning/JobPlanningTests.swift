@@ -1,0 +1,212 @@
+import FineTuning
+import Foundation
+import HearthNode
+import LanguageModels
+import ParallelPlanner
+import Testing
+
+@Suite struct JobPlanningTests {
+  /// A T5 so small that its measurement takes no time that anybody notices.
+  private static let tiny = """
+    {"model_type": "t5", "d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 3, "num_decoder_layers": 2,
+     "num_heads": 4, "vocab_size": 96, "id2label": {"0": "no", "1": "yes"}, "task_specific_params": null}
+    """
+
+  private func shape(
+    _ text: String = JobPlanningTests.tiny, technique: TechniqueConfiguration? = nil
+  ) throws -> JobShape {
+    try JobShape(
+      configurationText: text,
+      technique: technique
+        ?? .parallel(ParallelAdapterConfiguration(preset: .default, reduction: 4, layersPerStack: 2)),
+      head: .classes(2), element: .float16, samplesPerUnit: 2, encoderLength: 12, decoderLength: 1)
+  }
+
+  private func settings(_ shape: JobShape, lanes: Int = 8) -> JobPlanningSettings {
+    JobPlanningSettings(
+      shape: shape, modelName: "tiny", longestEncoder: 20, longestDecoder: 1, epochs: 3, stepsPerEpoch: 5,
+      lanes: lanes, samples: 80)
+  }
+
+  private func part(_ forward: Int64, _ backward: Int64) -> PartTimes {
+    var part = PartTimes()
+    part.forward = UnitDuration(alone: forward, together: forward)
+    part.sideForward = UnitDuration(alone: forward / 10, together: forward / 10)
+    part.sideBackward = UnitDuration(alone: backward, together: backward)
+    return part
+  }
+
+  /// A device that is `slowness` times as slow as the first.
+  private func report(_ name: String, slowness: Int64 = 1, memory: Int64 = 1 << 30) -> DeviceReport {
+    let block = part(10_000_000 * slowness, 2_000_000 * slowness)
+    return DeviceReport(
+      name: name, shapeDigest: "", memoryBytes: memory, cacheBytes: 1 << 30,
+      diskWriteBytesPerSecond: 100_000_000, diskReadBytesPerSecond: 100_000_000, productMegaflops: 1000,
+      timings: PartTimings(
+        threads: 1,
+        stacks: [.encoder, .decoder].map {
+          PartTimings.Stack(kind: $0, block: block, embedding: part(1000, 1000))
+        }, head: part(1000, 1000), cacheWrite: .none, cacheRead: .none, updateOfMillion: 1_000_000))
+  }
+
+  private func links(_ devices: Int, rate: Double = 100e6) -> [JobLink] {
+    (1..<max(1, devices)).map { JobLink(from: 0, to: $0, bytesPerSecond: rate, roundTripSeconds: 0.001) }
+  }
+
+  @Test("Settings and reports survive their encoding; equal ones have equal bytes")
+  func coding() throws {
+    let settings = settings(try shape())
+    let bytes = try settings.encoded()
+    #expect(try JobPlanningSettings(decoding: bytes) == settings)
+    #expect(try JobPlanningSettings(decoding: bytes).encoded() == bytes)
+    let report = report("desk")
+    #expect(try DeviceReport(decoding: report.encoded()) == report)
+  }
+
+  @Test("Damaged, oversized and impossible bytes are refused with what is wrong")
+  func refusals() throws {
+    #expect(throws: JobPlanningFailure.self) { try JobPlanningSettings(decoding: Array("{}".utf8)) }
+    #expect(throws: JobPlanningFailure.self) {
+      try JobPlanningSettings(decoding: Array(repeating: 32, count: JobPlanningSettings.maximumBytes + 1))
+    }
+    #expect(throws: JobPlanningFailure.self) {
+      try DeviceReport(decoding: Array(repeating: 32, count: DeviceReport.maximumBytes + 1))
+    }
+    var broken = report("desk")
+    broken.diskReadBytesPerSecond = 0
+    let bytes = try broken.encoded()
+    #expect(
+      throws: JobPlanningFailure.report(
+        device: "desk", detail: "its disk takes 100000000 and gives 0 bytes a second")
+    ) { try DeviceReport(decoding: bytes) }
+    var slow = report("desk")
+    slow.timings.head.forward = UnitDuration(alone: 1 << 60, together: 1 << 60)
+    let slowBytes = try slow.encoded()
+    #expect(throws: JobPlanningFailure.self) { try DeviceReport(decoding: slowBytes) }
+  }
+
+  @Test("A configuration keeps what decides the shape: label names and order of keys make no difference")
+  func configurations() throws {
+    let other = """
+      {"num_heads": 4, "vocab_size": 96, "d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 3,
+       "model_type": "t5", "num_decoder_layers": 2, "id2label": {"0": "other"}}
+      """
+    #expect(try shape().configuration == shape(other).configuration)
+    let architecture = try shape().architecture()
+    #expect(architecture.stacks.map(\.layers) == [3, 2])
+    #expect(throws: JobPlanningFailure.self) { try shape("[]") }
+    let smaller = try ConfigurationText(Self.tiny).with(encoderLayers: 1, decoderLayers: 4).configuration()
+    #expect(smaller.architecture.stacks.map(\.layers) == [1, 4])
+    #expect(smaller.architecture.width == 64)
+  }
+
+  @Test("A device measures the parts of a model once; the next report of the shape has the same times")
+  func measuring() throws {
+    let folder = FileManager.default.temporaryDirectory.appending(path: "hearth-\(UUID().uuidString)")
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let settings = settings(try shape())
+    let limits = DeviceLimits(threads: 1, memoryBytes: 64 << 20, cacheBytes: 1 << 20)
+    let report = try JobPlanning.report(
+      settings, name: "desk", limits: limits, stateDirectory: folder.path)
+    #expect(report.timings.threads == 1)
+    #expect(report.memoryBytes <= 64 << 20 && report.cacheBytes <= 1 << 20)
+    #expect(report.timings.stacks.map(\.kind) == ["encoder", "decoder"])
+    #expect(
+      report.timings.stacks.allSatisfy { $0.block.forward.alone > 0 && $0.block.sideBackward.alone > 0 })
+    #expect(report.timings.cacheWrite.alone > 0 && report.timings.cacheRead.alone > 0)
+    #expect(report.timings.updateOfMillion > 0)
+    #expect(try report.encoded().count < DeviceReport.maximumBytes)
+    let again = try JobPlanning.report(settings, name: "desk", limits: limits, stateDirectory: folder.path)
+    #expect(again.timings == report.timings)
+    // The probe's cache is gone; only the measurement stays.
+    let left = try FileManager.default.contentsOfDirectory(atPath: folder.appending(path: "profiles").path)
+    #expect(left == ["\(report.shapeDigest).json"])
+  }
+
+  @Test(
+    "Techniques that run the backbone are measured backward, too", arguments: ["lora", "houlsby", "full"])
+  func tuning(name: String) throws {
+    let folder = FileManager.default.temporaryDirectory.appending(path: "hearth-\(UUID().uuidString)")
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let technique: TechniqueConfiguration =
+      switch name {
+      case "lora": .lora(LoRAConfiguration(rank: 4))
+      case "houlsby": .houlsby(HoulsbyConfiguration())
+      default: .full(FullConfiguration())
+      }
+    let report = try JobPlanning.report(
+      settings(try shape(technique: technique)), name: "desk", limits: DeviceLimits(threads: 1),
+      stateDirectory: folder.path)
+    #expect(report.timings.stacks[0].block.backward.alone > 0)
+    #expect(report.timings.stacks[0].block.sideForward == .none && report.timings.cacheWrite == .none)
+    var settings = settings(try shape(technique: technique))
+    settings.usesCache = false
+    let plan = try JobPlanning.plan(settings, reports: [report], links: []).plan
+    #expect(plan.mode == .live && plan.stages.count == 1)
+  }
+
+  @Test("Equal inputs give the same plan; two equal devices are faster than one")
+  func planning() throws {
+    let settings = settings(try shape())
+    let alone = try JobPlanning.plan(settings, reports: [report("a")], links: [])
+    let pair = try JobPlanning.plan(settings, reports: [report("a"), report("b")], links: links(2))
+    let again = try JobPlanning.plan(settings, reports: [report("a"), report("b")], links: links(2))
+    #expect(pair.plan.digest == again.plan.digest)
+    #expect(pair.plan.predicted.total < alone.plan.predicted.total)
+    #expect(alone.plan.stages.flatMap(\.members).map(\.device) == [0])
+    // 8 units in rounds of one on one device: 5 blocks of 10 + 1 + 2 ms, 4 parts that take 2.1 µs, and the update.
+    let unit = 5 * 13_000_000 + 3 * 2100
+    let trained = try settings.planningModel().costs.trainableBytes
+    #expect(alone.plan.predicted.step == Int64(8 * unit) + trained / 4)
+  }
+
+  @Test("A device with more threads takes its units in rounds, the last of which may be partly idle")
+  func rounds() {
+    let duration = UnitDuration(alone: 70, together: 100)
+    // Two threads: one alone, a full round, a round and one alone, two rounds, …
+    #expect(duration.table(units: 5, threads: 2) == [70, 100, 170, 200, 270])
+    #expect(duration.table(units: 5, threads: 4) == [70, 80, 90, 100, 170])
+    #expect(duration.table(units: 3, threads: 1) == [100, 200, 300])
+  }
+
+  @Test("A job that fits nowhere says on which device how much is missing")
+  func tooLittleMemory() throws {
+    let settings = settings(try shape())
+    do {
+      _ = try JobPlanning.plan(settings, reports: [report("tablet", memory: 1000)], links: [])
+      Issue.record("a plan was made for a device without memory")
+    } catch {
+      guard case .doesNotFit(let detail) = error else { throw error }
+      #expect(detail.contains("tablet") && detail.contains("MB more"))
+    }
+  }
+
+  @Test("What was measured one way holds both ways; what was not goes over the device that measured both")
+  func linkTable() throws {
+    let links = [
+      JobLink(from: 0, to: 1, bytesPerSecond: 8e6, roundTripSeconds: 0.002),
+      JobLink(from: 0, to: 2, bytesPerSecond: 2e6, roundTripSeconds: 0.006),
+      JobLink(from: 2, to: 0, bytesPerSecond: 3e6, roundTripSeconds: 0.010),
+      JobLink(from: 0, to: 3, bytesPerSecond: nil, roundTripSeconds: 0.001),
+    ]
+    let table = try JobPlanning.linkTable(links, devices: 4)
+    func link(_ row: Int, _ column: Int) -> LinkProfile { table[row * 4 + column] }
+    #expect(link(1, 0) == LinkProfile(bytesPerSecond: 8_000_000, latency: 1_000_000))
+    #expect(link(0, 2) == LinkProfile(bytesPerSecond: 2_000_000, latency: 5_000_000))
+    #expect(
+      link(1, 2) == LinkProfile(bytesPerSecond: 2_000_000, latency: 6_000_000) && link(2, 1) == link(1, 2))
+    #expect(link(3, 1) == JobPlanning.unknownLink && link(0, 3) == JobPlanning.unknownLink)
+    #expect(throws: JobPlanningFailure.self) {
+      try JobPlanning.linkTable([JobLink(from: 0, to: 4, bytesPerSecond: 1, roundTripSeconds: 1)], devices: 4)
+    }
+  }
+
+  @Test("With an earlier plan of the same places, the plan is never worse")
+  func earlier() throws {
+    let settings = settings(try shape())
+    let reports = [report("a"), report("b", slowness: 3), report("c", slowness: 2)]
+    let first = try JobPlanning.plan(settings, reports: Array(reports.prefix(2)), links: links(2)).plan
+    let second = try JobPlanning.plan(settings, reports: reports, links: links(3), earlier: first).plan
+    #expect(second.predicted.total <= first.predicted.total)
+  }
+}
