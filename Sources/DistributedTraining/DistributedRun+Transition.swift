@@ -11,9 +11,8 @@ import ParallelPlanner
 extension DistributedRun {
   /// The cached epochs' phase; nil on a device that has no part in them.
   func enterCachedEpochs() throws -> WholeUnits? {
-    context.report(.phase(.transition))
     if case .pipeline(let stage) = first { try stage.finish() }
-    let clock = PhaseClock(context.links)
+    let clock = transitionClock ?? PhaseClock(context.links)
     let division = context.division
     guard division.cachedDevices.contains(context.place), let kept = technique.taps else {
       if plan.mode == .hybrid {

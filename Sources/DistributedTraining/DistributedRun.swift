@@ -20,6 +20,8 @@ package final class DistributedRun {
   var result: DistributedResult
   /// What this device does before the cached epochs; dropped with all its buffers when they begin.
   var first = FirstPhase.absent
+  /// Runs since the end of the first phase.
+  var transitionClock: PhaseClock?
   /// True once everything comes from the cache.
   var isInCachedEpochs = false
   /// Told the number of every mini-batch of an epoch whose taps are kept.
@@ -119,6 +121,8 @@ package final class DistributedRun {
     } else {
       try trainAndKeep(first, routes)
     }
+    context.report(.phase(.transition))
+    transitionClock = PhaseClock(context.links)
     try flow.finish()
     self.flow = nil
   }

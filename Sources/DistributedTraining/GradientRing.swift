@@ -38,16 +38,18 @@ final class GradientRing {
     while let piece = ring.awaited {
       let predecessor = members[ring.predecessor]
       let message = try links.receivePiece(tag(piece, round: round), from: predecessor, .ring)
+      guard let integers = unpacked(message, sums) else {
+        throw .malformed(
+          place: predecessor, content: "a piece of the ring",
+          detail: "\(message.count) bytes are no whole sums")
+      }
       let effects: [RingEffect]
       do throws(RingFailure) {
-        guard message.count % sums.bytesPerSum == 0 else {
-          throw .wrongLength(piece, elements: message.count / sums.bytesPerSum, expected: 0)
-        }
-        effects = try ring.received(piece, elements: message.count / sums.bytesPerSum)
+        effects = try ring.received(piece, elements: integers.count / sums.bytesPerSum)
       } catch {
         throw .ring(place: predecessor, error)
       }
-      try perform(effects, message: message, sums: sums, ring: ring, round: round)
+      try perform(effects, message: integers, sums: sums, ring: ring, round: round)
     }
   }
 
@@ -58,7 +60,7 @@ final class GradientRing {
       switch effect {
       case .send(let piece, let range):
         try links.sendPiece(
-          bytes(of: range, sums), tag(piece, round: round), to: members[ring.successor])
+          packed(bytes(of: range, sums), sums), tag(piece, round: round), to: members[ring.successor])
       case .add(let range):
         scatter(message, over: range, sums) { sums.add(integers: $0, to: $1) }
       case .store(let range):
@@ -81,6 +83,32 @@ final class GradientRing {
         sums.withIntegers(flat) { target.copyMemory(from: UnsafeRawBufferPointer($0)) }
         count += flat.count * sums.bytesPerSum
       }
+    }
+  }
+
+  /// 64-bit sums as they travel; 32-bit sums use their bits.
+  private func packed(_ integers: [UInt8], _ sums: any GradientSums) -> [UInt8] {
+    guard sums.bytesPerSum == MemoryLayout<Int64>.stride else { return integers }
+    return integers.withUnsafeBytes { bytes in
+      let count = bytes.count / MemoryLayout<Int64>.stride
+      guard let base = bytes.baseAddress, count > 0 else { return [] }
+      return PackedIntegers.encode(base.assumingMemoryBound(to: Int64.self), count: count)
+    }
+  }
+
+  /// What `packed` was given; nil when the message cannot be.
+  private func unpacked(_ message: [UInt8], _ sums: any GradientSums) -> [UInt8]? {
+    guard sums.bytesPerSum == MemoryLayout<Int64>.stride else {
+      return message.count % sums.bytesPerSum == 0 ? message : nil
+    }
+    guard let count = PackedIntegers.count(message), count <= Self.pieceElements else { return nil }
+    let size = count * MemoryLayout<Int64>.stride
+    return [UInt8](unsafeUninitializedCapacity: size) { buffer, initialized in
+      if let base = buffer.baseAddress {
+        PackedIntegers.decode(
+          message, into: UnsafeMutableRawPointer(base).assumingMemoryBound(to: Int64.self))
+      }
+      initialized = size
     }
   }
 

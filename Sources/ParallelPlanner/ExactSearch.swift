@@ -6,15 +6,15 @@ import PipelineSchedules
 /// many stages follow it. Two dynamic programs over (layers left, devices left) bound what the stages still to
 /// come must take.
 struct ExactSearch {
-  /// Households up to this size are searched completely when that takes no more than the effort allowed.
-  static let mostDevices = 8
-  /// The most effort of a complete search of up to `fewDevices` devices, and of more; beyond it the best plan so far is
-  /// not proven.
-  ///
-  /// Effort counts partial plans, bounds and divisions of units that were looked at: about 10 million a second.
-  static let mostEffort = 2_000_000
-  static let effortOfMore = 150_000
+  /// Households up to this size are searched completely; up to `mostDevices`, those with few enough stages to look at.
   static let fewDevices = 5
+  static let mostDevices = 8
+  /// Most different stages (groups × layer ranges × modes × micro-batch counts) of a larger household.
+  static let mostStages = 60_000
+  /// The most effort of a search; beyond it the best plan so far is not proven.
+  ///
+  /// Effort counts partial plans, bounds and divisions of units that were looked at: about 20 million a second.
+  static let mostEffort = 2_000_000
 
   private let costing: StageCosting
   private var scorer: PlanScorer
@@ -22,7 +22,6 @@ struct ExactSearch {
   private let layerCount: Int
   private var incumbent: Incumbent
   private(set) var effort = 0
-  private let limit: Int
 
   /// For every set of devices, the set of the first of each class, and that one's place among all that differ.
   private let representatives: [UInt64]
@@ -38,8 +37,10 @@ struct ExactSearch {
   /// none.
   private var splitStarts: [Int32] = []
   private var splits: [(split: StageSplit, isLast: Bool)] = []
-  /// The least time of a kind for one of the units of a micro-batch, by device and kind.
-  private var leastUnitTimes: [Double] = []
+  /// The least times of a kind for one of the units of a micro-batch, by device and kind.
+  private var leastUnitTimes: [LeastUnitTime] = []
+  /// The least times of stages (group, lower, upper), where they were asked for.
+  private var leastStageTimes: [LeastStageTime] = []
   /// Slowest stage, total work and total forward time of the first `layers` on the devices of a set, at least; by set
   /// and layers.
   private var prefixBounds: [PrefixBound?] = []
@@ -62,7 +63,6 @@ struct ExactSearch {
     self.classes = classes
     self.incumbent = incumbent
     layerCount = costing.layerCount
-    limit = costing.deviceCount <= Self.fewDevices ? Self.mostEffort : Self.effortOfMore
     let sets = 1 << costing.deviceCount
     representatives = (0..<sets).map { classes.representative(UInt64($0)) }
     representativePlaces = Array(repeating: -1, count: sets)
@@ -73,6 +73,17 @@ struct ExactSearch {
     }
     representativeCount = count
     groupLists = Array(repeating: nil, count: sets)
+  }
+
+  /// Whether a complete search of a household has a chance to end.
+  static func isSmallEnough(_ costing: StageCosting, classes: DeviceClasses) -> Bool {
+    guard costing.deviceCount > fewDevices else { return true }
+    guard costing.deviceCount <= mostDevices else { return false }
+    let groups = classes.groupCount(atMost: mostStages)
+    let ranges = costing.layerCount * (costing.layerCount + 1) / 2
+    let variants =
+      costing.job.modes(canCache: costing.costs.canCache).count * costing.job.allowedMicroBatchCounts.count
+    return groups * ranges * variants <= mostStages
   }
 
   private struct Variant {
@@ -91,7 +102,8 @@ struct ExactSearch {
         let everyone = (UInt64(1) << UInt64(costing.deviceCount)) - 1
         variants.append(
           Variant(
-            mode: mode, microBatches: microBatches, least: leastTotal(ranges[layerCount], everyone)))
+            mode: mode, microBatches: microBatches,
+            least: leastTotal(pace: spread(ranges[layerCount], everyone).pace)))
       }
     }
     // The most promising first; of equals the order of the modes stays.
@@ -99,7 +111,7 @@ struct ExactSearch {
     for place in order where variants[place].least < incumbent.total {
       prepare(variants[place].mode, variants[place].microBatches)
       extend(layerCount, (UInt64(1) << UInt64(costing.deviceCount)) - 1, nil)
-      if effort > limit { return (incumbent, false) }
+      if effort > Self.mostEffort { return (incumbent, false) }
     }
     return (incumbent, true)
   }
@@ -120,6 +132,9 @@ struct ExactSearch {
     let stages = representativeCount * layerCount * (layerCount + 1) * positions
     splitStarts.removeAll(keepingCapacity: true)
     splitStarts.append(contentsOf: repeatElement(-1, count: stages))
+    leastStageTimes.removeAll(keepingCapacity: true)
+    leastStageTimes.append(
+      contentsOf: repeatElement(.unknown, count: representativeCount * layerCount * (layerCount + 1)))
     splits.removeAll(keepingCapacity: true)
     prefixBounds.removeAll(keepingCapacity: true)
     prefixBounds.append(
@@ -147,7 +162,7 @@ struct ExactSearch {
           let (split, isLast) = splits[place]
           place = isLast ? -1 : place + 1
           effort += 1
-          if effort > limit { return }
+          if effort > Self.mostEffort { return }
           let next: StepBound
           if let bound, let boundary {
             next = bound.preceded(
@@ -177,19 +192,55 @@ struct ExactSearch {
     }
   }
 
-  /// What a job takes at least when some layers are one stage's, or spread over devices in any way: no device
-  /// computes a unit faster than alone with the best number of units.
-  private func leastTotal(_ range: RangeCosts, _ group: UInt64) -> Int64 {
-    var rate = 0.0
+  /// What one stage's micro-batch takes at least: no device computes a unit faster than with the best number of units.
+  private struct LeastStageTime {
+    /// Both passes, or the forward pass of a fill.
+    var pace: Int64
+    var forward: Int64
+
+    static let unknown = LeastStageTime(pace: -1, forward: -1)
+    static let impossible = LeastStageTime(pace: .max, forward: .max)
+  }
+
+  /// The least times of layers that are spread over devices in any way.
+  private func spread(_ range: RangeCosts, _ group: UInt64) -> LeastStageTime {
+    var paces = 0.0
+    var forwards = 0.0
     for device in DeviceSet(group) {
       let row = device * costing.costs.kinds.count
-      var time = 0.0
-      for (kind, count) in range.kinds { time += Double(count) * leastUnitTimes[row + kind] }
-      rate += 1 / max(time, 1e-3)
+      var work = 0.0
+      var forward = 0.0
+      for (kind, count) in range.kinds {
+        work += Double(count) * leastUnitTimes[row + kind].work
+        forward += Double(count) * leastUnitTimes[row + kind].forward
+      }
+      paces += 1 / max(work, 1e-3)
+      forwards += 1 / max(forward, 1e-3)
     }
-    // Below the true value by more than any rounding.
-    let pace = Int64(Double(costing.units) / rate * (1 - 1e-9))
-    return leastTotal(pace: pace)
+    // Below the true values by more than any rounding.
+    let units = Double(costing.units) * (1 - 1e-9)
+    return LeastStageTime(pace: Int64(units / paces), forward: Int64(units / forwards))
+  }
+
+  /// The least times of a stage; impossible when the group cannot compute it, or only in plans that the best one so far
+  /// beats.
+  private mutating func leastStageTime(_ range: RangeCosts, _ group: UInt64) -> LeastStageTime {
+    let representative = representatives[Int(group)]
+    let row = representativePlaces[Int(representative)] * layerCount + range.lower
+    let place = row * (layerCount + 1) + range.upper
+    if leastStageTimes[place].pace >= 0 { return leastStageTimes[place] }
+    effort += 1
+    var least = spread(range, representative)
+    if group.nonzeroBitCount > costing.units || leastTotal(pace: least.pace) >= incumbent.total
+      || DeviceSet(representative).contains(where: { device in
+        costing.memory(range, device: device, units: 1, fromEnd: 0)
+          > costing.household.devices[device].memoryBudget
+      })
+    {
+      least = .impossible
+    }
+    leastStageTimes[place] = least
+    return least
   }
 
   private func leastTotal(pace: Int64) -> Int64 {
@@ -229,24 +280,18 @@ struct ExactSearch {
     for lower in 0..<layers {
       let range = ranges[lower * (layerCount + 1) + layers]
       for group in groups {
-        var index = firstSplit(range, group, 0)
-        if index < 0 { continue }
+        let stage = leastStageTime(range, group)
+        if stage.pace == .max { continue }
         var rest = PrefixBound(slowest: 0, work: 0, way: 0)
         if lower > 0 {
           guard key != group else { continue }
           rest = prefixBound(lower, key & ~group)
           if rest.slowest == .max { continue }
         }
-        while true {
-          let (split, isLast) = splits[index]
-          effort += 1
-          let pace = costing.mode == .fill ? split.forward : split.work
-          least.slowest = min(least.slowest, max(rest.slowest, pace))
-          least.work = min(least.work, rest.work + split.work)
-          least.way = min(least.way, rest.way + split.forward)
-          if isLast { break }
-          index += 1
-        }
+        effort += 1
+        least.slowest = min(least.slowest, max(rest.slowest, stage.pace))
+        least.work = min(least.work, rest.work + stage.pace)
+        least.way = min(least.way, rest.way + stage.forward)
       }
     }
     prefixBounds[place] = least
@@ -263,8 +308,7 @@ struct ExactSearch {
     let known = splitStarts[place]
     if known >= 0 { return Int(known) }
     if known == -2 { return -1 }
-    effort += 1
-    guard leastTotal(range, representative) < incumbent.total else {
+    guard leastStageTime(range, representative).pace < .max else {
       splitStarts[place] = -2
       return -1
     }

@@ -40,9 +40,9 @@ struct LocalSearch {
   private var bestTotal = Int64.max
 
   /// How often the best candidate is tried in all other modes.
-  private static let variations = 2
+  private static let variations = 1
   /// Starts that are improved with all moves.
-  private static let refinedStarts = 4
+  private static let refinedStarts = 3
   /// Of them, those of one mode.
   private static let refinedStartsOfAMode = 2
   /// Most stages, and most steps in all, of the paper's dynamic program.

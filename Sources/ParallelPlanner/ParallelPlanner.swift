@@ -54,9 +54,9 @@ package struct ParallelPlanner {
     try job.validate()
     let costing = StageCosting(costs: costs, household: household, job: job)
     let classes = DeviceClasses(household)
-    let isSmall = costing.deviceCount <= ExactSearch.mostDevices
-    let proves = provesSmall && isSmall
-    let scorer = PlanScorer(costing, earlier: earlier, looksAtAll: isSmall)
+    let proves = provesSmall && ExactSearch.isSmallEnough(costing, classes: classes)
+    let scorer = PlanScorer(
+      costing, earlier: earlier, looksAtAll: proves || costing.deviceCount <= ExactSearch.fewDevices)
     var search = LocalSearch(costing, scorer: scorer)
     var incumbent = Incumbent()
     var start: CandidatePlan?

@@ -8,6 +8,12 @@ struct StageSplit: Equatable {
   var work: Int64 { forward + backward }
 }
 
+/// The least that a device takes for one unit through one layer.
+struct LeastUnitTime {
+  var work: Double
+  var forward: Double
+}
+
 /// Memory that a group lacks for a stage.
 struct MissingMemory {
   /// Bytes, over all devices.
@@ -211,15 +217,18 @@ final class StageCosting {
     return time
   }
 
-  /// The least time of one unit of a micro-batch by device and kind, whichever number of units is computed together.
-  func leastUnitTimes() -> [Double] {
+  /// The least times of one unit of a micro-batch by device and kind, whichever number of units is computed together.
+  func leastUnitTimes() -> [LeastUnitTime] {
     let table = mode == .fill ? fillTable : forwardTable
     return (0..<deviceCount * costs.kinds.count).map { row in
-      (1...units).reduce(Double.infinity) { least, count in
+      var least = LeastUnitTime(work: .infinity, forward: .infinity)
+      for count in 1...units {
         let place = row * job.unitsPerMiniBatch + count - 1
-        let time = table[place] + (mode == .fill ? 0 : backwardTable[place])
-        return min(least, Double(time) / Double(count))
+        let backward = mode == .fill ? 0 : backwardTable[place]
+        least.forward = min(least.forward, Double(table[place]) / Double(count))
+        least.work = min(least.work, Double(table[place] + backward) / Double(count))
       }
+      return least
     }
   }
 

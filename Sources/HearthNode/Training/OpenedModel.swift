@@ -28,8 +28,8 @@ package final class OpenedModel {
 
   /// Maps and checks the weights, configuration and tokenizer of `directory`.
   ///
-  /// Weights over `memoryBudget` pass through memory piece by piece while they are hashed. With a known `identity`
-  /// they are not: a copy that lacks the layers of other devices has no digest of its own.
+  /// Weights over `memoryBudget` pass through memory piece by piece while they are hashed. With an `identity`, the digest
+  /// that a device with all of the weights found, they are not hashed: a part of them has holes in place of the rest.
   package init(
     directory: String, memoryBudget: Int? = nil, weights: RequestedWeights = .float32,
     identity: ContentDigest? = nil

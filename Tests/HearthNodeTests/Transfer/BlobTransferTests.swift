@@ -85,9 +85,14 @@ struct BlobTransferTests {
     }
     try handle.close()
     for device in bench.devices { device.desk.blobs.admit(job: job, blobs: [id], readers: bench.roster) }
-    try await bench.devices[2].desk.fetch(id, for: job, from: bench.roster)
-    #expect(try bench.devices[2].store.readAll(id, limit: content.count) == content)
-    #expect(bench.devices[2].transport.counters[.refusedBlob] == 1)
+    let reader = bench.devices[2]
+    await #expect(throws: BlobFetchFailure.noSource(id, missing: 12, faults: [.corrupt])) {
+      try await reader.desk.fetch(id, for: job, from: [bench.roster[0]])
+    }
+    #expect(reader.transport.counters[.refusedBlob] == 1)
+    #expect(reader.store.held(of: id)?.isEmpty == true)
+    try await reader.desk.fetch(id, for: job, from: bench.roster)
+    #expect(try reader.store.readAll(id, limit: content.count) == content)
     await bench.shutdown()
   }
 

@@ -3,6 +3,7 @@ import HearthNode
 import MeshModel
 import MeshProtocol
 import MeshTransport
+import Synchronization
 import Testing
 import TrainingCoordination
 
@@ -154,7 +155,8 @@ struct JobChannelTests {
     async let third = failure { try channels[2].receive(JobTag(.forward, step: 0), from: 1) }
     channels[0].abort("the owner stopped the job")
     let expected = JobChannelFailure.aborted("the owner stopped the job")
-    #expect(await second == expected && third == expected)
+    let ends = await [second, third]
+    #expect(ends == [expected, expected])
     for channel in channels {
       #expect(channel.failure == expected)
       #expect(await failure { try channel.receive(JobTag(.share, step: 9), from: 0) } == expected)
@@ -177,7 +179,8 @@ struct JobChannelTests {
     async let first = failure { try channels[0].receive(JobTag(.forward, step: 1), from: 1) }
     async let second = failure { try channels[1].receive(JobTag(.forward, step: 1), from: 0) }
     await bench.devices[2].transport.shutdown()
-    #expect(await first == .lost(place: 2) && second == .lost(place: 2))
+    let ends = await [first, second]
+    #expect(ends == [.lost(place: 2), .lost(place: 2)])
     await bench.shutdown()
   }
 

@@ -200,6 +200,11 @@ package struct BlobFetch: Sendable {
   /// Bytes that came from each source, in ascending order of devices.
   package var received: [(device: DeviceID, byteCount: Int)] { sources.map { ($0.device, $0.receivedBytes) } }
 
+  /// Whether a source owes an answer, which may come yet.
+  package func isOwed(by device: DeviceID) -> Bool {
+    sources.contains { $0.device == device && ($0.standing != .serving || !$0.asked.isEmpty) }
+  }
+
   /// When `tick` is due; nil when only an event can go on.
   package var nextDeadline: MonotonicInstant? {
     isOver ? nil : sources.compactMap(deadline).min()
@@ -418,9 +423,11 @@ package struct BlobFetch: Sendable {
     else { return }
     var choice: (chunk: Int, time: Double)?
     for other in sources where other.device != sources[index].device {
-      guard let chunk = other.asked.last, missing.contains(chunk), held.contains(chunk),
-        sources.count(where: { $0.asked.contains(chunk) }) == 1
-      else { continue }
+      let owed = other.asked.last { chunk in
+        missing.contains(chunk) && held.contains(chunk)
+          && sources.count(where: { $0.asked.contains(chunk) }) == 1
+      }
+      guard let chunk = owed else { continue }
       // Who has sent no chunk yet may be slow without bound.
       let time = other.rate(at: now).map { Double(other.asked.count) * rate / $0 } ?? .infinity
       if time > 2, time > choice?.time ?? 0 { choice = (chunk, time) }

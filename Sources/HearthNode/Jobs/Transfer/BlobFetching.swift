@@ -18,6 +18,8 @@ final class BlobFetching: @unchecked Sendable {
     let store: BlobStore
     /// Opens a session to a device; ends in `opened` or `dialFailed`.
     let dial: @Sendable (DeviceID, BlobFetching) -> Void
+    /// Takes back a session on which nothing is under way.
+    let giveBack: @Sendable (SessionID) -> Void
   }
 
   private struct Session {
@@ -146,12 +148,15 @@ final class BlobFetching: @unchecked Sendable {
         failure = perform(fetch.handle(input, at: DeviceClocks.now().monotonic))
       }
     }
-    let left: [SessionID] = monitor.locked {
+    let left: [Session] = monitor.locked {
       isOver = true
       inputs = []
-      return sessions.map(\.id)
+      defer { sessions = [] }
+      return sessions
     }
-    for session in left { end(session) }
+    for session in left {
+      if fetch.isOwed(by: session.device) { end(session.id) } else { doors.giveBack(session.id) }
+    }
     done(failure)
   }
 

@@ -10,30 +10,28 @@ import WireCoding
 
 /// Gives blobs of this device to members whose job refers to them, and to nobody else.
 package final class BlobService: Sendable {
-  private struct Admission {
-    let blobs: Set<ContentDigest>
-    let readers: Set<DeviceID>
-  }
-
   private let store: BlobStore
   private let transport: any MeshEndpoint
-  private let admissions = Mutex<[JobID: Admission]>([:])
+  /// Who may read which blob, by job.
+  private let readers = Mutex<[JobID: [ContentDigest: Set<DeviceID>]]>([:])
 
   init(store: BlobStore, transport: any MeshEndpoint) {
     self.store = store
     self.transport = transport
   }
 
-  /// From now on these devices may read these blobs for this job.
-  package func admit(job: JobID, blobs: [ContentDigest], readers: [DeviceID]) {
-    admissions.withLock { $0[job] = Admission(blobs: Set(blobs), readers: Set(readers)) }
+  /// From now on these devices may read these blobs for this job, beside what was admitted before.
+  package func admit(job: JobID, blobs: [ContentDigest], readers devices: [DeviceID]) {
+    readers.withLock { readers in
+      for blob in blobs { readers[job, default: [:]][blob, default: []].formUnion(devices) }
+    }
   }
 
   /// Nobody reads for this job any more.
-  package func forget(job: JobID) { admissions.withLock { $0[job] = nil } }
+  package func forget(job: JobID) { readers.withLock { $0[job] = nil } }
 
   private func mayRead(_ blob: ContentDigest, for job: JobID, _ device: DeviceID) -> Bool {
-    admissions.withLock { $0[job].map { $0.blobs.contains(blob) && $0.readers.contains(device) } ?? false }
+    readers.withLock { $0[job]?[blob]?.contains(device) ?? false }
   }
 
   /// A session on which a device asks for blobs.

@@ -25,6 +25,8 @@ package final class BulkDesk: BulkReceiver {
     case serving(BlobServing)
     /// This device asks for a blob.
     case fetching(BlobFetching)
+    /// This device has asked for a blob, and may ask for another.
+    case spare
   }
 
   /// Who waits for a dial.
@@ -95,9 +97,10 @@ package final class BulkDesk: BulkReceiver {
     return channel
   }
 
-  /// Forgets a plan epoch that has ended; one that has not been closed is stopped.
+  /// Forgets a plan epoch that has ended; one that has not been closed is stopped, and sessions that were kept end.
   package func closeChannel(_ stamp: JobStamp) {
     let channel = state.withLock { $0.channels.removeValue(forKey: stamp) }
+    endSpares()
     guard let channel, !channel.isClosing else { return }
     channel.fail(.aborted("plan epoch \(stamp.epoch) of job \(stamp.job.short) has ended"))
   }
@@ -213,8 +216,9 @@ package final class BulkDesk: BulkReceiver {
       sources: sources.filter { $0 != own }, at: DeviceClocks.now().monotonic)
     let doors = BlobFetching.Doors(transport: transport, store: store) { [weak self] device, fetch in
       guard let self else { return fetch.dialFailed(device) }
-      state.withLock { $0.dialling.append(.fetch(fetch, device)) }
-      dial(device)
+      dial(device, for: fetch)
+    } giveBack: { [weak self] session in
+      self?.keep(session)
     }
     let result = Mutex<BlobFetching?>(nil)
     let failure: BlobFetchFailure? = await withTaskCancellationHandler {
@@ -230,6 +234,46 @@ package final class BulkDesk: BulkReceiver {
       result.withLock { $0 }?.cancel()
     }
     if let failure { throw failure }
+  }
+
+  /// Gives a fetch a session that another has left, or has one dialled.
+  private func dial(_ device: DeviceID, for fetch: BlobFetching) {
+    let spare: SessionID? = state.withLock { state in
+      let spare = state.sessions.keys.sorted().first { id in
+        guard let session = state.sessions[id], session.info.peer == device else { return false }
+        if case .spare = session.role { return true }
+        return false
+      }
+      if let spare {
+        state.sessions[spare]?.role = .fetching(fetch)
+      } else {
+        state.dialling.append(.fetch(fetch, device))
+      }
+      return spare
+    }
+    guard let spare else { return dial(device) }
+    guard fetch.opened(spare, device) else { return end(spare) }
+    if state.withLock({ $0.sessions[spare] == nil }) { fetch.closed(spare) }
+  }
+
+  /// Keeps a session for the next fetch: a model has many small files, and each dial costs a handshake.
+  private func keep(_ session: SessionID) {
+    let isKept = state.withLock { state in
+      guard !state.isClosed, state.sessions[session] != nil else { return false }
+      state.sessions[session]?.role = .spare
+      return true
+    }
+    if isKept { transport.resume(session) } else { end(session) }
+  }
+
+  /// Ends the sessions that were kept.
+  private func endSpares() {
+    let spares = state.withLock { state in
+      state.sessions.keys.sorted().filter { id in
+        if case .spare? = state.sessions[id]?.role { true } else { false }
+      }
+    }
+    for session in spares { end(session) }
   }
 
   private func takeDialling(_ device: DeviceID, _ state: inout State) -> Dialler? {
@@ -305,7 +349,7 @@ package final class BulkDesk: BulkReceiver {
       if let channel, channel.link(to: entry.info.peer) == nil { return .dropped(.foreignJob) }
       state.sessions[session]?.role = .early(record.stamp, [frame], bytes: frame.body.count)
       return channel == nil ? .result(false) : .adopted(record.stamp)
-    case .serving, .fetching: return .dropped(.malformedJob)
+    case .serving, .fetching, .spare: return .dropped(.malformedJob)
     }
   }
 
@@ -327,6 +371,8 @@ package final class BulkDesk: BulkReceiver {
     case .fetching(let fetch):
       if let readsOn = fetch.take(message, on: session) { return readsOn }
       transport.drop(.malformedJob)
+    // What a fetch was told too late.
+    case .spare: break
     case .job, .early, .new: transport.drop(.malformedJob)
     case nil: break
     }
@@ -352,7 +398,7 @@ package final class BulkDesk: BulkReceiver {
     switch state.withLock({ $0.sessions[session]?.role }) {
     case .job(_, let link)?: link.writable()
     case .serving(let serving)?: serving.writable()
-    case .early, .new, .fetching, nil: break
+    case .early, .new, .fetching, .spare, nil: break
     }
   }
 
@@ -363,7 +409,7 @@ package final class BulkDesk: BulkReceiver {
       if let failure = link.closed(session) { channel.fail(failure) }
     case .serving(let serving)?: serving.close()
     case .fetching(let fetch)?: fetch.closed(session)
-    case .early, .new, nil: break
+    case .early, .new, .spare, nil: break
     }
   }
 }

@@ -115,6 +115,8 @@ package final class MeshJobChannel: JobChannel {
     _ body: () throws(JobChannelFailure) -> Value
   ) throws(JobChannelFailure) -> Value {
     do throws(JobChannelFailure) { return try body() } catch {
+      // After the end there is nothing left for others to fail with.
+      if isClosing { throw error }
       fail(error)
       throw failure ?? error
     }

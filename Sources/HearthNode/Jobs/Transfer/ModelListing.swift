@@ -1,6 +1,6 @@
 package import CryptoPrimitives
 package import HearthStorage
-import LanguageModels
+package import LanguageModels
 package import WireCoding
 
 /// The bounds of a model's listing.
@@ -139,7 +139,7 @@ package enum WeightFailure: UserFacingFailure, Equatable {
     switch self {
     case .blob: .cannotCreateOutput
     case .fetch: .unreachable
-    case .noModel, .model, .missing: .cannotReadInput
+    case .noModel, .model, .missing: .badData
     }
   }
 

@@ -1,7 +1,7 @@
 package import CryptoPrimitives
 import Glibc
 package import HearthStorage
-import LanguageModels
+package import LanguageModels
 package import MeshModel
 package import TrainingCoordination
 import WireCoding
@@ -164,7 +164,8 @@ package struct SparseModel: Sendable {
       var parts: [Part] = []
       for file in listing.files where file.holdsWeights {
         var part = Part(file: file)
-        for entry in try Self.tensors(of: file.name, in: folder) where places.needs(needs, entry) {
+        for entry in try Self.tensors(of: file.name, in: folder)
+        where places.needs(needs, entry.name, shape: entry.shape) {
           part.tensors.append(entry.name)
           part.ranges.append(entry.byteRange)
         }
@@ -187,12 +188,13 @@ package struct SparseModel: Sendable {
 }
 
 /// Which layer a tensor belongs to, by its name in Hugging Face checkpoints.
-struct TensorPlaces {
+package struct TensorPlaces: Sendable {
   private let firstLayers: [Int]
   private let layerCount: Int
   private let vocabulary: Int
 
-  init(_ architecture: BackboneArchitecture) {
+  /// The places in a model with these stacks.
+  package init(_ architecture: BackboneArchitecture) {
     var first = 0
     firstLayers = architecture.stacks.map { stack in
       defer { first += stack.layers }
@@ -203,15 +205,15 @@ struct TensorPlaces {
   }
 
   /// Whether a tensor is read by who has these needs; tensors outside all layers are small but for tables of words.
-  func needs(_ needs: WeightNeeds, _ entry: SafetensorsEntry) -> Bool {
-    if let layer = layer(of: entry.name) { return needs.layers.contains(layer) }
-    guard entry.shape.count == 2, entry.shape[0] == vocabulary else { return true }
+  package func needs(_ needs: WeightNeeds, _ name: String, shape: [Int]) -> Bool {
+    if let layer = layer(of: name) { return needs.layers.contains(layer) }
+    guard shape.count == 2, shape[0] == vocabulary else { return true }
     return needs.needsOutput || firstLayers.contains { needs.layers.contains($0) }
       || needs.layers.contains(layerCount - 1)
   }
 
   /// The layer, counted through all stacks; nil for what several layers read, or none.
-  func layer(of name: String) -> Int? {
+  package func layer(of name: String) -> Int? {
     // T5's lies in block 0, and all blocks of the stack read it.
     if name.contains("relative_attention_bias") { return nil }
     let words = name.split(separator: ".")
