@@ -293,8 +293,10 @@ struct Holes {
     backbone = whole.replacing(leaves, keepingAlive: memory)
   }
 
+  /// What the holes lie in.
+  ///
+  /// - Safety: written only while the holes are made.
   private final class Memory: @unchecked Sendable {
-    // Safety: written only while the holes are made.
     var holes: [UnsafeMutablePointer<Float>] = []
 
     deinit {

@@ -78,6 +78,33 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
     arena = Arena(floatCount: layout.floatCount)
   }
 
+  /// Bytes of a stage's buffers, its weights and parameters not counted.
+  package static func byteCount(
+    shape: SideNetworkShape, backbone: any Backbone, layers: Range<Int>, element: ActivationElement,
+    capacity: MicroBatchCapacity, slots: Int, workers: Int
+  ) -> Int {
+    let parts = StackPart.parts(of: layers, depths: shape.depths)
+    let tree = shape.emptyParameters()
+    var layout = ArenaLayout()
+    for _ in 0..<slots {
+      _ = SideNetworkPart(
+        shape, parts: parts, tree: tree, frozen: FrozenOutput(norm: nil), capacity: capacity, training: true,
+        layout: &layout)
+    }
+    for _ in 0..<workers {
+      _ = SideNetworkPart.scratch(
+        shape, parts: parts, tree: tree, capacity: capacity, training: true, layout: &layout)
+    }
+    let frozen =
+      SideNetworkPart.endsNetwork(shape, parts)
+      ? FrozenOutput.floatCount(copying: backbone, head: shape.head) : 0
+    let floats =
+      layout.floatCount + frozen
+      + workers * BackbonePart.floatCount(backbone, parts: parts, capacity: capacity)
+    return floats * MemoryLayout<Float>.stride + slots
+      * TapBuffer.byteCount(shape: shape, element: element, capacity: capacity, parts: parts)
+  }
+
   /// Nothing to prepare: a side network drops nothing.
   package func begin(step: Int) {}
 

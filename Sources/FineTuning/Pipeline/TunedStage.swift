@@ -70,6 +70,26 @@ package final class TunedStage: StageComputation, @unchecked Sendable {
     arena = Arena(floatCount: layout.floatCount)
   }
 
+  /// Bytes of a stage's buffers, its weights and parameters not counted.
+  package static func byteCount(
+    configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone, layers: Range<Int>,
+    capacity: MicroBatchCapacity, slots: Int, workers: Int, checkpointsActivations: Bool = false
+  ) -> Int {
+    let model = TunedPart.Model(
+      configuration, head: head, backbone: backbone,
+      tree: BackboneTuning.emptyParameters(configuration: configuration, head: head, backbone: backbone),
+      parts: StackPart.parts(of: layers, depths: backbone.architecture.depths))
+    var layout = ArenaLayout()
+    for _ in 0..<slots {
+      _ = TunedPart(
+        model, capacity: capacity, training: true, checkpoints: checkpointsActivations, layout: &layout)
+    }
+    for _ in 0..<workers {
+      _ = TunedPart.scratch(model, capacity: capacity, training: true, layout: &layout)
+    }
+    return layout.floatCount * MemoryLayout<Float>.stride
+  }
+
   /// Tells which step the next micro-batches belong to.
   package func begin(step: Int) { self.step = step }
 
