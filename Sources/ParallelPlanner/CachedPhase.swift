@@ -6,6 +6,29 @@ struct CachedOption {
   var step: Int64
 }
 
+/// Which devices filled the cache: for each, the size of its group and what one unit of its stage's layers occupies.
+private struct FillingGroups {
+  var stageCount: Int
+  var devices: UInt64 = 0
+  /// By device of the household; 0 for those that filled nothing.
+  var members: [Int64]
+  var bytes: [Int64]
+
+  init(_ stages: [CandidateStage], _ costing: StageCosting) {
+    stageCount = stages.count
+    members = Array(repeating: 0, count: costing.deviceCount)
+    bytes = members
+    for stage in stages {
+      devices |= stage.group
+      let cached = costing.cacheBytes(stage.lower..<stage.upper)
+      for device in DeviceSet(stage.group) {
+        members[device] = Int64(stage.group.nonzeroBitCount)
+        bytes[device] = cached
+      }
+    }
+  }
+}
+
 /// All ways to run the cached epochs that come into question, fastest first.
 ///
 /// Data parallel with one ring a step. One device may be best: then there is no ring.
@@ -21,11 +44,19 @@ struct CachedPhase {
   let options: [CachedOption]
   private let costing: StageCosting
   private let steps: Int
+  /// The slowest links of every device in every set of a small household; empty for a large one.
+  private let linkTable: [(rate: Int64, latency: Int64)]
 
   /// All ways; `earlier` is one that is looked at in any case.
   init(_ costing: StageCosting, earlier: [CachedMember] = [], looksAtAll: Bool) {
     self.costing = costing
     steps = costing.job.stepsPerEpoch
+    let isSmall = costing.deviceCount <= CachedPhase.exhaustiveDevices
+    linkTable =
+      isSmall
+      ? (0..<UInt64(1) << UInt64(costing.deviceCount)).flatMap { involved in
+        (0..<costing.deviceCount).map { CachedPhase.slowestLink(costing, $0, involved) }
+      } : []
     guard costing.costs.canCache && costing.job.usesCache else {
       options = []
       return
@@ -77,58 +108,91 @@ struct CachedPhase {
     }
   }
 
-  /// The option with the least redistribution and cached epochs after stages that filled the cache.
+  /// The option with the least redistribution and cached epochs after stages that filled the cache in `firstEpoch`; nil
+  /// when none takes less than `limit`.
   func best(
-    after stages: [(layers: Range<Int>, group: UInt64)], mode: PlanMode
+    after stages: [CandidateStage], mode: PlanMode, firstEpoch: Int64, below limit: Int64
   ) -> (option: Int, redistribution: Int64, time: Int64)? {
     var best: (option: Int, redistribution: Int64, time: Int64)?
+    let epochs = cachedEpochs(mode)
+    let filling = FillingGroups(stages, costing)
     for (index, option) in options.enumerated() {
-      let cached = repeated(repeated(option.step, steps), cachedEpochs(mode))
-      if let best, cached >= best.time { break }
-      let moving = redistribution(stages, to: option)
-      if best == nil || moving + cached < best!.time { best = (index, moving, moving + cached) }
+      let cached = repeated(repeated(option.step, steps), epochs)
+      let most = best?.time ?? limit
+      if cached >= most { break }
+      guard
+        let moving = redistribution(filling, to: option, behind: firstEpoch, below: most - cached)
+      else { continue }
+      best = (index, moving, moving + cached)
     }
     return best
   }
 
-  /// How long cached activations take to the devices that will read them.
+  /// What is left of a transfer when every step's part starts as soon as the step has made it.
+  ///
+  /// The last step's part has nothing to hide behind; a link that is slower than the steps goes on without a pause.
+  private func exposed(_ transfer: Int64, behind firstEpoch: Int64) -> Int64 {
+    let count = Int64(steps)
+    let lastStep = (firstEpoch + count - 1) / count
+    return max((transfer + count - 1) / count, transfer - (firstEpoch - lastStep))
+  }
+
+  /// How long cached activations take to the devices that will read them beyond the first pass; nil when that is
+  /// `limit` or more.
   ///
   /// A member of a group of `g` has computed a `g`-th of the units of its stage, and keeps of them what it will
   /// read. Every device sends and receives at once, at the slowest of its links to the others. Devices that
   /// fill as one group and then read as the same group compute from the start the units that they will read.
-  func redistribution(_ stages: [(layers: Range<Int>, group: UInt64)], to option: CachedOption) -> Int64 {
-    if stages.count == 1 && stages[0].group == option.group { return 0 }
+  private func redistribution(
+    _ filling: FillingGroups, to option: CachedOption, behind firstEpoch: Int64, below limit: Int64
+  ) -> Int64? {
+    if filling.stageCount == 1 && filling.devices == option.group { return 0 }
     let total = costing.costs.cacheBytes
     let all = costing.job.unitsPerMiniBatch
-    let involved = stages.reduce(option.group) { $0 | $1.group }
+    let involved = filling.devices | option.group
     var slowest: Int64 = 0
     for device in DeviceSet(involved) {
       let own = option.units[device]
       var receives = Int64(own) * total
       var sends: Int64 = 0
-      if let stage = stages.first(where: { $0.group & .device(device) != 0 }) {
-        let bytes = costing.cacheBytes(stage.layers)
-        let members = Int64(stage.group.nonzeroBitCount)
+      let members = filling.members[device]
+      if members > 0 {
+        let bytes = filling.bytes[device]
         let kept = Int64(min(own * Int(members), all)) * bytes / members
         receives -= kept
         sends = (Int64(all) * bytes + members - 1) / members - kept
       }
       let bytes = max(receives, sends)
       guard bytes > 0 else { continue }
-      var rate = Int64.max
-      var latency: Int64 = 0
-      for other in DeviceSet(involved) where other != device {
-        rate = min(rate, costing.household.link(device, other).bytesPerSecond)
-        latency = max(latency, costing.household.link(device, other).latency)
-      }
-      let step = transferTime(bytes: bytes, bytesPerSecond: rate)
+      let (rate, latency) = slowestLink(device, involved)
       // The exact product where it fits; a rounded step else.
       let (epoch, overflow) = bytes.multipliedReportingOverflow(by: Int64(steps))
       let whole =
-        overflow ? repeated(step, steps) : transferTime(bytes: epoch, bytesPerSecond: rate, atMost: .max / 8)
+        overflow
+        ? repeated(transferTime(bytes: bytes, bytesPerSecond: rate), steps)
+        : transferTime(bytes: epoch, bytesPerSecond: rate, atMost: .max / 8)
       slowest = max(slowest, latency + whole)
+      if exposed(slowest, behind: firstEpoch) >= limit { return nil }
     }
-    return slowest
+    return slowest == 0 ? 0 : exposed(slowest, behind: firstEpoch)
+  }
+
+  /// The least rate and the greatest latency of a device's links to the others of a set.
+  private func slowestLink(_ device: Int, _ involved: UInt64) -> (rate: Int64, latency: Int64) {
+    if !linkTable.isEmpty { return linkTable[Int(involved) * costing.deviceCount + device] }
+    return CachedPhase.slowestLink(costing, device, involved)
+  }
+
+  private static func slowestLink(
+    _ costing: StageCosting, _ device: Int, _ involved: UInt64
+  ) -> (rate: Int64, latency: Int64) {
+    var rate = Int64.max
+    var latency: Int64 = 0
+    for other in DeviceSet(involved) where other != device {
+      rate = min(rate, costing.household.link(device, other).bytesPerSecond)
+      latency = max(latency, costing.household.link(device, other).latency)
+    }
+    return (rate, latency)
   }
 
   /// Memory of a device in the cached epochs.

@@ -72,16 +72,20 @@ struct PlanScorer {
     return (step, repeated(step, repeats(candidate.mode)))
   }
 
-  /// The whole score of a candidate; nil when its mode needs a cache that fits nowhere.
-  mutating func score(_ candidate: CandidatePlan) -> CandidateScore? {
+  /// The whole score of a candidate; nil when its mode needs a cache that fits nowhere, or the job does not end before
+  /// `limit`.
+  mutating func score(_ candidate: CandidatePlan, below limit: Int64 = .max) -> CandidateScore? {
     let (step, time) = pipelineTime(candidate)
+    guard time < limit else { return nil }
     guard candidate.mode != .live else {
       return CandidateScore(
         step: step, firstEpoch: time / Int64(costing.job.epochs), redistribution: 0, cachedOption: nil,
         total: time)
     }
-    let stages = candidate.stages.map { (layers: $0.lower..<$0.upper, group: $0.group) }
-    guard let cached = cachedPhase.best(after: stages, mode: candidate.mode) else { return nil }
+    guard
+      let cached = cachedPhase.best(
+        after: candidate.stages, mode: candidate.mode, firstEpoch: time, below: limit - time)
+    else { return nil }
     return CandidateScore(
       step: step, firstEpoch: time, redistribution: cached.redistribution, cachedOption: cached.option,
       total: time + cached.time)

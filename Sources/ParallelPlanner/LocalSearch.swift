@@ -39,8 +39,10 @@ struct LocalSearch {
   /// The least total of any candidate so far.
   private var bestTotal = Int64.max
 
+  /// How often the best candidate is tried in all other modes.
+  private static let variations = 1
   /// Starts that are improved with all moves.
-  private static let refinedStarts = 4
+  private static let refinedStarts = 3
   /// Of them, those of one mode.
   private static let refinedStartsOfAMode = 2
   /// Most stages, and most steps in all, of the paper's dynamic program.
@@ -79,6 +81,33 @@ struct LocalSearch {
       let improved = refine(start, limit: evaluations + evaluationLimit)
       note(improved)
       if improved.rank < best!.rank { best = improved }
+    }
+    if let found = best { best = varied(found) }
+    return best
+  }
+
+  /// The best candidate with its groups in every other mode and number of micro-batches, as long as one is better.
+  private mutating func varied(_ start: RankedCandidate) -> RankedCandidate {
+    var best = start
+    for _ in 0..<LocalSearch.variations {
+      var better: RankedCandidate?
+      for mode in costing.job.modes(canCache: costing.costs.canCache)
+      where scorer.cachedPhase.leastTime(mode) != nil {
+        for microBatches in costing.job.allowedMicroBatchCounts {
+          if mode == best.candidate.mode && microBatches == best.candidate.microBatches { continue }
+          costing.prepare(mode: mode, microBatches: microBatches)
+          var candidate = best.candidate
+          (candidate.mode, candidate.microBatches) = (mode, microBatches)
+          let ranked = moveBoundaries(
+            evaluate(candidate), limit: evaluations + 6 * candidate.stages.count)
+          note(ranked)
+          if ranked.rank < better?.rank ?? best.rank { better = ranked }
+        }
+      }
+      guard let better else { break }
+      costing.prepare(mode: better.candidate.mode, microBatches: better.candidate.microBatches)
+      best = refine(better, limit: evaluations + evaluationLimit)
+      note(best)
     }
     return best
   }
@@ -325,9 +354,10 @@ struct LocalSearch {
 
   /// The rank of a candidate; stages that `known` has too are not computed again.
   ///
-  /// A candidate that cannot be better than `known` is ranked by its lower bound, without a simulation.
-  private mutating func evaluate(_ candidate: CandidatePlan, known: RankedCandidate? = nil) -> RankedCandidate
-  {
+  /// A candidate that cannot be better than `known`, or than `limit`, is ranked by its lower bound, without a simulation.
+  private mutating func evaluate(
+    _ candidate: CandidatePlan, known: RankedCandidate? = nil, below limit: Int64? = nil
+  ) -> RankedCandidate {
     evaluations += 1
     var candidate = candidate
     var missing: Int64 = 0
@@ -360,9 +390,9 @@ struct LocalSearch {
     guard missing == 0 else {
       return RankedCandidate(candidate: candidate, rank: CandidateRank(missingBytes: missing, total: .max))
     }
-    if let known, known.rank.missingBytes == 0 {
+    if let most = limit ?? known.flatMap({ $0.rank.missingBytes == 0 ? $0.rank.total : nil }) {
       let least = scorer.leastTotal(candidate)
-      if least >= known.rank.total {
+      if least >= most {
         return RankedCandidate(candidate: candidate, rank: CandidateRank(missingBytes: 0, total: least))
       }
     }
@@ -371,7 +401,11 @@ struct LocalSearch {
   }
 
   /// Moves single layers over boundaries while that helps.
-  private mutating func moveBoundaries(_ start: RankedCandidate, limit: Int) -> RankedCandidate {
+  ///
+  /// With `most`, candidates that do not beat it go by their lower bounds.
+  private mutating func moveBoundaries(
+    _ start: RankedCandidate, limit: Int, below most: Int64? = nil
+  ) -> RankedCandidate {
     var best = start
     var improves = true
     while improves && evaluations < limit {
@@ -379,7 +413,7 @@ struct LocalSearch {
       for boundary in 1..<max(1, best.candidate.stages.count) {
         for step in [1, -1, 3, -3] {
           guard let moved = movingLayers(best.candidate, boundary, by: step) else { continue }
-          let ranked = evaluate(moved, known: best)
+          let ranked = evaluate(moved, known: best, below: most)
           if ranked.rank < best.rank {
             best = ranked
             improves = true
@@ -431,8 +465,75 @@ struct LocalSearch {
         best = settled
         improves = true
       }
+      if !improves, let other = restructured(best, limit: limit) {
+        best = recut(other)
+        improves = true
+      }
     }
     return best
+  }
+
+  /// The first better candidate with other stages: two merged, one divided, left out, added or put elsewhere.
+  private mutating func restructured(_ best: RankedCandidate, limit: Int) -> RankedCandidate? {
+    let groups = best.candidate.stages.map(\.group)
+    let speeds = (0..<deviceCount).map(speed)
+    for other in restructurings(groups) {
+      guard evaluations < limit else { return nil }
+      guard other.count <= layerCount, other.allSatisfy({ $0.nonzeroBitCount <= costing.units }) else {
+        continue
+      }
+      let ends = layerEnds(other.map { DeviceSet($0).reduce(Int64(0)) { $0 + speeds[$1] } })
+      var candidate = best.candidate
+      candidate.stages = other.indices.map {
+        CandidateStage(lower: $0 == 0 ? 0 : ends[$0 - 1], upper: ends[$0], group: other[$0])
+      }
+      let total = best.rank.total
+      var ranked = evaluate(candidate, below: total)
+      if ranked.rank >= best.rank, ranked.rank.missingBytes > 0 || ranked.rank.total / 2 < total {
+        ranked = moveBoundaries(
+          ranked, limit: min(limit, evaluations + 8 * other.count), below: total)
+      }
+      if ranked.rank < best.rank { return ranked }
+    }
+    return nil
+  }
+
+  /// Groups of stages that differ from others by one stage.
+  private func restructurings(_ groups: [UInt64]) -> [[UInt64]] {
+    var found: [[UInt64]] = []
+    let planner = costing.job.planner
+    if planner == .eddl { return [] }
+    for place in groups.indices where groups.count > 1 {
+      var other = groups
+      let group = other.remove(at: place)
+      found.append(other)
+      for target in 0...other.count where target != place {
+        var moved = other
+        moved.insert(group, at: target)
+        found.append(moved)
+      }
+      guard planner != .ecofl, place + 1 < groups.count else { continue }
+      other[place] |= group
+      found.append(other)
+    }
+    let used = groups.reduce(UInt64(0)) { $0 | $1 }
+    for device in 0..<deviceCount {
+      let bit = UInt64.device(device)
+      var without = groups
+      if used & bit != 0 {
+        // A device out of its group becomes a stage; one that is a stage already was moved above.
+        guard planner != .ecofl, let home = groups.firstIndex(where: { $0 & bit != 0 }),
+          groups[home] != bit
+        else { continue }
+        without[home] &= ~bit
+      }
+      for target in 0...without.count {
+        var other = without
+        other.insert(bit, at: target)
+        found.append(other)
+      }
+    }
+    return found
   }
 
   /// The candidate with two stages' groups exchanged.

@@ -55,7 +55,8 @@ package struct ParallelPlanner {
     let costing = StageCosting(costs: costs, household: household, job: job)
     let classes = DeviceClasses(household)
     let proves = provesSmall && ExactSearch.isSmallEnough(costing, classes: classes)
-    let scorer = PlanScorer(costing, earlier: earlier, looksAtAll: proves)
+    let scorer = PlanScorer(
+      costing, earlier: earlier, looksAtAll: proves || costing.deviceCount <= ExactSearch.fewDevices)
     var search = LocalSearch(costing, scorer: scorer)
     var incumbent = Incumbent()
     var start: CandidatePlan?
@@ -72,7 +73,7 @@ package struct ParallelPlanner {
     }
     var isProven = false
     if proves {
-      let exact = ExactSearch(costing, scorer: scorer, classes: classes, incumbent: incumbent)
+      var exact = ExactSearch(costing, scorer: scorer, classes: classes, incumbent: incumbent)
       (incumbent, isProven) = exact.run()
     }
     guard let best = incumbent.candidate else {

@@ -60,7 +60,7 @@ package struct PredictedTimes: Sendable, Hashable {
   package var step: Int64
   /// The first pass over the samples: training, or only filling the cache.
   package var firstEpoch: Int64
-  /// Moving cached activations to the devices that will read them; counted in full, as if nothing overlapped.
+  /// Moving cached activations to the devices that will read them, as far as it outlasts the first pass.
   package var redistribution: Int64
   /// One mini-batch from the cache.
   package var cachedStep: Int64

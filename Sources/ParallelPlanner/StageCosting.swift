@@ -8,6 +8,12 @@ struct StageSplit: Equatable {
   var work: Int64 { forward + backward }
 }
 
+/// The least that a device takes for one unit through one layer.
+struct LeastUnitTime {
+  var work: Double
+  var forward: Double
+}
+
 /// Memory that a group lacks for a stage.
 struct MissingMemory {
   /// Bytes, over all devices.
@@ -209,6 +215,21 @@ final class StageCosting {
       time += count * backwardTable[(row + kind) * job.unitsPerMiniBatch + units - 1]
     }
     return time
+  }
+
+  /// The least times of one unit of a micro-batch by device and kind, whichever number of units is computed together.
+  func leastUnitTimes() -> [LeastUnitTime] {
+    let table = mode == .fill ? fillTable : forwardTable
+    return (0..<deviceCount * costs.kinds.count).map { row in
+      var least = LeastUnitTime(work: .infinity, forward: .infinity)
+      for count in 1...units {
+        let place = row * job.unitsPerMiniBatch + count - 1
+        let backward = mode == .fill ? 0 : backwardTable[place]
+        least.forward = min(least.forward, Double(table[place]) / Double(count))
+        least.work = min(least.work, Double(table[place] + backward) / Double(count))
+      }
+      return least
+    }
   }
 
   private enum Criterion { case work, forward, backward }

@@ -45,12 +45,8 @@ package struct TimedOperation: Sendable, Equatable {
 /// carries one micro-batch a direction at a time, in the order in which they are ready, while the stages go on
 /// computing. The mini-batch ends when every stage has reduced its gradients.
 package struct ScheduleSimulator: Sendable {
-  private var arrivedForward: [Int64] = []
-  private var arrivedBackward: [Int64] = []
-  private var next: [Int] = []
-  private var free: [Int64] = []
-  private var linkForward: [Int64] = []
-  private var linkBackward: [Int64] = []
+  /// All times and places of a run, kept so that the next run allocates nothing.
+  private var storage: [Int64] = []
 
   /// A simulator; it keeps its buffers from one call to the next.
   package init() {}
@@ -79,50 +75,72 @@ package struct ScheduleSimulator: Sendable {
     precondition(
       stages.count == schedule.stages && boundaries.count == stages.count - 1,
       "\(stages.count) stages and \(boundaries.count) boundaries for a schedule of \(schedule.stages)")
-    reset(schedule)
-    var open = stages.count * schedule.operationsPerStage
-    while open > 0 {
-      let before = open
-      for stage in 0..<stages.count { open -= advance(stage, schedule, stages, boundaries, record) }
-      for stage in stride(from: stages.count - 2, through: 0, by: -1) {
-        open -= advance(stage, schedule, stages, boundaries, record)
+    let count = SimulatedState.count(schedule)
+    if storage.count < count { storage = Array(repeating: 0, count: count) }
+    return storage.withUnsafeMutableBufferPointer { buffer in
+      let state = SimulatedState(schedule, buffer)
+      var open = stages.count * schedule.operationsPerStage
+      while open > 0 {
+        let before = open
+        for stage in 0..<stages.count { open -= state.advance(stage, stages, boundaries, record) }
+        for stage in stride(from: stages.count - 2, through: 0, by: -1) {
+          open -= state.advance(stage, stages, boundaries, record)
+        }
+        precondition(open < before, "the schedule \(schedule) cannot go on")
       }
-      precondition(open < before, "the schedule \(schedule) cannot go on")
+      var end: Int64 = 0
+      for stage in 0..<stages.count { end = max(end, state.free[stage] + stages[stage].reduction) }
+      return end
     }
-    return zip(free, stages).reduce(0) { max($0, $1.0 + $1.1.reduction) }
+  }
+}
+
+/// Where a simulated mini-batch stands: views of the simulator's storage.
+private struct SimulatedState {
+  private typealias Times = UnsafeMutablePointer<Int64>
+  private let schedule: PipelineSchedule
+  /// When the input of (stage, micro-batch) is there; negative until then.
+  private let arrivedForward: Times
+  private let arrivedBackward: Times
+  private let next: Times
+  let free: UnsafeMutablePointer<Int64>
+  private let linkForward: Times
+  private let linkBackward: Times
+
+  static func count(_ schedule: PipelineSchedule) -> Int {
+    2 * schedule.stages * schedule.microBatches + 4 * schedule.stages
   }
 
-  private mutating func reset(_ schedule: PipelineSchedule) {
+  init(_ schedule: PipelineSchedule, _ buffer: UnsafeMutableBufferPointer<Int64>) {
+    guard let base = buffer.baseAddress else { preconditionFailure("a simulation has storage") }
+    self.schedule = schedule
     let count = schedule.stages * schedule.microBatches
-    func clear(_ array: inout [Int64], _ count: Int, _ value: Int64) {
-      array.removeAll(keepingCapacity: true)
-      array.append(contentsOf: repeatElement(value, count: count))
-    }
-    clear(&arrivedForward, count, -1)
-    clear(&arrivedBackward, count, -1)
+    arrivedForward = base
+    arrivedBackward = base + count
+    next = base + 2 * count
+    free = next + schedule.stages
+    linkForward = free + schedule.stages
+    linkBackward = linkForward + schedule.stages
+    arrivedForward.update(repeating: -1, count: 2 * count)
+    next.update(repeating: 0, count: 4 * schedule.stages)
     for microBatch in 0..<schedule.microBatches {
       arrivedForward[microBatch] = 0
       // The last stage's gradient comes from its own loss.
       arrivedBackward[count - schedule.microBatches + microBatch] = 0
     }
-    next.removeAll(keepingCapacity: true)
-    next.append(contentsOf: repeatElement(0, count: schedule.stages))
-    clear(&free, schedule.stages, 0)
-    clear(&linkForward, schedule.stages, 0)
-    clear(&linkBackward, schedule.stages, 0)
   }
 
   /// Does what a stage can do now and returns how many operations that were.
   @inline(__always)
-  private mutating func advance(
-    _ stage: Int, _ schedule: PipelineSchedule, _ stages: [StageTimes], _ boundaries: [BoundaryTimes],
+  func advance(
+    _ stage: Int, _ stages: [StageTimes], _ boundaries: [BoundaryTimes],
     _ record: (Int, TimedOperation) -> Void
   ) -> Int {
     let microBatches = schedule.microBatches
     let row = stage * microBatches
     var done = 0
     while next[stage] < schedule.operationsPerStage {
-      let operation = schedule.operation(stage: stage, index: next[stage])
+      let operation = schedule.operation(stage: stage, index: Int(next[stage]))
       let ready: Int64
       let time: Int64
       switch operation {

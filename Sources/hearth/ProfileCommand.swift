@@ -8,9 +8,10 @@ struct ProfileCommand: ReportingCommand {
     commandName: "profile",
     abstract: "Measure what plans need to know of this device: layers, memory, disk and links.",
     discussion: """
-      Measures each kind of a model's layers and of the side network's beside them, forward and backward, for \
-      one, two and four texts, with random weights on one core; then the memory and the disk that a plan may \
-      use. Takes a few seconds and writes (and removes) 64 MiB.
+      Measures the parts of a model and of the side network beside it with the code that trains: blocks, \
+      embeddings and head, forward and backward, with random weights on all cores at once; the activation cache \
+      and the optimizer; then the memory and the disk that a plan may use. Takes a few seconds and writes (and \
+      removes) up to 64 MiB at a time.
 
       While 'hearth up' runs it also measures the links to the other devices that are here: the round trip, and \
       the rate by at most 16 MiB for each link.
@@ -49,11 +50,13 @@ struct ProfileCommand: ReportingCommand {
 
   func run() throws {
     let environment = ProcessInfo.processInfo.environment
-    let architecture = try PlanningModel.architecture(model)
+    var request = PlanRequest(model: model)
+    request.length = length
+    request.reduction = reduction
+    let shape = try request.shape()
     // First, while this process leaves the processors to the daemons.
     let links = try LinkSurveyAnswer.ask(environment: environment, isRequired: household != nil)
-    var profile = LocalProfile.measure(
-      architecture: architecture, reduction: reduction, length: length, environment: environment)
+    var profile = try LocalProfile.measure(shape, environment: environment)
     profile.add(links)
     if let household { try HouseholdFile.update(household, with: profile) }
     try OutputStream.standard.write(reporting.json ? jsonLine(profile) + "\n" : profile.text)

@@ -163,7 +163,11 @@ struct ExhaustiveSearch {
     mutating func finish(_ first: Int64, _ stages: [Stage], epochs: Int) {
       for option in cached {
         let later = option.step * Int64(search.job.stepsPerEpoch * epochs)
-        note(first + later + redistribution(stages, option.units))
+        // Each step's part may start as soon as the step is over.
+        let steps = Int64(search.job.stepsPerEpoch)
+        let moving = redistribution(stages, option.units)
+        let left = max((moving + steps - 1) / steps, moving - first * (steps - 1) / steps)
+        note(first + later + left)
       }
     }
 

@@ -128,7 +128,7 @@ struct MeasuredDevices {
     hasher.update(threads)
     hasher.update(MachineProfile.current().cpu.brand)
     hasher.update(KernelSet.best.name)
-    hasher.update(bytes: canonicalJSON(shape) ?? [])
+    hasher.update(shape.digest)
     return hasher.finalize().description
   }
 

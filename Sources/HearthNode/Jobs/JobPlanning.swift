@@ -2,7 +2,7 @@ import ComputeRuntime
 package import ParallelPlanner
 
 /// What was measured of the link between two devices of a plan.
-package struct JobLink: Sendable, Codable, Equatable {
+package struct MeasuredLink: Sendable, Codable, Equatable {
   /// Who measured, by place.
   package var from: Int
   /// The other device, by place.
@@ -78,7 +78,7 @@ package enum JobPlanning {
   /// Deterministic: equal inputs give the same plan on every machine. `earlier` is the plan that the same devices had
   /// in the same places; the result is never worse.
   package static func plan(
-    _ settings: JobPlanningSettings, reports: [DeviceReport], links: [JobLink], earlier: Plan? = nil
+    _ settings: JobPlanningSettings, reports: [DeviceReport], links: [MeasuredLink], earlier: Plan? = nil
   ) throws(JobPlanningFailure) -> PlanningResult {
     let model: PlanningModel
     do {
@@ -106,7 +106,8 @@ package enum JobPlanning {
   ///
   /// A link that was measured from both ends is as slow as the worse of both. What nobody measured goes by way of a
   /// device that measured both: at the slower rate, with both latencies.
-  package static func linkTable(_ links: [JobLink], devices: Int) throws(JobPlanningFailure) -> [LinkProfile]
+  package static func linkTable(_ links: [MeasuredLink], devices: Int) throws(JobPlanningFailure)
+    -> [LinkProfile]
   {
     var table: [LinkProfile?] = Array(repeating: nil, count: devices * devices)
     for link in links {

@@ -1,3 +1,4 @@
+import CryptoPrimitives
 package import FineTuning
 import FoundationEssentials
 import HearthStorage
@@ -85,6 +86,14 @@ package struct JobShape: Sendable, Codable, Equatable {
     } catch {
       throw .settings(detail: "\(error)")
     }
+  }
+
+  /// Names the shape: equal shapes have equal names.
+  package var digest: String {
+    var hasher = ContentHasher()
+    hasher.update("job shape")
+    hasher.update(bytes: canonicalJSON(self) ?? [])
+    return hasher.finalize().description
   }
 
   var workload: CostWorkload {
@@ -226,11 +235,9 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
   /// The model as the planner sees it.
   package func planningModel() throws -> PlanningModel {
     try PlanningModel(
-      name: modelName, architecture: try shape.architecture(), technique: shape.technique, head: shape.head,
-      workload: shape.workload,
+      shape, name: modelName,
       longest: CostWorkload(
-        samples: shape.samplesPerUnit, encoderLength: longestEncoder, decoderLength: longestDecoder),
-      counting: TechniqueCosts.Counting(cacheElement: shape.element))
+        samples: shape.samplesPerUnit, encoderLength: longestEncoder, decoderLength: longestDecoder))
   }
 }
 

@@ -60,6 +60,8 @@ package actor HouseholdDaemon {
     let beacon: BeaconSocket?
     let beaconFailure: String?
     let avahi: AvahiDiscovery?
+    /// Blobs of jobs; nil when their directory cannot be used, and this device trains nothing.
+    let blobs: BlobStore?
   }
 
   nonisolated let lane: MeshLane
@@ -95,6 +97,13 @@ package actor HouseholdDaemon {
   private var isLeaving = false
   private(set) var isOver = false
   private var ended: [CheckedContinuation<Void, Never>] = []
+
+  /// What happens to the household's jobs on this device; nil while it is not up.
+  var jobs: JobService?
+  /// Bulk sessions of jobs.
+  var bulk: BulkDesk?
+  /// Whether the household changed since the jobs were told.
+  var jobsAreStale = false
 
   private struct BeaconOrder: Sendable {
     let bytes: [UInt8]
@@ -133,7 +142,8 @@ package actor HouseholdDaemon {
     let doors = Doors(
       directory: directory, transport: transport, control: control, beacon: beacon,
       beaconFailure: beaconFailure,
-      avahi: options.usesAvahi && !options.loopbackOnly ? AvahiDiscovery() : nil)
+      avahi: options.usesAvahi && !options.loopbackOnly ? AvahiDiscovery() : nil,
+      blobs: await openBlobs(options.stateDirectory, log: log))
     // Before the actor: nothing of it runs without its thread.
     let lane = MeshLane()
     lane.start(name: "hearth-mesh")
@@ -141,6 +151,7 @@ package actor HouseholdDaemon {
       options, log: log, lane: lane, doors: doors, household: household, boot: boot, known: known,
       seed: entropy.integer())
     await daemon.begin()
+    await daemon.startJobs(seed: entropy.integer())
     return daemon
   }
 
@@ -180,6 +191,7 @@ package actor HouseholdDaemon {
       Task { await self.tick() }
     }
     doors.transport.receivePairing(at: desk)
+    openBulkDesk()
     restoreInvitations()
     let port = doors.transport.localPort
     log.info("up", metadata: ["port": "\(port)", "device": "\(peer.own.short)"])
@@ -267,6 +279,7 @@ package actor HouseholdDaemon {
     }
     lane.setAlarm(peer.nextDeadline)
     tellWatchers()
+    if jobsAreStale { tellJobs() }
   }
 
   /// Performs one effect; what it leads to at once is the next input.
@@ -284,7 +297,12 @@ package actor HouseholdDaemon {
     case .publish(let announcement): doors.avahi?.publish(announcement)
     case .resolve(let peer): resolve(peer)
     case .linksMeasured(let links): tellLinkWaiters(links)
-    case .report(let report): note(report)
+    case .bulkOpened(let session, let device): bulk?.dialled(session, device)
+    case .bulkFailed(let device): bulk?.dialFailed(device)
+    case .job(let device, let body): jobs?.receive(body, from: device)
+    case .report(let report):
+      note(report)
+      if case .dropped = report {} else { jobsAreStale = true }
     }
     return nil
   }
@@ -355,6 +373,7 @@ package actor HouseholdDaemon {
   func withdraw(_ reason: CloseReason) async {
     isLeaving = true
     closeInvitation("the daemon stops")
+    await stopJobs()
     handle(.leave(reason))
     isOver = true
     lane.setAlarm(nil)

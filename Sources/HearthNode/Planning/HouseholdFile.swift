@@ -64,12 +64,30 @@ package struct HouseholdFile: Sendable, Codable, Equatable {
     package var diskReadMbS: Double?
     /// Micro-batches of lanes computed at once; nil means one.
     package var workers: Int?
+    /// Rate at which an optimizer step goes through trained weights, MB of one copy a second; nil means in no time.
+    package var updateMbS: Double?
+    /// What was measured for jobs of one shape, which then counts in place of the rates.
+    package var measured: Measured?
 
     /// A device with what every device needs.
     package init(name: String, memory: String, gflops: Double) {
       self.name = name
       self.memory = memory
       self.gflops = gflops
+    }
+  }
+
+  /// Times that were measured for one shape of job.
+  package struct Measured: Sendable, Codable, Equatable {
+    /// Names the shape.
+    package var shape: String
+    /// What its parts take.
+    package var timings: PartTimings
+
+    /// Times of a shape.
+    package init(shape: String, timings: PartTimings) {
+      self.shape = shape
+      self.timings = timings
     }
   }
 
@@ -155,6 +173,7 @@ package struct HouseholdFile: Sendable, Codable, Equatable {
       for (what, rate) in [
         ("gflops", device.gflops), ("side_gflops", device.sideGflops ?? 1),
         ("disk_write_mb_s", device.diskWriteMbS ?? 1), ("disk_read_mb_s", device.diskReadMbS ?? 1),
+        ("update_mb_s", device.updateMbS ?? 1),
       ] where !(rate >= 0.01 && rate <= 1e6) {
         return "\(what) of '\(device.name)' is \(rate); it must be 0.01 to 1000000"
       }
@@ -167,6 +186,9 @@ package struct HouseholdFile: Sendable, Codable, Equatable {
       }
       guard (1...256).contains(device.workers ?? 1) else {
         return "'\(device.name)' has \(device.workers ?? 1) workers; it must have 1 to 256"
+      }
+      if let problem = device.measured?.timings.problem {
+        return "what was measured of '\(device.name)' cannot be used: \(problem)"
       }
     }
     return linkProblem(names)

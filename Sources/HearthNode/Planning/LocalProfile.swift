@@ -1,18 +1,15 @@
 import ComputeRuntime
-package import LanguageModels
-import NeuralNetworks
+import LanguageModels
 import TensorKernels
 
 /// What this device was measured to do, in the words of a household file.
 package struct LocalProfile: Sendable, Encodable {
   /// The device, ready to be pasted into a household file.
   package var device: HouseholdFile.Device
-  /// Cores that may be used.
+  /// Threads that compute.
   package var cores: Int
   /// Rate of a large matrix product on one core, GFLOP/s.
   package var productGflops: Double
-  /// Every kind of layer, measured on one core.
-  package var layers: [LayerTimes]
   /// What a plan may use of the memory that is available.
   package var memoryBytes: Int
   /// Free space of the disk with the state directory.
@@ -21,6 +18,11 @@ package struct LocalProfile: Sendable, Encodable {
   package var links: LinkSurveyReport?
   /// Why a number is missing or to be doubted.
   package var notes: [String]
+  private let samplesPerUnit: Int
+
+  private enum CodingKeys: String, CodingKey {
+    case device, cores, productGflops, memoryBytes, freeDiskBytes, links, notes
+  }
 
   /// This device as a household of one.
   package var household: HouseholdFile {
@@ -28,66 +30,44 @@ package struct LocalProfile: Sendable, Encodable {
       name: "this device", devices: [device], link: HouseholdFile.Link(mbitS: 1000, latencyMs: 0.2))
   }
 
-  /// Share of the available memory that a plan may use.
-  private static let memoryShare = 0.8
-  /// Share of the free disk that the cache may use.
-  private static let diskShare = 0.8
-  /// Rates of disks that could not be measured, MB/s.
-  private static let unknownDiskRate = 50.0
-
-  /// Measures a model's layers, memory, and the disk with the state directory.
+  /// Measures the parts of a model under a technique, the memory, and the disk with the state directory.
   ///
-  /// Layers of the model's shape, and of the side network beside it, run with random weights on one core. The
-  /// device's rates are those of the encoder's layers, times the cores: the cores compute different
-  /// micro-batches.
-  package static func measure(
-    architecture: BackboneArchitecture, reduction: Int, length: Int, environment: [String: String] = [:]
-  ) -> LocalProfile {
-    let machine = MachineProfile.current()
-    let core = BLASCore.select()
+  /// The device's rates, for models of other shapes, are those of the encoder's blocks.
+  package static func measure(_ shape: JobShape, environment: [String: String]) throws -> LocalProfile {
+    guard let state = StateDirectory.path(environment: environment) else {
+      throw PlanFailure.request(detail: "there is no state directory to measure in; set HEARTH_HOME")
+    }
     var notes: [String] = []
-    if core.contradictsCPU {
+    if BLASCore.select().contradictsCPU {
       notes.append(
         "OpenBLAS uses a core that does not fit this CPU; see 'hearth doctor'. The rates are too low.")
     }
-    let hidden = architecture.stacks.map(\.block.hidden).max() ?? 4 * architecture.width
-    let product = best { measureGemmGFLOPS(m: length, n: hidden, k: architecture.width) }
-    let layers = LayerProbe.measure(architecture, reduction: reduction, length: length)
-    let first = architecture.stacks.first?.kind.rawValue
-    func rate(isSide: Bool) -> Double {
-      let measured = layers.filter { $0.stack == first && $0.isSide == isSide }
-      guard !isSide else {
-        // Forward and backward, as a cached step has them: three forward passes' operations in the time of
-        // both.
-        return measured.map { 3 * $0.forwardGflops * $0.forwardMs / ($0.forwardMs + $0.backwardMs) }.max()
-          ?? product
-      }
-      return measured.map(\.forwardGflops).max() ?? product
+    let report = try JobPlanning.report(shape, name: "this device", stateDirectory: state, isFresh: true)
+    let timings = report.timings
+    let model = try PlanningModel(shape)
+    let plain = model.work.first { !$0.embeds && !$0.ends && $0.hasSide } ?? model.work[0]
+    let block = timings.stacks.first?.block ?? PartTimes()
+    func rate(_ operations: Int, _ time: Int64) -> Double {
+      rounded(Double(operations * timings.threads) / Double(max(1, time)))
     }
-    let cores = machine.usableCores
-    let memory = Int(Double(machine.availableMemory) * memoryShare)
     var device = HouseholdFile.Device(
-      name: "this device", memory: "\(memory)", gflops: rounded(rate(isSide: false) * Double(cores)))
-    device.sideGflops = rounded(rate(isSide: true) * Double(cores))
-    device.workers = cores
-    var free: Int?
-    if let path = StateDirectory.path(environment: environment) {
-      let disk = DiskProbe.examine(path, byteCount: DiskProbe.rateBytes)
-      free = disk.free
-      device.diskWriteMbS = disk.writeRate.map { rounded($0 / 1e6) }
-      device.diskReadMbS = disk.readRate.map { rounded($0 / 1e6) }
-      if let failure = disk.failure { notes.append("the disk at '\(path)' was not measured: \(failure)") }
-    } else {
-      notes.append("no state directory is known, so the disk was not measured")
+      name: report.name, memory: "\(report.memoryBytes)",
+      gflops: rate(plain.forward, block.forward.together))
+    if plain.sideForward > 0 {
+      device.sideGflops = rate(
+        plain.sideForward + plain.sideBackward, block.sideForward.together + block.sideBackward.together)
     }
-    if device.diskWriteMbS == nil {
-      device.diskWriteMbS = unknownDiskRate
-      device.diskReadMbS = unknownDiskRate
-    }
-    device.cache = free.map { "\(Int(Double($0) * diskShare))" }
+    device.workers = timings.threads
+    device.cache = "\(report.cacheBytes)"
+    device.diskWriteMbS = rounded(Double(report.diskWriteBytesPerSecond) / 1e6)
+    device.diskReadMbS = rounded(Double(report.diskReadBytesPerSecond) / 1e6)
+    device.updateMbS = rounded(Double(timings.updateBytesPerSecond) / 1e6)
+    device.measured = HouseholdFile.Measured(shape: shape.digest, timings: timings)
     return LocalProfile(
-      device: device, cores: cores, productGflops: rounded(product), layers: layers,
-      memoryBytes: memory, freeDiskBytes: free, links: nil, notes: notes)
+      device: device, cores: timings.threads, productGflops: Double(report.productMegaflops) / 1000,
+      memoryBytes: Int(report.memoryBytes), freeDiskBytes: MachineProfile.freeDiskBytes(at: state),
+      links: nil,
+      notes: notes, samplesPerUnit: shape.samplesPerUnit)
   }
 
   /// Takes in what this device's daemon measured of its links, or why there is nothing.
@@ -102,20 +82,36 @@ package struct LocalProfile: Sendable, Encodable {
 
   /// The profile for people.
   package var text: String {
-    var lines = [
-      "one core, one to four texts   forward ms          backward ms"
-    ]
-    for group in stride(from: 0, to: layers.count, by: 3).map({ layers[$0..<min($0 + 3, layers.count)] }) {
-      guard let kind = group.first else { continue }
-      func row(_ value: (LayerTimes) -> Double) -> String {
-        group.map { number in
-          let text = decimal(value(number), 2)
-          return String(repeating: " ", count: max(0, 6 - text.count)) + text
-        }.joined()
+    let units = samplesPerUnit == 1 ? "one text" : "\(samplesPerUnit) texts"
+    let title = "a unit of \(units), milliseconds"
+    var lines = [title + String(repeating: " ", count: max(1, 34 - title.count)) + "forward  backward"]
+    func row(_ name: String, _ forward: UnitDuration, _ backward: UnitDuration) {
+      guard forward.together + backward.together > 0 else { return }
+      let cells = [forward, backward].map { time in
+        let text = decimal(Double(time.together) / 1e6, 2)
+        return String(repeating: " ", count: max(0, 10 - text.count)) + text
       }
-      let name = "\(kind.stack) layer\(kind.isSide ? ", side network" : ", backbone")"
+      lines.append("  \(name)\(String(repeating: " ", count: max(1, 29 - name.count)))\(cells.joined())")
+    }
+    if let timings = device.measured?.timings {
+      for stack in timings.stacks {
+        row("\(stack.kind) block, backbone", stack.block.forward, stack.block.backward)
+        row("\(stack.kind) block, side network", stack.block.sideForward, stack.block.sideBackward)
+      }
+      let rest = timings.stacks.map(\.embedding) + [timings.head]
+      row(
+        "embeddings and head", rest.reduce(.none) { $0 + $1.forward + $1.sideForward },
+        rest.reduce(.none) { $0 + $1.backward + $1.sideBackward })
+      func rate(_ time: UnitDuration) -> String {
+        decimal(Double(1 << 20) * 1e3 / Double(max(1, time.together)), 0)
+      }
+      if timings.cacheWrite.together > 0 {
+        lines.append(
+          "activation cache    \(rate(timings.cacheWrite)) MB/s written, \(rate(timings.cacheRead)) MB/s read a core, in memory"
+        )
+      }
       lines.append(
-        "  \(name)\(String(repeating: " ", count: max(1, 28 - name.count)))\(row(\.forwardMs))  \(row(\.backwardMs))"
+        "optimizer           \(decimal(Double(timings.updateOfMillion) / 1e6, 2)) ms a step for a million values"
       )
     }
     lines += [
@@ -131,9 +127,6 @@ package struct LocalProfile: Sendable, Encodable {
     if let links { lines += links.lines }
     return (lines + notes.map { "note: \($0)" }).joined(separator: "\n") + "\n"
   }
-
-  /// The best of three: other programs only ever make a measurement worse.
-  private static func best(_ measure: () -> Double) -> Double { max(measure(), measure(), measure()) }
 
   /// Two decimals, which is more than a measurement has.
   private static func rounded(_ value: Double) -> Double { max(0.01, (value * 100).rounded() / 100) }

@@ -69,6 +69,14 @@ package struct PlanRequest: Sendable, Equatable {
   /// The names of all techniques.
   package static let techniques = ["parallel", "full", "houlsby", "lora"]
 
+  /// What is computed for a unit: a classifier over texts that are all equally long.
+  package func shape() throws -> JobShape {
+    let layers = try PlanningModel.architecture(model).stacks.map(\.layers).min() ?? 0
+    return try JobShape(
+      configurationText: try PlanningModel.configurationText(model), technique: configuration(layers: layers),
+      head: .classes(2), element: cache, samplesPerUnit: microBatch, encoderLength: length, decoderLength: 1)
+  }
+
   /// The technique with the settings of the paper's comparison.
   package func configuration(layers: Int) -> TechniqueConfiguration {
     switch technique {
@@ -102,20 +110,14 @@ package struct PreparedPlanning: Sendable {
           "--batch is \(request.batch) and --micro-batch \(request.microBatch); the second must divide the first"
       )
     }
-    let architecture = try PlanningModel.architecture(request.model)
-    let layers = architecture.stacks.map(\.layers).min() ?? 0
-    let shape = try JobShape(
-      configurationText: try PlanningModel.configurationText(request.model),
-      technique: request.configuration(layers: layers), head: .classes(2), element: request.cache,
-      samplesPerUnit: request.microBatch, encoderLength: request.length, decoderLength: 1)
-    model = try PlanningModel(
-      name: request.model, architecture: architecture, technique: shape.technique, head: shape.head,
-      workload: shape.workload, counting: TechniqueCosts.Counting(cacheElement: request.cache))
+    let shape = try request.shape()
+    model = try PlanningModel(shape, name: request.model)
     samples = try request.dataFile.map { try PreparedPlanning.rows($0) } ?? request.samples
     if let path = request.householdFile {
       let file = try HouseholdFile.read(path)
       householdName = file.name
-      household = model.household(file)
+      household = model.household(
+        file, shape: shape.digest, units: request.batch / request.microBatch)
     } else {
       guard let state = StateDirectory.path(environment: environment) else {
         throw PlanFailure.request(detail: "there is no state directory to measure in; set HEARTH_HOME")
@@ -145,7 +147,7 @@ package struct PreparedPlanning: Sendable {
   /// Plans, and measures how long that took.
   package func plan() throws -> PlanReport {
     let start = MonotonicClock.seconds()
-    let result = try ParallelPlanner().plan(model.costs, household: household, job: job)
+    let result = try PlanGrowth.plan(model.costs, household: household, job: job)
     return PlanReport(self, result, seconds: MonotonicClock.seconds() - start)
   }
 }

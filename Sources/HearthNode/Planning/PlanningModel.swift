@@ -129,6 +129,14 @@ package struct PlanningModel: Sendable {
       canCache: canCache)
   }
 
+  /// The model of a job's shape.
+  package init(_ shape: JobShape, name: String = "model", longest: CostWorkload? = nil) throws {
+    try self.init(
+      name: name, architecture: try shape.architecture(), technique: shape.technique, head: shape.head,
+      workload: shape.workload, longest: longest,
+      counting: TechniqueCosts.Counting(cacheElement: shape.element))
+  }
+
   private struct Block {
     var name: String
     var costs: PartCosts
@@ -194,15 +202,21 @@ package struct PlanningModel: Sendable {
   }
 
   /// A household's profile for this model.
-  package func household(_ file: HouseholdFile) -> HouseholdProfile {
+  ///
+  /// Of a device that was measured for jobs of `shape`, those times count, for up to `units` units; of others the rates.
+  package func household(_ file: HouseholdFile, shape: String = "", units: Int = 2) -> HouseholdProfile {
     let devices = file.expanded
     let profiles = devices.map { device in
-      DeviceProfile(
+      let measured = device.measured.flatMap { $0.shape == shape ? $0.timings : nil }
+      return DeviceProfile(
         name: device.name, memoryBudget: Int64(ByteCount(parsing: device.memory)?.bytes ?? 0),
-        workers: device.workers ?? 1,
+        workers: measured?.threads ?? device.workers ?? 1,
         cacheBudget: Int64(device.cache.flatMap { ByteCount(parsing: $0)?.bytes } ?? 16 << 30),
         diskWriteBytesPerSecond: Int64((device.diskWriteMbS ?? 50) * 1_000_000),
-        diskReadBytesPerSecond: Int64((device.diskReadMbS ?? 100) * 1_000_000), times: times(device))
+        diskReadBytesPerSecond: Int64((device.diskReadMbS ?? 100) * 1_000_000),
+        updateBytesPerSecond: measured?.updateBytesPerSecond
+          ?? device.updateMbS.map { Int64($0 * 1_000_000) } ?? PlanningLimits.bytes,
+        times: measured?.unitTimes(work, units: units) ?? times(device))
     }
     func profile(_ link: HouseholdFile.Link) -> LinkProfile {
       LinkProfile(bytesPerSecond: Int64(link.mbitS * 125_000), latency: Int64(link.latencyMs * 1_000_000))

@@ -49,8 +49,8 @@ import Testing
         }, head: part(1000, 1000), cacheWrite: .none, cacheRead: .none, updateOfMillion: 1_000_000))
   }
 
-  private func links(_ devices: Int, rate: Double = 100e6) -> [JobLink] {
-    (1..<max(1, devices)).map { JobLink(from: 0, to: $0, bytesPerSecond: rate, roundTripSeconds: 0.001) }
+  private func links(_ devices: Int, rate: Double = 100e6) -> [MeasuredLink] {
+    (1..<max(1, devices)).map { MeasuredLink(from: 0, to: $0, bytesPerSecond: rate, roundTripSeconds: 0.001) }
   }
 
   @Test("Settings and reports survive their encoding; equal ones have equal bytes")
@@ -184,10 +184,10 @@ import Testing
   @Test("What was measured one way holds both ways; what was not goes over the device that measured both")
   func linkTable() throws {
     let links = [
-      JobLink(from: 0, to: 1, bytesPerSecond: 8e6, roundTripSeconds: 0.002),
-      JobLink(from: 0, to: 2, bytesPerSecond: 2e6, roundTripSeconds: 0.006),
-      JobLink(from: 2, to: 0, bytesPerSecond: 3e6, roundTripSeconds: 0.010),
-      JobLink(from: 0, to: 3, bytesPerSecond: nil, roundTripSeconds: 0.001),
+      MeasuredLink(from: 0, to: 1, bytesPerSecond: 8e6, roundTripSeconds: 0.002),
+      MeasuredLink(from: 0, to: 2, bytesPerSecond: 2e6, roundTripSeconds: 0.006),
+      MeasuredLink(from: 2, to: 0, bytesPerSecond: 3e6, roundTripSeconds: 0.010),
+      MeasuredLink(from: 0, to: 3, bytesPerSecond: nil, roundTripSeconds: 0.001),
     ]
     let table = try JobPlanning.linkTable(links, devices: 4)
     func link(_ row: Int, _ column: Int) -> LinkProfile { table[row * 4 + column] }
@@ -197,7 +197,8 @@ import Testing
       link(1, 2) == LinkProfile(bytesPerSecond: 2_000_000, latency: 6_000_000) && link(2, 1) == link(1, 2))
     #expect(link(3, 1) == JobPlanning.unknownLink && link(0, 3) == JobPlanning.unknownLink)
     #expect(throws: JobPlanningFailure.self) {
-      try JobPlanning.linkTable([JobLink(from: 0, to: 4, bytesPerSecond: 1, roundTripSeconds: 1)], devices: 4)
+      try JobPlanning.linkTable(
+        [MeasuredLink(from: 0, to: 4, bytesPerSecond: 1, roundTripSeconds: 1)], devices: 4)
     }
   }
 

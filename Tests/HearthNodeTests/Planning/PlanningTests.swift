@@ -174,6 +174,58 @@ import Testing
     #expect(again.updated(with: faster, links: [gap]) == again)
   }
 
+  @Test("A device that is added to the end of a household file never gives a worse plan, proven or not")
+  func growth() throws {
+    let speeds: [Double] = [90, 25, 60, 140, 30, 75, 20, 110]
+    var file = HouseholdFile(name: "h", devices: [], link: HouseholdFile.Link(mbitS: 80, latencyMs: 2))
+    var before = Double.infinity
+    var unproven = 0
+    for (index, speed) in speeds.enumerated() {
+      file.devices.append(
+        HouseholdFile.Device(
+          name: "device \(index)", memory: "\(900 + 40 * index)MiB", gflops: speed))
+      let shape = try PlanRequest(model: "t5-base").shape()
+      let model = try PlanningModel(shape)
+      let job = PlanningJob(epochs: 3, stepsPerEpoch: 230, unitsPerMiniBatch: 8)
+      guard let result = try? PlanGrowth.plan(model.costs, household: model.household(file), job: job) else {
+        continue
+      }
+      #expect(Double(result.plan.predicted.total) <= before)
+      before = Double(result.plan.predicted.total)
+      if !result.isProven { unproven += 1 }
+    }
+    #expect(before < .infinity && unproven > 0)
+  }
+
+  @Test("Times that were measured for a shape count for that shape, and the rates for every other")
+  func measuredTimes() throws {
+    var request = PlanRequest(model: "t5-base")
+    let shape = try request.shape()
+    var part = PartTimes()
+    part.forward = UnitDuration(alone: 1_000_000, together: 1_000_000)
+    let timings = PartTimings(
+      threads: 2,
+      stacks: [
+        PartTimings.Stack(kind: .encoder, block: part, embedding: PartTimes()),
+        PartTimings.Stack(kind: .decoder, block: part, embedding: PartTimes()),
+      ], head: PartTimes(), cacheWrite: .none, cacheRead: .none, updateOfMillion: 2_000_000)
+    var device = HouseholdFile.Device(name: "a", memory: "4GiB", gflops: 10)
+    device.measured = HouseholdFile.Measured(shape: shape.digest, timings: timings)
+    device.updateMbS = 5
+    let file = HouseholdFile(
+      name: "h", devices: [device], link: HouseholdFile.Link(mbitS: 100, latencyMs: 1))
+    let measured = try PlanningModel(shape).household(file, shape: shape.digest, units: 8).devices[0]
+    #expect(measured.workers == 2)
+    // A million values of 4 bytes in 2 ms.
+    #expect(measured.updateBytesPerSecond == 2_000_000_000)
+    #expect(measured.times[0].fill == [1, 1, 2, 2, 3, 3, 4, 4].map { $0 * 1_000_000 })
+    request.length = 64
+    let other = try request.shape()
+    #expect(other.digest != shape.digest)
+    let rated = try PlanningModel(other).household(file, shape: other.digest, units: 8).devices[0]
+    #expect(rated.workers == 1 && rated.updateBytesPerSecond == 5_000_000)
+  }
+
   @Test("A model that is nowhere is refused with the built-in shapes")
   func unknownModel() {
     #expect(throws: PlanFailure.unknownModel("no-such-model", shapes: PlanningModel.shapes)) {
