@@ -12,6 +12,9 @@ package import ParallelPlanner
 ///
 /// - Safety: `run` is called once, on a thread that may block; the closures are called on that thread.
 package final class DistributedRun {
+  /// Bytes under which a part of the gradients is not worth a ring of its own.
+  package static let defaultBucketBytes = 1 << 20
+
   let context: RunContext
   let plan: Plan
   let technique: DeviceTechnique
@@ -41,7 +44,7 @@ package final class DistributedRun {
   ///   - isCancelled: looked at between pieces of work; whoever sets it aborts the channel too, which ends all waiting.
   package init(
     _ job: DistributedJob, plan: Plan, devices: Int, collector: Int?, technique: DeviceTechnique,
-    channel: any JobChannel, team: ComputeTeam, leastBucketBytes: Int = OverlappedRing.leastBytes,
+    channel: any JobChannel, team: ComputeTeam, leastBucketBytes: Int = defaultBucketBytes,
     isCancelled: @escaping () -> Bool,
     report: @escaping (DistributedEvent) -> Void
   ) throws {

@@ -10,11 +10,9 @@ import Synchronization
 /// A step whose values did not fit is reduced for nothing; it is computed again on all devices, and so are its rings.
 ///
 /// - Safety: `rings` and their counters belong to the thread while a step is under way, and to the driver between steps.
-package final class OverlappedRing: GradientObserver, @unchecked Sendable {
+final class OverlappedRing: GradientObserver, @unchecked Sendable {
   /// Most buckets: each has the latency of a ring of its own.
   static let mostBuckets = 4
-  /// Bytes under which a bucket is not worth a ring.
-  package static let leastBytes = 1 << 20
 
   private enum Command: Sendable {
     case begin(round: UInt64, sums: any GradientSums)
@@ -63,7 +61,7 @@ package final class OverlappedRing: GradientObserver, @unchecked Sendable {
   // MARK: GradientObserver
 
   /// The step's first command to the thread.
-  package func begin(units: Int, sums: any GradientSums) {
+  func begin(units: Int, sums: any GradientSums) {
     round += 1
     _ = commands.push(.begin(round: round, sums: sums))
     readiness.withLock { readiness in
@@ -74,12 +72,12 @@ package final class OverlappedRing: GradientObserver, @unchecked Sendable {
   }
 
   /// The sums, watched for that unit.
-  package func sink(unit: Int, sums: any GradientSums) -> any GradientSink {
+  func sink(unit: Int, sums: any GradientSums) -> any GradientSink {
     ObservedSink(self, unit: unit, sums: sums)
   }
 
   /// Leaves that the unit has added to in parts, or not at all, are finished with it.
-  package func finished(unit: Int) {
+  func finished(unit: Int) {
     readiness.withLock { readiness in
       for leaf in leaves.indices { note(leaf, unit, &readiness) }
     }
