@@ -398,7 +398,7 @@ final class StageCosting {
       let rate = household.devices[device].updateBytesPerSecond
       update = max(update, transferTime(bytes: bytes, bytesPerSecond: rate))
     }
-    return ringTime(bytes: bytes, group: group) + update
+    return ringTime(bytes: (bytes * costs.sumBytes + 3) / 4, group: group) + update
   }
 
   /// A ring of reduce-scatter and all-gather over a group, in the order of its members.
