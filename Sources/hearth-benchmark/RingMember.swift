@@ -1,7 +1,11 @@
 import ArgumentParser
 import Collectives
 import DistributedTraining
+import FoundationEssentials
+import Glibc
 import HearthNode
+import HearthStorage
+import HouseholdTrust
 import MeshModel
 import MeshProtocol
 import MeshTransport
@@ -17,6 +21,8 @@ final class RingMember: Sendable {
   private let transport: NetworkTransport
   private let desk: BulkDesk
   private let addresses: Addresses
+  /// An empty store of blobs, which a desk wants.
+  private let directory: String
   private let channel = Mutex<MeshJobChannel?>(nil)
 
   /// Addresses of all members, which are known once all have started.
@@ -29,15 +35,18 @@ final class RingMember: Sendable {
   }
 
   private init(
-    _ place: Int, _ roster: [DeviceID], _ transport: NetworkTransport, at host: NetworkAddress.Host
-  ) {
+    _ place: Int, _ roster: [DeviceID], _ transport: NetworkTransport, at host: NetworkAddress.Host,
+    directory: String
+  ) throws {
     let addresses = Addresses()
+    self.directory = directory
     self.place = place
     self.roster = roster
     self.transport = transport
     self.addresses = addresses
     address = NetworkAddress(host, port: transport.localPort)
-    desk = BulkDesk(own: roster[place], transport: transport) { device in
+    let store = try BlobStore(stateDirectory: directory, budget: 1 << 20)
+    desk = BulkDesk(own: roster[place], transport: transport, store: store) { device in
       guard let address = addresses.byDevice.withLock({ $0[device] }) else { return }
       transport.perform([.dial(address, .bulk, expecting: device)])
     }
@@ -52,7 +61,8 @@ final class RingMember: Sendable {
     var configuration = TransportConfiguration(boot: BootID(counter: 1, nonce: UInt32(place)))
     configuration.hosts = [host]
     let transport = try await NetworkTransport.start(configuration, trust: households[place].snapshot)
-    return RingMember(place, households.map(\.device), transport, at: host)
+    return try RingMember(
+      place, households.map(\.device), transport, at: host, directory: makeTemporaryDirectory())
   }
 
   /// Begins to exchange with the members at these addresses, by place.
@@ -77,6 +87,7 @@ final class RingMember: Sendable {
   func shutdown() async {
     desk.shutdown()
     await transport.shutdown()
+    try? FileManager.default.removeItem(atPath: directory)
   }
 
   /// Fills the vector, waits for all members, and reduces; blocks.
@@ -104,6 +115,14 @@ final class RingMember: Sendable {
     for other in others { try channel.send([], tag, to: other) }
     for other in others { _ = try channel.receive(tag, from: other) }
   }
+}
+
+private func makeTemporaryDirectory() throws -> String {
+  var template = Array("/tmp/hearth-ring-XXXXXX".utf8CString)
+  guard mkdtemp(&template) != nil else {
+    throw ValidationError("no directory could be made in /tmp: errno \(errno)")
+  }
+  return String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 
 /// One reduction, as a member saw it.
