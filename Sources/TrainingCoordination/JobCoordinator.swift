@@ -27,7 +27,8 @@ package struct JobCoordinator: Sendable {
   let started: MonotonicInstant
   var membership: JobMembership
   var generator: SeededGenerator
-  var decree: EpochDecree
+  /// This device's part in the decree of the present plan epoch.
+  package internal(set) var decree: EpochDecree
   var heard: [DeviceID: MonotonicInstant] = [:]
   var reports: [DeviceID: [UInt8]] = [:]
   var completions: [DeviceID: RunCompletion] = [:]

@@ -3,8 +3,7 @@ import Determinism
 import HouseholdTrust
 import MeshModel
 import Testing
-
-@testable import TrainingCoordination
+import TrainingCoordination
 
 /// Every state that three devices, two of which propose, can reach: each message is delivered whenever and as often as
 /// the network likes, or never, and devices restart from their disks.

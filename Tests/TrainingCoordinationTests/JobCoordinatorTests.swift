@@ -3,9 +3,8 @@ import Determinism
 import HouseholdTrust
 import MeshModel
 import Testing
+import TrainingCoordination
 import WireCoding
-
-@testable import TrainingCoordination
 
 /// Devices that run a job over a network with delays and losses; every shell does at once what its coordinator wants.
 private struct JobWorld {

@@ -3,9 +3,8 @@ import Determinism
 import ParallelPlanner
 import PipelineSchedules
 import Testing
+import TrainingCoordination
 import WireCoding
-
-@testable import TrainingCoordination
 
 @Suite struct PlanCodingTests {
   /// Two stages of which the first has two devices, and one device for the cached epochs.

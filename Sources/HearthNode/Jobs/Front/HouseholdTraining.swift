@@ -28,6 +28,8 @@ package struct HouseholdTraining {
 
   /// The file of the job's package in the output directory, until the daemon has taken it.
   package static let packageName = "job.package"
+  /// The file of the held-out texts, which the owner's daemon reads and removes.
+  package static let textsName = "job.texts"
 
   /// Trains as `request` says; the last report says how it ended.
   ///
@@ -40,30 +42,41 @@ package struct HouseholdTraining {
     guard let last = try client.follow(job, isCancelled: { cancellation.isCancelled }, show: show) else {
       throw JobFailure.detached(job: String(job.prefix(8)))
     }
-    if last.state != .finished { directory.removeIfUnused() }
+    if last.state != .finished { clear(directory) }
     return last
   }
 
   private func submitted(_ request: TrainRequest, _ directory: RunDirectory) throws -> String {
-    let package = try packed(request)
+    let (package, texts) = try packed(request)
     guard !cancellation.isCancelled else { throw JobFailure.notSubmitted }
     try directory.create(request)
-    let path = directory.path + "/" + Self.packageName
+    var submission = JobSubmission(
+      packagePath: directory.path + "/" + Self.packageName, modelDirectory: request.modelDirectory,
+      outputDirectory: directory.path, name: package.name, planner: wishes.planner,
+      firstEpoch: wishes.firstEpoch)
     do {
-      try package.write(to: path)
-      return try client.submit(
-        JobSubmission(
-          packagePath: path, modelDirectory: request.modelDirectory, outputDirectory: directory.path,
-          name: package.name, planner: wishes.planner, firstEpoch: wishes.firstEpoch))
+      try package.write(to: submission.packagePath)
+      if let texts {
+        let path = directory.path + "/" + Self.textsName
+        try texts.write(to: path)
+        submission.validationTextsPath = path
+      }
+      return try client.submit(submission)
     } catch {
-      // Best effort: the failure that brought us here is what the person has to hear about.
-      _ = try? removeFile(path)
-      directory.removeIfUnused()
+      clear(directory)
       throw error
     }
   }
 
-  private func packed(_ request: TrainRequest) throws -> JobPackage {
+  /// Takes away what a job without an adapter left.
+  ///
+  /// Best effort: what the person has to hear about is why there is no adapter.
+  private func clear(_ directory: RunDirectory) {
+    for name in [Self.packageName, Self.textsName] { _ = try? removeFile(directory.path + "/" + name) }
+    directory.removeIfUnused()
+  }
+
+  private func packed(_ request: TrainRequest) throws -> (package: JobPackage, texts: HeldOutTexts?) {
     try RunPreflight.check(request)
     let model = try OpenedModel(
       directory: request.modelDirectory, memoryBudget: MemoryBudget.bytes(nil), weights: .float32)
@@ -72,9 +85,10 @@ package struct HouseholdTraining {
     let content = try RunContent(request, model: model)
     let run = try PreparedRun(request, content: content, backbone: backbone)
     try run.checkDisk(request.output)
-    return JobPackage(
+    let package = JobPackage(
       run, content: content, model: model, name: Self.name(request.output),
       planning: try planning(run, model: model))
+    return (package, content.heldOutTexts.isEmpty ? nil : HeldOutTexts(content.heldOutTexts))
   }
 
   private func planning(_ run: PreparedRun, model: OpenedModel) throws -> [UInt8] {
