@@ -56,9 +56,9 @@ package enum JobChannelFailure: Error, Equatable, Sendable, CustomStringConverti
 
 /// Messages between the devices of one plan epoch, by their places in the plan.
 ///
-/// Both calls block the calling thread, which is never one of the cooperative pool: `send` while the link's queue is
+/// `send` and `receive` block the calling thread, which is never one of the cooperative pool: `send` while the link's queue is
 /// full, `receive` until the message is there. Messages with one tag from one device arrive in the order in which they
-/// were sent. After a failure every call fails.
+/// were sent. After a failure every call fails. Any thread may call.
 package protocol JobChannel: AnyObject, Sendable {
   /// This device's place in the plan's household.
   var place: Int { get }
@@ -66,4 +66,6 @@ package protocol JobChannel: AnyObject, Sendable {
   func send(_ message: [UInt8], _ tag: JobTag, to place: Int) throws(JobChannelFailure)
   /// The next message with this tag from that device.
   func receive(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8]
+  /// Ends the channel for good, here and at every other device: every call that waits fails; later calls change nothing.
+  func abort(_ reason: String)
 }

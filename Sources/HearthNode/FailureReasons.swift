@@ -89,7 +89,8 @@ extension TrainingFailure: UserFacingFailure {
     case .activationOverflow, .diverged: .badData
     case .activationsMissing: .inputOutput
     case .cache(let failure): failure.reason
-    case .foreignState: .mismatch
+    case .exchange: .unreachable
+    case .foreignState, .malformedBoundary: .mismatch
     }
   }
 }

@@ -43,6 +43,14 @@ package final class OpenFile: Sendable {
   /// The file's length in bytes.
   package func byteCount() throws(FileFailure) -> Int { Int(try status().st_size) }
 
+  /// What tells whether the file is still the same as at another time.
+  package func stamp() throws(FileFailure) -> FileStamp {
+    let status = try status()
+    return FileStamp(
+      byteCount: Int(status.st_size), inode: UInt64(status.st_ino),
+      modified: Int64(status.st_mtim.tv_sec) * 1_000_000_000 + Int64(status.st_mtim.tv_nsec))
+  }
+
   /// Whether the name `path` still leads to this very file.
   func isStill(at path: String) throws(FileFailure) -> Bool {
     let own = try status()
@@ -143,6 +151,16 @@ package final class OpenFile: Sendable {
   package func synchronize() throws(FileFailure) {
     _ = try call("flush", path) { fdatasync(descriptor) }
   }
+}
+
+/// Length, number and time of the last change of a file: equal as long as nobody wrote to it or replaced it.
+package struct FileStamp: Equatable, Sendable {
+  /// Bytes of the file.
+  package let byteCount: Int
+  /// Its number in its file system.
+  package let inode: UInt64
+  /// When it was last written, in nanoseconds since 1970.
+  package let modified: Int64
 }
 
 /// How far a scattered transfer has come.

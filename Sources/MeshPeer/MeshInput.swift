@@ -29,6 +29,10 @@ package enum MeshInput: Sendable {
   case resumed
   /// Measure the links to all devices with a session, and answer with `linksMeasured`.
   case measureLinks
+  /// Dial a bulk session to a member; ends in `bulkOpened` or `bulkFailed`.
+  case openBulk(DeviceID)
+  /// Tell a member something about a job; nothing happens when no session leads there.
+  case job(to: DeviceID, body: [UInt8])
   /// This device leaves: `shuttingDown` until the next start, `asleep`, or `left` for good.
   case leave(CloseReason)
 }
@@ -56,6 +60,12 @@ package enum MeshEffect: Sendable {
   case resolve(StaticPeer)
   /// The links to all other members as `measureLinks` found them, by name of device.
   case linksMeasured([LinkMeasurement])
+  /// A bulk session that `openBulk` asked for stands.
+  case bulkOpened(SessionID, DeviceID)
+  /// A bulk session that `openBulk` asked for could not be opened.
+  case bulkFailed(DeviceID)
+  /// A member said something about a job.
+  case job(from: DeviceID, body: [UInt8])
   /// Log or show this.
   case report(MeshReport)
 }

@@ -10,6 +10,8 @@ package enum MeshLimits {
   package static let frameBody = 65_535 - 16 - 8
   /// Bytes of a datagram's body, so that the whole packet stays below 1,280 bytes on every path.
   package static let datagramBody = 1_172
+  /// Bulk sessions that this device is dialling at once.
+  package static let bulkDials = 64
   /// Log entries in one frame.
   package static let entriesPerFrame = 256
 

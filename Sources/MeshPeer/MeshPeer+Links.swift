@@ -24,7 +24,7 @@ extension MeshPeer {
       case .echo(let session, let request):
         send(MeshFrame(.echoRequest, request: request, body: []), on: session)
       case .dial(let address, let device):
-        effects.append(.transport(.dial(address, .bulk, expecting: device)))
+        dialBulk(device, at: address, isForSurvey: true)
       case .burst(let session, let burst, let byteCount):
         for frame in BurstFrame.frames(of: byteCount, burst: burst) { send(frame, on: session) }
       case .close(let session):

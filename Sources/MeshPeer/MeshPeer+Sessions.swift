@@ -17,7 +17,7 @@ extension MeshPeer {
     case .frame(let session, let frame): received(frame, on: session, at: now)
     case .datagram(let peer, let body): receivedDatagram(body, from: peer, at: now)
     case .dialFailed(let address, let purpose, let failure):
-      guard purpose == .control else { return survey(.dialFailed(address), at: now.monotonic) }
+      guard purpose == .control else { return bulkDialFailed(at: address, now: now.monotonic) }
       if failure == .clone { foundClone(of: own, at: now) }
       discover(.dialFailed(address, DialOutcome(failure)), at: now)
     case .writable: break
@@ -29,19 +29,17 @@ extension MeshPeer {
 
   private mutating func opened(_ session: SessionID, _ info: SessionInfo, at now: ClockReading) {
     let peer = info.peer
-    guard peer != own else { return refuse(session, .duplicate) }
-    guard !household.view.isRevoked(peer) else { return refuse(session, .revoked) }
-    guard table.entries.count < SessionLimits.sessions, quarantine[peer] == nil else {
-      return refuse(session, quarantine[peer] == nil ? .overLimit : .duplicate)
+    let dial = info.purpose == .bulk && info.isInitiator ? takeBulkDial(to: peer) : nil
+    if let reason = refusal(of: peer) {
+      if let dial { fail(dial, at: now.monotonic) }
+      return refuse(session, reason)
     }
     table[session] = SessionTable.Entry(
       id: session, info: info, opened: now, openedAtInput: inputCount, lastHeard: now.monotonic,
       nextEcho: now.monotonic.advanced(by: MeshLimits.echoInterval), wasMember: household.view.isMember(peer))
     lastVersions[peer] = info.offeredVersions
     guard info.purpose == .control else {
-      if info.isInitiator {
-        survey(.opened(session, peer, isFull: info.standing == .full), at: now.monotonic)
-      }
+      if let dial { opened(dial, session, info, at: now) }
       return
     }
     if info.standing != .statusOnly { sendSummary(on: session, wantsReply: true) }
@@ -64,6 +62,13 @@ extension MeshPeer {
       .connected(info.peer, dialled: info.isInitiator ? info.remote : nil, listening: info.listening), at: now
     )
     noteUsability(of: info.peer, at: now)
+  }
+
+  /// Why no session with this device is wanted now.
+  private func refusal(of peer: DeviceID) -> CloseReason? {
+    if peer == own || quarantine[peer] != nil { return .duplicate }
+    if household.view.isRevoked(peer) { return .revoked }
+    return table.entries.count < SessionLimits.sessions ? nil : .overLimit
   }
 
   private mutating func refuse(_ session: SessionID, _ reason: CloseReason) {
@@ -152,7 +157,7 @@ extension MeshPeer {
     switch kind {
     case .echoRequest, .echoReply, .goodbye: true
     case .trustLog: entry.info.standing != .statusOnly
-    case .gossip, .viewExchange:
+    case .gossip, .viewExchange, .job:
       entry.info.standing == .full && household.view.isMember(entry.info.peer)
     case .bulk, .burst, .burstReport: false
     }
@@ -169,6 +174,7 @@ extension MeshPeer {
     case .echoReply where frame.request >= LinkSurvey.firstRequest:
       survey(.echo(entry.id, request: frame.request), at: now.monotonic)
     case .echoReply: receivedEcho(frame.request, on: entry.id, at: now)
+    case .job: effects.append(.job(from: entry.info.peer, body: frame.body))
     case .goodbye, .bulk, .burst, .burstReport: break
     }
   }

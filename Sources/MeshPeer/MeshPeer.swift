@@ -65,6 +65,8 @@ package struct MeshPeer: Sendable {
   var nextRenewal: MonotonicInstant
   var linkSurvey = LinkSurvey()
   var burstReceiver = BurstReceiver()
+  /// In the order in which they were dialled.
+  var bulkDials: [BulkDial] = []
 
   /// A device that has not started yet; `known` is what it remembers of the others.
   package init(
@@ -124,6 +126,8 @@ package struct MeshPeer: Sendable {
     case .traits(let traits): gossip(.ownTraits(traits), at: now)
     case .resumed: wakeUp(at: now)
     case .measureLinks: measureLinks(at: now)
+    case .openBulk(let device): openBulk(device)
+    case .job(let device, let body): sendJob(body, to: device)
     case .leave(let reason): leave(reason, at: now)
     }
     let done = effects
@@ -158,6 +162,8 @@ package struct MeshPeer: Sendable {
     for entry in table.entries { effects.append(.transport(.close(entry.id, reason))) }
     effects.append(.publish(nil))
     table = SessionTable()
+    for dial in bulkDials where !dial.isForSurvey { effects.append(.bulkFailed(dial.device)) }
+    bulkDials = []
     isOut = true
   }
 

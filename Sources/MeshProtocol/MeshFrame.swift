@@ -20,6 +20,8 @@ package enum FrameKind: UInt8, Hashable, Sendable, CaseIterable {
   case burst = 10
   /// What the receiver of a burst answers to its last part.
   case burstReport = 11
+  /// What the devices of a job say to each other beside its bulk data; the layout belongs to who runs jobs.
+  case job = 12
 }
 
 /// One frame inside a session: what it is about, which exchange it belongs to, and its bytes.

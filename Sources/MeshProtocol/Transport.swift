@@ -36,6 +36,9 @@ package enum DropReason: String, Hashable, Sendable, CaseIterable {
   case malformedTrust = "malformed-trust"
   case notPermitted = "not-permitted"
   case queueFull = "queue-full"
+  case foreignJob = "foreign-job"
+  case malformedJob = "malformed-job"
+  case refusedBlob = "refused-blob"
 }
 
 /// What its owner asks of a transport.

@@ -20,10 +20,32 @@ package protocol MeshEndpoint: AnyObject, Sendable {
   func perform(_ commands: [TransportCommand])
   /// Bytes of frames that a session takes before `send` would be refused; 0 when it is not open.
   func room(in session: SessionID) -> Int
+  /// From now on frames of kind `bulk` go to this receiver and not to `events`; set before the first session opens.
+  func receiveBulk(at receiver: any BulkReceiver)
+  /// Reads a session on that its receiver has stopped.
+  func resume(_ session: SessionID)
+  /// Counts and reports something that the owner dropped.
+  func drop(_ reason: DropReason)
   /// Takes a newer state of the household; sessions with devices that it revokes are closed.
   func update(trust: TrustSnapshot)
   /// Says goodbye on all sessions, closes them, and ends `events`.
   func shutdown() async
+}
+
+/// Takes the bulk data of sessions where their connections live, beside the owner's events.
+///
+/// Tensors do not queue behind gossip, and gossip not behind tensors. Calls for one session come one after the other,
+/// on a thread of the transport, which they must not hold up: `opened`, then frames, then `closed`. The owner reads of
+/// `opened` and `closed` in `events` as well.
+package protocol BulkReceiver: AnyObject, Sendable {
+  /// A bulk session with full standing stands.
+  func opened(_ session: SessionID, _ info: SessionInfo)
+  /// A frame of kind `bulk`; false stops reading until `MeshEndpoint.resume`, but for what has been read already.
+  func received(_ frame: MeshFrame, on session: SessionID) -> Bool
+  /// The session's send queue has fallen below its low mark.
+  func writable(_ session: SessionID)
+  /// The session ended.
+  func closed(_ session: SessionID, _ reason: CloseReason)
 }
 
 /// What a transport has counted since its start.

@@ -83,9 +83,13 @@ package struct AdamWOptimizer: Sendable {
     precondition(
       range.lowerBound >= 0 && range.upperBound <= tree.vectorCount,
       "an update of \(range) in a vector of \(tree.vectorCount)")
-    for part in tree.decayRanges where part.range.overlaps(range) {
+    guard !range.isEmpty else { return }
+    var index = firstDecayRange(endingAfter: range.lowerBound)
+    while index < tree.decayRanges.count, tree.decayRanges[index].range.lowerBound < range.upperBound {
+      let part = tree.decayRanges[index]
       let here = part.range.clamped(to: range)
       let start = here.lowerBound
+      index += 1
       adamW(
         AdamWStep(
           learningRate: learningRate, beta1: configuration.beta1, beta2: configuration.beta2,
@@ -94,6 +98,16 @@ package struct AdamWOptimizer: Sendable {
         parameters: tree.vector + start, gradients: gradients + (start - range.lowerBound),
         m: moments.base + start, v: moments.base + tree.vectorCount + start, count: here.count)
     }
+  }
+
+  /// The ranges cover the vector in order, so the first that reaches beyond an element is found by halving.
+  private func firstDecayRange(endingAfter element: Int) -> Int {
+    var (low, high) = (0, tree.decayRanges.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if tree.decayRanges[middle].range.upperBound > element { high = middle } else { low = middle + 1 }
+    }
+    return low
   }
 }
 

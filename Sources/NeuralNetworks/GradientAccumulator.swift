@@ -24,6 +24,8 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
   /// True when a value did not fit or was not finite; the sums are then meaningless until `reset`.
   package var overflowed: Bool { overflow.load(ordering: .relaxed) }
   private let overflow = Atomic<Bool>(false)
+  /// Zeroed pages, which exist once they are written: a stage of a pipeline has only those of its own leaves.
+  private let storage: Arena
   private let sums: UnsafeMutableBufferPointer<Int64>
   private let limitBits: Int32
   private let locks = ChunkLocks()
@@ -43,12 +45,9 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
     nextExponent = exponent
     let contributionBits = Int32(Int.bitWidth - (maximumContributions - 1).leadingZeroBitCount)
     limitBits = 62 - contributionBits
-    sums = .allocate(capacity: count)
-    sums.initialize(repeating: 0)
-  }
-
-  deinit {
-    sums.deallocate()
+    storage = Arena(floatCount: max(2 * count, 16))
+    sums = UnsafeMutableBufferPointer(
+      start: UnsafeMutableRawPointer(storage.base).bindMemory(to: Int64.self, capacity: count), count: count)
   }
 
   /// Zeroes the sums and the overflow flag, and changes the exponent when one is given.
@@ -138,5 +137,37 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
     precondition(
       range.lowerBound >= 0 && range.upperBound <= sums.count, "sums \(range) of \(sums.count)")
     UnsafeMutableBufferPointer(rebasing: sums[range]).update(repeating: 0)
+  }
+
+  // MARK: Sums of several devices
+
+  /// One word: 1 when a value did not fit.
+  package var evidence: [UInt32] { [overflowed ? 1 : 0] }
+
+  /// Takes in whether another device's values fitted; false when that is not one word.
+  package func include(evidence: [UInt32]) -> Bool {
+    guard evidence.count == 1, evidence[0] <= 1 else { return false }
+    if evidence[0] == 1 { overflow.store(true, ordering: .relaxed) }
+    return true
+  }
+
+  /// Eight.
+  package var bytesPerSum: Int { MemoryLayout<Int64>.stride }
+
+  /// Calls `body` with the integers of `range` as bytes.
+  package func withIntegers<Result>(
+    _ range: Range<Int>, _ body: (UnsafeMutableRawBufferPointer) -> Result
+  ) -> Result {
+    body(UnsafeMutableRawBufferPointer(UnsafeMutableBufferPointer(rebasing: sums[range])))
+  }
+
+  /// Adds another device's integers to those of `range`; exact.
+  package func add(integers: UnsafeRawBufferPointer, to range: Range<Int>) {
+    precondition(
+      integers.count == range.count * bytesPerSum, "\(integers.count) bytes for the sums \(range)")
+    guard let base = sums.baseAddress, !range.isEmpty else { return }
+    withAligned(integers, as: Int64.self) {
+      addFixedPoint($0, count: range.count, into: base + range.lowerBound)
+    }
   }
 }

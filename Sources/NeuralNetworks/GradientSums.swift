@@ -52,4 +52,24 @@ package protocol GradientSums: GradientSink, Sendable {
   func read(_ range: Range<Int>, into gradients: UnsafeMutablePointer<Float>)
   /// Zeroes the sums of `range`.
   func zero(_ range: Range<Int>)
+
+  // MARK: Sums of several devices
+
+  /// What was noticed about the values since `begin`: all that `conclude` looks at, and the same for every order.
+  var evidence: [UInt32] { get }
+  /// Takes in what another device noticed in the same step; false when it belongs to other parameters.
+  func include(evidence: [UInt32]) -> Bool
+  /// Bytes of one sum.
+  var bytesPerSum: Int { get }
+  /// Calls `body` with the integers of `range`, `bytesPerSum` little-endian bytes each.
+  func withIntegers<Result>(_ range: Range<Int>, _ body: (UnsafeMutableRawBufferPointer) -> Result) -> Result
+  /// Adds another device's integers to those of `range`; both were rounded under the same exponents.
+  func add(integers: UnsafeRawBufferPointer, to range: Range<Int>)
+}
+
+extension GradientSums {
+  /// Overwrites the integers of `range` with those of another device.
+  package func store(integers: UnsafeRawBufferPointer, to range: Range<Int>) {
+    withIntegers(range) { $0.copyMemory(from: integers) }
+  }
 }

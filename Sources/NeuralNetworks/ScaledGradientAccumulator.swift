@@ -155,6 +155,38 @@ package final class ScaledGradientAccumulator: GradientSums, @unchecked Sendable
     body(sums)
   }
 
+  // MARK: Sums of several devices
+
+  /// Bits of the largest magnitude of each leaf, in the order of the tree.
+  package var evidence: [UInt32] { maxima.withLock { $0 } }
+
+  /// Takes in another device's maxima; false when there are not as many as leaves.
+  package func include(evidence: [UInt32]) -> Bool {
+    guard evidence.count == leaves.count else { return false }
+    maxima.withLock { maxima in
+      for (leaf, bits) in evidence.enumerated() { maxima[leaf] = max(maxima[leaf], bits) }
+    }
+    return true
+  }
+
+  /// Four.
+  package var bytesPerSum: Int { MemoryLayout<Int32>.stride }
+
+  /// Calls `body` with the integers of `range` as bytes.
+  package func withIntegers<Result>(
+    _ range: Range<Int>, _ body: (UnsafeMutableRawBufferPointer) -> Result
+  ) -> Result {
+    body(UnsafeMutableRawBufferPointer(UnsafeMutableBufferPointer(rebasing: sums[range])))
+  }
+
+  /// Adds another device's integers to those of `range`; exact.
+  package func add(integers: UnsafeRawBufferPointer, to range: Range<Int>) {
+    precondition(
+      integers.count == range.count * bytesPerSum, "\(integers.count) bytes for the sums \(range)")
+    guard let base = sums.baseAddress, !range.isEmpty else { return }
+    withAligned(integers, as: Int32.self) { addScaled($0, count: range.count, into: base + range.lowerBound) }
+  }
+
   /// The last leaf that begins at or before `offset`.
   private func leafIndex(at offset: Int) -> Int {
     var (low, high) = (0, leaves.count - 1)

@@ -23,6 +23,11 @@ package func addFixedPoint(_ x: UnsafePointer<Int64>, count: Int, into sums: Uns
   for i in 0..<count { sums[i] &+= x[i] }
 }
 
+/// sums[i] += x[i], wrapping.
+package func addScaled(_ x: UnsafePointer<Int32>, count: Int, into sums: UnsafeMutablePointer<Int32>) {
+  for i in 0..<count { sums[i] &+= x[i] }
+}
+
 /// y[i] = x[i]·2^−exponent, rounded once to float32; every kernel set gives the same bits.
 package func fixedPointToFloat(
   _ x: UnsafePointer<Int64>, count: Int, exponent: Int32, into y: UnsafeMutablePointer<Float>,

@@ -263,15 +263,20 @@ private final class BenchmarkPeer: Sendable {
   }
 }
 
-private func benchmarkHousehold(seed: UInt64) throws -> [Household] {
+/// What each device of a household knows whose keys all follow from the seed.
+func benchmarkHousehold(seed: UInt64, devices: Int = 2) throws -> [Household] {
   var entropy = SeededEntropy(seed: seed)
   var admin = try Household(
-    creating: RecoveryPhrase(entropy: &entropy), keys: DeviceKeys(entropy: &entropy), name: "one",
+    creating: RecoveryPhrase(entropy: &entropy), keys: DeviceKeys(entropy: &entropy), name: "device 0",
     entropy: &entropy)
-  let keys = DeviceKeys(entropy: &entropy)
-  let request = try AdmissionRequest(keys: keys, name: "two", binding: [1])
-  _ = try admin.admit(request, binding: [1], entropy: &entropy)
-  return [admin, try Household(log: admin.log, keys: keys)]
+  var keys: [DeviceKeys] = []
+  for index in 1..<devices {
+    let next = DeviceKeys(entropy: &entropy)
+    let request = try AdmissionRequest(keys: next, name: "device \(index)", binding: [1])
+    _ = try admin.admit(request, binding: [1], entropy: &entropy)
+    keys.append(next)
+  }
+  return [admin] + (try keys.map { try Household(log: admin.log, keys: $0) })
 }
 
 /// The other process, as the measuring one drives it.
@@ -522,18 +527,20 @@ struct HandshakeAnswer: Encodable {
   let pureAccepting: Sample
 }
 
-private func write(_ answer: some Encodable) throws {
+/// Prints one line of JSON.
+func write(_ answer: some Encodable) throws {
   let encoder = JSONEncoder()
   encoder.outputFormatting = [.sortedKeys]
   print(String(decoding: try encoder.encode(answer), as: UTF8.self))
 }
 
 /// Three significant digits or so.
-private func rounded(_ value: Double) -> String {
+func rounded(_ value: Double) -> String {
   decimal(value, value >= 100 ? 0 : value >= 10 ? 1 : 3)
 }
 
-private func processCPUSeconds() -> Double { seconds(of: CLOCK_PROCESS_CPUTIME_ID) }
+/// Processor seconds of all threads of this process.
+func processCPUSeconds() -> Double { seconds(of: CLOCK_PROCESS_CPUTIME_ID) }
 
 private func threadCPUSeconds() -> Double { seconds(of: CLOCK_THREAD_CPUTIME_ID) }
 

@@ -72,7 +72,7 @@ extension MeshFrame {
 
 extension PeerBench {
   /// Opens a bulk session with another device.
-  fileprivate mutating func openBulk(
+  mutating func openBulk(
     _ session: UInt64, with other: Int, isInitiator: Bool = true, standing: SessionStanding = .full
   ) -> [MeshEffect] {
     let info = SessionInfo(
@@ -83,7 +83,7 @@ extension PeerBench {
   }
 
   /// A device with a proved control session (1) to the second device, and none to the third.
-  fileprivate static func connected(standing: SessionStanding = .full) throws -> PeerBench {
+  static func connected(standing: SessionStanding = .full) throws -> PeerBench {
     var bench = try PeerBench()
     bench.answerEchoes(bench.open(1, with: 1, isInitiator: true, standing: standing))
     return bench

@@ -67,7 +67,7 @@ import WireCoding
     #expect(
       FrameKind.allCases.map { "\($0)=\($0.rawValue)" } == [
         "goodbye=1", "gossip=2", "viewExchange=3", "trustLog=4", "echoRequest=7", "echoReply=8", "bulk=9",
-        "burst=10", "burstReport=11",
+        "burst=10", "burstReport=11", "job=12",
       ])
     #expect(SessionPurpose.allCases.map { "\($0)=\($0.rawValue)" } == ["control=1", "bulk=2", "pairing=3"])
     #expect([SessionStanding.full, .updateOnly, .statusOnly].map(\.rawValue) == [1, 2, 3])

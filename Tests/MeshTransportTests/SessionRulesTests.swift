@@ -15,7 +15,7 @@ struct SessionRulesTests {
     let member = try RawMember(mesh.households[0], .control, to: b.transport.localPort)
     let session = try await b.awaitOpened().session
     let good = MeshFrame(.gossip, request: 7, body: [1]).encoded
-    for (index, value) in [(0, 0), (0, 12), (0, 255), (1, 1), (1, 128)] {
+    for (index, value) in [(0, 0), (0, 13), (0, 255), (1, 1), (1, 128)] {
       var bad = good
       bad[index] = UInt8(value)
       member.connection.send(member.framed(bad))

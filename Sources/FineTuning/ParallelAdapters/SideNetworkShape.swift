@@ -27,6 +27,8 @@ package struct SideStackShape: Sendable, Equatable {
   package var name: String
   /// Encoder or decoder.
   package var kind: StackKind
+  /// Layers of the backbone's stack.
+  package var depth: Int
   /// Backbone layers that have a side block, ascending.
   package var layers: [Int]
   /// Backbone taps that are read, ascending: 0, every kept layer + 1, and the last where the output needs it.
@@ -38,12 +40,12 @@ package struct SideStackShape: Sendable, Equatable {
   /// True when the stack ends in a norm (pre-norm models).
   package var hasFinalNorm: Bool
 
-  /// Position of backbone layer `layer`'s output among `taps`.
-  package func tapSlot(layer: Int) -> Int {
-    guard let slot = taps.firstIndex(of: layer + 1) else {
-      preconditionFailure("layer \(layer) of \(name) has no tap among \(taps)")
-    }
-    return slot
+  /// Those of a part of the stack.
+  package func layers(of part: StackPart) -> [Int] { layers.filter(part.layers.contains) }
+
+  /// Those that a part of the stack makes: of every layer its output, and of the first also its input.
+  package func taps(of part: StackPart) -> [Int] {
+    taps.filter { part.layers.contains($0 - 1) || $0 == 0 && part.startsStack }
   }
 }
 
@@ -80,6 +82,9 @@ package struct SideNetworkShape: Sendable, Equatable {
 
   /// Temperature of the gates (Ladder Side-Tuning: 0.1).
   package static let gateTemperature: Float = 0.1
+
+  /// Layers of each of the backbone's stacks.
+  package var depths: [Int] { stacks.map(\.depth) }
 
   /// Derives the shapes from a backbone's.
   package init(
@@ -124,7 +129,8 @@ package struct SideNetworkShape: Sendable, Equatable {
     var taps = [0] + layers.map { $0 + 1 }
     if isLast, configuration.output != .side, taps.last != stack.layers { taps.append(stack.layers) }
     return SideStackShape(
-      name: stack.kind == .encoder ? "encoder" : "decoder", kind: stack.kind, layers: layers, taps: taps,
-      block: block, relativeBias: stack.relativeBias, hasFinalNorm: stack.hasFinalNorm)
+      name: stack.kind == .encoder ? "encoder" : "decoder", kind: stack.kind, depth: stack.layers,
+      layers: layers, taps: taps, block: block, relativeBias: stack.relativeBias,
+      hasFinalNorm: stack.hasFinalNorm)
   }
 }

@@ -17,6 +17,7 @@ package final class SideTextGenerator: @unchecked Sendable {
   private let states: Arena
   private let sideArena: Arena
   private let sideEncoder: SideStack
+  private let sideScratch: SideStack.Scratch
   private let encoderTaps: TapBuffer
   private let shape: SideNetworkShape
   private let decoder: SideDecoder
@@ -40,8 +41,8 @@ package final class SideTextGenerator: @unchecked Sendable {
     self.settings = settings.limited(by: backbone)
     let capacity = Self.encoderCapacity(maximumSource)
     var layout = ArenaLayout()
-    sideEncoder = SideStack(
-      shape.stacks[0], network: shape, tree: parameters, capacity: capacity, training: false, layout: &layout)
+    (sideEncoder, sideScratch) = Self.planEncoder(
+      shape, tree: parameters, capacity: capacity, layout: &layout)
     sideArena = Arena(floatCount: max(16, layout.floatCount))
     encoderTaps = TapBuffer(shape: shape, element: element, capacity: capacity)
     workspace = Arena(floatCount: BackboneTapSource.workspaceFloats(backbone, capacity: capacity))
@@ -58,9 +59,7 @@ package final class SideTextGenerator: @unchecked Sendable {
   ) -> Int {
     let capacity = encoderCapacity(maximumSource)
     var layout = ArenaLayout()
-    _ = SideStack(
-      shape.stacks[0], network: shape, tree: shape.emptyParameters(), capacity: capacity, training: false,
-      layout: &layout)
+    _ = planEncoder(shape, tree: shape.emptyParameters(), capacity: capacity, layout: &layout)
     let floats =
       layout.floatCount + BackboneTapSource.workspaceFloats(backbone, capacity: capacity)
       + maximumSource * backbone.architecture.width
@@ -69,6 +68,18 @@ package final class SideTextGenerator: @unchecked Sendable {
         capacity: settings.limited(by: backbone).capacity(maximumSource: maximumSource))
     return floats * MemoryLayout<Float>.stride
       + TapBuffer.byteCount(shape: shape, element: element, capacity: capacity)
+  }
+
+  private static func planEncoder(
+    _ shape: SideNetworkShape, tree: ParameterTree, capacity: MicroBatchCapacity, layout: inout ArenaLayout
+  ) -> (SideStack, SideStack.Scratch) {
+    let encoder = shape.stacks[0]
+    let stack = SideStack(
+      encoder, part: StackPart.whole(depths: shape.depths)[0], network: shape, tree: tree,
+      capacity: capacity, training: false, layout: &layout)
+    let scratch = SideStack.scratch(
+      encoder, network: shape, tree: tree, capacity: capacity, training: false, layout: &layout)
+    return (stack, scratch)
   }
 
   private static func encoderCapacity(_ tokens: Int) -> MicroBatchCapacity {
@@ -87,7 +98,9 @@ package final class SideTextGenerator: @unchecked Sendable {
     try encode(
       BackboneBatch(encoderIDs: encoderIDs, encoderTypes: types, encoder: sequences), into: encoded)
     let side = sideEncoder.forward(
-      taps: encoderTaps.rows[0], sequences: sequences, encoder: nil, arena: sideArena)
+      SideStack.Pass(
+        taps: encoderTaps.rows[0], sequences: sequences, encoder: nil, scratch: sideScratch, arena: sideArena)
+    )
     decoder.begin(encoded, side: side)
     return try searchText(decoder, settings: settings, startID: startID, endID: backbone.endID)
   }

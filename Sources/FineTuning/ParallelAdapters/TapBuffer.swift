@@ -7,16 +7,25 @@ package import TensorKernels
 ///
 /// - Safety: one worker owns a buffer; nothing else touches it during a step.
 package final class TapBuffer: @unchecked Sendable {
-  /// Bytes that a buffer of the given capacity takes.
+  /// Bytes that a buffer of the given capacity takes, for all stacks or the given parts of them.
   package static func byteCount(
-    shape: SideNetworkShape, element: ActivationElement, capacity: MicroBatchCapacity
+    shape: SideNetworkShape, element: ActivationElement, capacity: MicroBatchCapacity,
+    parts: [StackPart]? = nil
   ) -> Int {
     var bytes = 0
-    for stack in shape.stacks {
+    for (stack, taps) in zip(shape.stacks, tapCounts(shape, parts)) {
       let tokens = stack.kind == .encoder ? capacity.encoderTokens : capacity.decoderTokens
-      bytes += stack.taps.count * blockBytes(tokens, shape.backboneWidth, element)
+      bytes += taps * blockBytes(tokens, shape.backboneWidth, element)
     }
     return bytes
+  }
+
+  /// Taps of each stack that the given parts make.
+  private static func tapCounts(_ shape: SideNetworkShape, _ parts: [StackPart]?) -> [Int] {
+    guard let parts else { return shape.stacks.map(\.taps.count) }
+    return shape.stacks.indices.map { stack in
+      parts.first { $0.stack == stack }.map { shape.stacks[stack].taps(of: $0).count } ?? 0
+    }
   }
 
   /// For each stack, its taps in the order of `SideStackShape.taps`.
@@ -25,18 +34,21 @@ package final class TapBuffer: @unchecked Sendable {
   private let capacity: MicroBatchCapacity
   private let kinds: [Bool]
 
-  /// A buffer for micro-batches within `capacity`.
-  package init(shape: SideNetworkShape, element: ActivationElement, capacity: MicroBatchCapacity) {
-    let bytes = Self.byteCount(shape: shape, element: element, capacity: capacity)
+  /// A buffer for micro-batches within `capacity`, for the taps of all stacks or of the given parts of them.
+  package init(
+    shape: SideNetworkShape, element: ActivationElement, capacity: MicroBatchCapacity,
+    parts: [StackPart]? = nil
+  ) {
+    let bytes = Self.byteCount(shape: shape, element: element, capacity: capacity, parts: parts)
     storage = UnsafeMutableRawPointer.allocate(byteCount: max(64, bytes), alignment: 64)
     self.capacity = capacity
     kinds = shape.stacks.map { $0.kind == .encoder }
     var offset = 0
     var rows: [[EncodedRows]] = []
-    for stack in shape.stacks {
+    for (stack, count) in zip(shape.stacks, Self.tapCounts(shape, parts)) {
       let tokens = stack.kind == .encoder ? capacity.encoderTokens : capacity.decoderTokens
       var taps: [EncodedRows] = []
-      for _ in stack.taps {
+      for _ in 0..<count {
         taps.append(EncodedRows(storage + offset, rows: 0, width: shape.backboneWidth, element: element))
         offset += Self.blockBytes(tokens, shape.backboneWidth, element)
       }

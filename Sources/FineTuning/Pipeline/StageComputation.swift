@@ -37,9 +37,15 @@ package protocol StageComputation: AnyObject, Sendable {
   /// All trained parameters of the technique, those of other stages included.
   var parameters: ParameterTree { get }
   /// Leaves (by place in `parameters.parameters`) whose gradients this stage hands to its sink.
+  ///
+  /// Every leaf is one stage's own, but for one that several stages hand on, each with a share of its gradient.
   var ownLeaves: [Int] { get }
+  /// Leaves whose values this stage reads, and whose gradients another stage hands to a sink, alone or as well.
+  var sharedLeaves: [Int] { get }
   /// How the sums of gradients are kept.
   var gradientSums: GradientSumFormat { get }
+  /// How often at most a micro-batch adds to one sum, in all stages together.
+  var contributions: Int { get }
   /// Micro-batches that can be in flight.
   var slots: Int { get }
   /// Called before each optimizer step with its number, from 1 on.
@@ -55,4 +61,9 @@ package protocol StageComputation: AnyObject, Sendable {
   /// The taps that the slot's last forward made, encoded as the cache keeps them: what the owner of the lane puts
   /// together with those of the other stages. Empty for a technique that reads none.
   func encodedTaps(_ batch: PackedMicroBatch, slot: Int) -> [UInt8]
+}
+
+extension StageComputation {
+  /// Once: a leaf's whole gradient at a time.
+  package var contributions: Int { 1 }
 }

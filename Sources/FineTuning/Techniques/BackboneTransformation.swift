@@ -257,12 +257,22 @@ extension BackboneTuning {
   /// A tree with all trainable leaves at their starting values.
   ///
   /// Random values are drawn per leaf from (seed, index), so that adding a leaf moves no other.
+  ///
+  /// - Parameter layers: those of the only stage whose values are needed: of the others nothing is read from the
+  ///   backbone, which may lack them, and nothing is written.
   package static func initialParameters(
-    configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone, seed: UInt64
+    configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone, seed: UInt64,
+    layers: Range<Int>? = nil
   ) -> ParameterTree {
     let leaves = configuration.trainedLeaves(
       head: head, architecture: backbone.architecture, leaves: backbone.leaves)
+    let needed = layers.map { layers in
+      let stage = StageLeaves(
+        configuration, head: head, backbone: backbone, layers: layers, names: leaves.map(\.shape.name))
+      return Set(stage.own + stage.shared)
+    }
     return ParameterTree(trainable: leaves.map(\.shape)) { index, values in
+      if let needed, !needed.contains(index) { return }
       guard let base = values.baseAddress else { return }
       var generator = SeededGenerator(seed: seed, 0x7475_6E65, UInt64(index))
       switch leaves[index].start {

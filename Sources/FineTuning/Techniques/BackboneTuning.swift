@@ -14,6 +14,8 @@ package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
   package let parameters: ParameterTree
   /// 64-bit sums where a few leaves are trained, 32-bit sums where all are.
   package let gradientSums: GradientSumFormat
+  /// Words are added to once for every stack that looks them up, and once more for a head that is tied to them.
+  package let contributions: Int
   private let workers: [TuningWorker]
   private let dropout: TuningDropout
   private var step = 0
@@ -32,20 +34,19 @@ package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
     dropoutSeed: UInt64
   ) {
     self.parameters = parameters
-    let architecture = backbone.architecture
-    dropout = TuningDropout(configuration, architecture: architecture, seed: dropoutSeed)
-    let leaves = configuration.tunedLeaves(
-      of: backbone.leaves, architecture: architecture, parameters: parameters)
+    dropout = TuningDropout(configuration, architecture: backbone.architecture, seed: dropoutSeed)
+    let model = TunedPart.Model(
+      configuration, head: head, backbone: backbone, tree: parameters,
+      parts: StackPart.whole(depths: backbone.architecture.depths))
     self.workers = (0..<max(1, workers)).map { _ in
       TuningWorker(
-        head: head, architecture: architecture, leaves: leaves, tree: parameters, capacity: capacity,
-        training: training, checkpoints: checkpointsActivations)
+        model, capacity: capacity, training: training, checkpoints: checkpointsActivations)
     }
+    gradientSums = configuration.gradientSums
+    contributions = configuration.contributions(head: head, backbone: backbone)
     if case .full = configuration {
-      gradientSums = .scaled32
-      self.backbone = head == .languageModel && leaves.head?.bias != nil ? backbone : nil
+      self.backbone = head == .languageModel && model.leaves.head?.bias != nil ? backbone : nil
     } else {
-      gradientSums = .fixed64
       self.backbone = backbone
     }
   }
@@ -55,14 +56,13 @@ package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
     configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone,
     capacity: MicroBatchCapacity, training: Bool, checkpointsActivations: Bool
   ) -> Int {
-    let tree = emptyParameters(configuration: configuration, head: head, backbone: backbone)
-    let architecture = backbone.architecture
-    let leaves = configuration.tunedLeaves(
-      of: backbone.leaves, architecture: architecture, parameters: tree)
+    let model = TunedPart.Model(
+      configuration, head: head, backbone: backbone,
+      tree: emptyParameters(configuration: configuration, head: head, backbone: backbone),
+      parts: StackPart.whole(depths: backbone.architecture.depths))
     return MemoryLayout<Float>.stride
       * TuningWorker.floatCount(
-        head: head, architecture: architecture, leaves: leaves, tree: tree, capacity: capacity,
-        training: training, checkpoints: checkpointsActivations)
+        model, capacity: capacity, training: training, checkpoints: checkpointsActivations)
   }
 
   /// Tells which step the next micro-batches belong to.
@@ -83,5 +83,31 @@ package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
   /// The sum of the losses of a micro-batch, without dropout and without gradients.
   package func loss(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Double {
     workers[worker].loss(batch)
+  }
+}
+
+extension TunedPart.Model {
+  /// The given parts of a backbone under a technique.
+  init(
+    _ configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone, tree: ParameterTree,
+    parts: [StackPart]
+  ) {
+    self.init(
+      head: head, architecture: backbone.architecture,
+      leaves: configuration.tunedLeaves(
+        of: backbone.leaves, architecture: backbone.architecture, parameters: tree),
+      tree: tree, parts: parts)
+  }
+}
+
+extension TechniqueConfiguration {
+  /// 64-bit sums where a few leaves are trained, 32-bit sums where all are.
+  package var gradientSums: GradientSumFormat { if case .full = self { .scaled32 } else { .fixed64 } }
+
+  /// How often at most a micro-batch adds to one sum, on one device and in all stages of a pipeline together.
+  package func contributions(head: TaskHead, backbone: any Backbone) -> Int {
+    guard case .full = self else { return 1 }
+    let scoresWords = head == .languageModel && backbone.leaves.isTied
+    return backbone.architecture.stacks.count + (scoresWords ? 1 : 0)
   }
 }

@@ -67,74 +67,49 @@ struct TiledHead {
     return gradient
   }
 
-  /// Hands the gradient of the head's words to `sink`, after `share`, with what `words` adds to some of them when they
-  /// are the embedding's too.
-  func weightGradient(
-    _ x: Matrix, labels: [Int32], adding words: WordGradients?, arena: Arena, sink: any GradientSink
-  ) {
+  /// Hands the gradient of the head's words to `sink`, after `share`.
+  func weightGradient(_ x: Matrix, labels: [Int32], arena: Arena, sink: any GradientSink) {
     for tile in 0..<Self.tiles(head.weight) {
       let range = self.words(tile)
       let gradient = arena.matrix(gradient, rows: range.count, columns: head.weight.columns)
       matrixMultiply(
         scoreGradient(x, labels: labels, tile: tile, arena: arena), .transposed, x, .none, into: gradient)
-      words?.add(range, to: gradient)
       sink.add(gradient.base, of: head.weight.rowRange(range))
     }
   }
 }
 
 /// The gradients of an embedding's words in one micro-batch: one row for each token that was looked up.
+///
+/// Each stack's are handed on by themselves, and so are those of a head that is tied to the words: in a pipeline they
+/// arise in different stages, and integers add up to the same sum wherever they meet.
 struct WordGradients {
-  private struct Token {
-    let word: Int
-    let row: Matrix
-    let scale: Float
-  }
+  private let ids: [Int32]
+  private let rows: Matrix
+  private let scale: Float
+  /// Tokens in the order of words; those of one word in the order of the text, so that their sum is always the same.
+  private let order: [Int]
 
-  /// In the order of words; tokens of one word in the order of the text, so that their sum is always the same.
-  private var tokens: [Token] = []
-
-  /// Adds the rows of one stack's tokens.
-  mutating func append(_ ids: [Int32], rows: Matrix, scale: Float) {
-    for (index, id) in ids.enumerated() {
-      tokens.append(Token(word: Int(id), row: rows.rowRange(index, count: 1), scale: scale))
-    }
-  }
-
-  /// Brings the tokens into the order that `add` needs.
-  mutating func sort() {
-    let order = tokens.indices.sorted { (tokens[$0].word, $0) < (tokens[$1].word, $1) }
-    tokens = order.map { tokens[$0] }
-  }
-
-  /// Adds the tokens of the words `range` to the rows of those words.
-  func add(_ range: Range<Int>, to gradient: Matrix) {
-    var low = 0
-    var high = tokens.count
-    while low < high {
-      let middle = (low + high) / 2
-      if tokens[middle].word < range.lowerBound { low = middle + 1 } else { high = middle }
-    }
-    while low < tokens.count, tokens[low].word < range.upperBound {
-      let token = tokens[low]
-      addRows(
-        token.row, into: gradient.rowRange(token.word - range.lowerBound, count: 1), scale: token.scale)
-      low += 1
-    }
+  /// The rows of one stack's tokens.
+  init(_ ids: [Int32], rows: Matrix, scale: Float) {
+    self.ids = ids
+    self.rows = rows
+    self.scale = scale
+    order = ids.indices.sorted { (ids[$0], $0) < (ids[$1], $1) }
   }
 
   /// Hands the gradient of every word that was looked up to `sink`, a row at a time.
   func add(_ words: Parameter, scratch: UnsafeMutablePointer<Float>, sink: any GradientSink) {
     let sum = Matrix(scratch, rows: 1, columns: words.columns)
     var index = 0
-    while index < tokens.count {
-      let word = tokens[index].word
+    while index < order.count {
+      let word = ids[order[index]]
       scratch.update(repeating: 0, count: words.columns)
-      while index < tokens.count, tokens[index].word == word {
-        addRows(tokens[index].row, into: sum, scale: tokens[index].scale)
+      while index < order.count, ids[order[index]] == word {
+        addRows(rows.rowRange(order[index], count: 1), into: sum, scale: scale)
         index += 1
       }
-      sink.add(scratch, of: words.rowRange(word..<word + 1))
+      sink.add(scratch, of: words.rowRange(Int(word)..<Int(word) + 1))
     }
   }
 }

@@ -2,20 +2,37 @@ import LanguageModels
 import NeuralNetworks
 import TensorKernels
 
-/// One stack of a tuned backbone with its buffers: forward with kept rows, and backward to every trained leaf.
+/// Consecutive layers of one stack of a tuned backbone with their buffers, all of them or a pipeline stage's: forward with
+/// kept rows, and backward to every trained leaf.
 ///
-/// The blocks are those of the frozen backbone's forward; what is trained is decided by their leaves alone.
+/// The blocks are those of the frozen backbone's forward; what is trained is decided by their leaves alone. What comes
+/// from layers before and behind is put into `state`, `gradient` and `biasGradient` by whoever calls.
 struct TunedStack {
-  /// What a backward needs to know.
+  /// Rows that no micro-batch needs between its forward and its backward.
+  struct Scratch {
+    let block: BlockScratch
+    let gradient: Int
+    let biasGradient: Int
+    /// A finished gradient on its way to the sink.
+    let parameter: Int
+  }
+
+  /// What a forward or a backward of one micro-batch works with.
   struct Pass {
     let sequences: PackedSequences
     let encoder: EncoderStates?
     let dropout: BatchDropout?
+    let scratch: Scratch
     let arena: Arena
   }
 
   let shape: StackShape
+  let part: StackPart
   let embedding: StackEmbedding
+  /// True when the stack has a trained leaf, in whatever stage.
+  let isTrained: Bool
+  /// The lowest layer of the stack whose backward anything needs; the number of layers when none is.
+  private let lowestLayer: Int
   private let blocks: [TransformerBlock]
   private let relativeBias: RelativePositionBias?
   private let finalNorm: NormParameters?
@@ -25,7 +42,6 @@ struct TunedStack {
   private let checkpoints: Bool
   private let offsets: Offsets
   private let activations: [BlockActivations]
-  private let scratch: BlockScratch
 
   private struct Offsets {
     /// What enters each block, and what leaves the last.
@@ -36,39 +52,35 @@ struct TunedStack {
     var final = 0
     var finalStatistics = 0
     var bias = 0
-    var biasGradient = 0
-    var gradient = 0
-    /// A finished gradient on its way to the sink.
-    var parameter = 0
   }
 
-  /// Plans the buffers of one stack that are its own.
+  /// Reserves what a micro-batch keeps between its forward and its backward.
+  ///
+  /// - Parameter carriesEncoderGradient: true in a decoder below which something is trained.
   init(
-    _ shape: StackShape, _ leaves: StackLeaves, firstLayer: Int, capacity: MicroBatchCapacity, training: Bool,
-    checkpoints: Bool, scratch: BlockScratch, layout: inout ArenaLayout
+    _ shape: StackShape, part: StackPart, _ leaves: StackLeaves, firstLayer: Int,
+    carriesEncoderGradient: Bool, capacity: MicroBatchCapacity, training: Bool, checkpoints: Bool,
+    layout: inout ArenaLayout
   ) {
     self.shape = shape
-    self.scratch = scratch
+    self.part = part
     self.firstLayer = firstLayer
     self.training = training
     self.checkpoints = checkpoints && training
     embedding = leaves.embedding
-    blocks = leaves.blocks.map { TransformerBlock(shape.block, $0) }
-    finalNorm = leaves.finalNorm
-    relativeBias = leaves.relativeBias.flatMap { table in
-      shape.relativeBias.map {
-        RelativePositionBias(
-          table: table, bidirectional: $0.bidirectional, maximumDistance: $0.maximumDistance)
-      }
-    }
+    let own = Array(leaves.blocks[part.layers])
+    blocks = own.map { TransformerBlock(shape.block, $0) }
+    finalNorm = part.endsStack ? leaves.finalNorm : nil
+    relativeBias = Self.relativeBias(shape, leaves)
+    isTrained = leaves.isTrained
+    lowestLayer = carriesEncoderGradient ? 0 : leaves.lowestTrainedLayer
     let size = Self.size(shape.kind, capacity)
-    let rows = size.capacity.tokens * shape.block.width
     offsets = Self.plan(
-      shape, leaves, relativeBias: relativeBias, tokens: size.capacity.tokens, longest: size.longest,
-      rows: rows, training: training, layout: &layout)
-    let bottlenecks = leaves.blocks.contains { $0.selfAttention.bottleneck != nil }
+      shape, part, leaves, relativeBias: relativeBias, tokens: size.capacity.tokens, longest: size.longest,
+      training: training, layout: &layout)
+    let bottlenecks = own.contains { $0.selfAttention.bottleneck != nil }
     var sets: [BlockActivations] = []
-    for _ in 0..<(training && !checkpoints ? shape.layers : 1) {
+    for _ in 0..<(training && !checkpoints ? part.layers.count : 1) {
       sets.append(
         BlockActivations(
           shape.block, capacity: size.capacity, training: training, bottlenecks: bottlenecks, hidden: true,
@@ -77,12 +89,27 @@ struct TunedStack {
     activations = sets
   }
 
-  /// Reserves the scratch of a stack; stacks never need theirs at the same time.
-  static func scratch(
+  /// Reserves the rows of the blocks; stacks never need theirs at the same time.
+  static func blockScratch(
     _ shape: StackShape, capacity: MicroBatchCapacity, training: Bool, layout: inout ArenaLayout
   ) -> BlockScratch {
     BlockScratch(
       shape.block, capacity: size(shape.kind, capacity).capacity, training: training, layout: &layout)
+  }
+
+  /// Reserves the rest of what the micro-batches of one thread share.
+  static func scratch(
+    _ shape: StackShape, _ leaves: StackLeaves, block: BlockScratch, capacity: MicroBatchCapacity,
+    training: Bool, layout: inout ArenaLayout
+  ) -> Scratch {
+    let size = size(shape.kind, capacity)
+    let relativeBias = relativeBias(shape, leaves)
+    let largest = max(
+      2 * shape.block.width, relativeBias?.table.count ?? 0, leaves.embedding.types?.count ?? 0)
+    return Scratch(
+      block: block, gradient: layout.reserve(training ? size.capacity.tokens * shape.block.width : 0),
+      biasGradient: layout.reserve(training ? relativeBias?.valueCount(span: max(1, size.longest)) ?? 0 : 0),
+      parameter: layout.reserve(training ? largest : 0))
   }
 
   private static func size(
@@ -99,54 +126,80 @@ struct TunedStack {
     }
   }
 
+  private static func relativeBias(_ shape: StackShape, _ leaves: StackLeaves) -> RelativePositionBias? {
+    leaves.relativeBias.flatMap { table in
+      shape.relativeBias.map {
+        RelativePositionBias(
+          table: table, bidirectional: $0.bidirectional, maximumDistance: $0.maximumDistance)
+      }
+    }
+  }
+
   private static func plan(
-    _ shape: StackShape, _ leaves: StackLeaves, relativeBias: RelativePositionBias?, tokens: Int,
-    longest: Int, rows: Int, training: Bool, layout: inout ArenaLayout
+    _ shape: StackShape, _ part: StackPart, _ leaves: StackLeaves, relativeBias: RelativePositionBias?,
+    tokens: Int, longest: Int, training: Bool, layout: inout ArenaLayout
   ) -> Offsets {
+    let rows = tokens * shape.block.width
     var offsets = Offsets()
     let stream = layout.reserve(rows)
     offsets.inputs = [stream]
-    for _ in 0..<shape.layers { offsets.inputs.append(training ? layout.reserve(rows) : stream) }
-    if training, let norm = leaves.embedding.norm, leaves.embedding.words.isTrainable {
+    for _ in part.layers { offsets.inputs.append(training ? layout.reserve(rows) : stream) }
+    if training, part.startsStack, let norm = leaves.embedding.norm, leaves.embedding.words.isTrainable {
       offsets.sums = layout.reserve(rows)
       offsets.sumStatistics = layout.reserve(tokens * norm.kind.statisticsPerRow)
     }
-    offsets.final = leaves.finalNorm == nil ? offsets.inputs[shape.layers] : layout.reserve(rows)
-    offsets.finalStatistics = layout.reserve(tokens * shape.block.norm.statisticsPerRow)
-    let biases = relativeBias?.valueCount(span: max(1, longest)) ?? 0
-    offsets.bias = layout.reserve(biases)
-    guard training else { return offsets }
-    offsets.biasGradient = layout.reserve(biases)
-    offsets.gradient = layout.reserve(rows)
-    offsets.parameter = layout.reserve(
-      max(
-        2 * shape.block.width, relativeBias?.table.count ?? 0, leaves.embedding.types?.count ?? 0))
+    let hasNorm = part.endsStack && leaves.finalNorm != nil
+    offsets.final = hasNorm ? layout.reserve(rows) : offsets.inputs[part.layers.count]
+    offsets.finalStatistics = layout.reserve(hasNorm ? tokens * shape.block.norm.statisticsPerRow : 0)
+    offsets.bias = layout.reserve(relativeBias?.valueCount(span: max(1, longest)) ?? 0)
     return offsets
   }
 
-  // MARK: What is trained
+  // MARK: What is trained, and what crosses to other layers
 
   private var trainsEmbedding: Bool { embedding.words.isTrainable }
 
-  private func isTrained(layer: Int) -> Bool {
-    (blocks[layer].parameters.leaves + blocks[layer].parameters.additions).contains { $0.isTrainable }
+  /// True when something below a layer of the stack needs the gradient of what enters the layer.
+  func needsGradient(below layer: Int) -> Bool { lowestLayer < layer }
+
+  /// What enters the part's first layer.
+  func state(tokens: Int, arena: Arena) -> Matrix { matrix(offsets.inputs[0], tokens, arena) }
+
+  /// The states behind the part's last layer, and behind the final norm where the stack ends.
+  func finalStates(tokens: Int, arena: Arena) -> Matrix { matrix(offsets.final, tokens, arena) }
+
+  /// The gradient of what leaves the part, which `backward` turns into that of what enters.
+  func gradient(_ scratch: Scratch, tokens: Int, arena: Arena) -> Matrix {
+    matrix(scratch.gradient, tokens, arena)
   }
 
-  /// True when the stack has a trained leaf.
-  var isTrained: Bool {
-    trainsEmbedding || (finalNorm?.isTrainable ?? false) || blocks.indices.contains { isTrained(layer: $0) }
-  }
-
-  /// The lowest layer whose backward anything needs; the number of layers when none is.
-  private func lowestLayer(carriesEncoderGradient: Bool) -> Int {
-    if trainsEmbedding || carriesEncoderGradient || (relativeBias?.table.isTrainable ?? false) { return 0 }
-    return blocks.indices.first { isTrained(layer: $0) } ?? blocks.count
+  /// The gradient of trained relative position biases, summed over the layers so far.
+  func biasGradient(_ scratch: Scratch, span: Int, arena: Arena) -> Matrix? {
+    guard let relativeBias, relativeBias.table.isTrainable else { return nil }
+    return arena.matrix(scratch.biasGradient, rows: 1, columns: relativeBias.valueCount(span: span))
   }
 
   // MARK: Forward
 
-  /// Runs the stack over a micro-batch's ids and returns its final states.
+  /// Runs the layers over a micro-batch, from its ids where the stack starts; returns `finalStates`.
   func forward(_ ids: [Int32], types: [Int32], _ pass: Pass) -> Matrix {
+    let (tokens, arena) = (pass.sequences.tokens, pass.arena)
+    if part.startsStack { embed(ids, types: types, pass) }
+    _ = relativeBias?.expand(span: pass.sequences.longest, into: arena.base + offsets.bias)
+    for index in blocks.indices { forward(block: index, pass) }
+    let final = finalStates(tokens: tokens, arena: arena)
+    guard part.endsStack else { return final }
+    finalNorm?.forward(
+      matrix(offsets.inputs[blocks.count], tokens, arena), into: final,
+      statistics: training ? arena.base + offsets.finalStatistics : nil)
+    if shape.block.placement == .pre {
+      pass.dropout?.backbone?.apply(
+        final, into: final, sequences: pass.sequences, layer: firstLayer + shape.layers, site: .final)
+    }
+    return final
+  }
+
+  private func embed(_ ids: [Int32], types: [Int32], _ pass: Pass) {
     let (tokens, arena) = (pass.sequences.tokens, pass.arena)
     let first = matrix(offsets.inputs[0], tokens, arena)
     let sums = offsets.sums.map { matrix($0, tokens, arena) } ?? first
@@ -154,32 +207,18 @@ struct TunedStack {
     embedding.norm?.forward(sums, into: first, statistics: offsets.sumStatistics.map { arena.base + $0 })
     pass.dropout?.backbone?.apply(
       first, into: first, sequences: pass.sequences, layer: firstLayer, site: .embedding)
-    _ = relativeBias?.expand(span: pass.sequences.longest, into: arena.base + offsets.bias)
-    for layer in blocks.indices { forward(layer: layer, pass) }
-    let last = matrix(offsets.inputs[blocks.count], tokens, arena)
-    let final = finalStates(tokens: tokens, arena: arena)
-    finalNorm?.forward(
-      last, into: final, statistics: training ? arena.base + offsets.finalStatistics : nil)
-    if shape.block.placement == .pre {
-      pass.dropout?.backbone?.apply(
-        final, into: final, sequences: pass.sequences, layer: firstLayer + blocks.count, site: .final)
-    }
-    return final
   }
 
-  private func forward(layer: Int, _ pass: Pass) {
+  private func forward(block index: Int, _ pass: Pass) {
     let tokens = pass.sequences.tokens
-    blocks[layer].forward(
-      matrix(offsets.inputs[layer], tokens, pass.arena),
-      into: matrix(offsets.inputs[layer + 1], tokens, pass.arena), sequences: pass.sequences,
-      bias: bias(pass), encoder: pass.encoder, activations: activations[set(layer)],
-      scratch: scratch, arena: pass.arena, dropout: blockDropout(layer, pass))
+    blocks[index].forward(
+      matrix(offsets.inputs[index], tokens, pass.arena),
+      into: matrix(offsets.inputs[index + 1], tokens, pass.arena), sequences: pass.sequences,
+      bias: bias(pass), encoder: pass.encoder, activations: activations[set(index)],
+      scratch: pass.scratch.block, arena: pass.arena, dropout: blockDropout(index, pass))
   }
 
-  /// The final states of the last `forward`.
-  func finalStates(tokens: Int, arena: Arena) -> Matrix { matrix(offsets.final, tokens, arena) }
-
-  private func set(_ layer: Int) -> Int { activations.count == 1 ? 0 : layer }
+  private func set(_ index: Int) -> Int { activations.count == 1 ? 0 : index }
 
   private func bias(_ pass: Pass) -> PositionBias? {
     relativeBias.map { _ in
@@ -188,61 +227,72 @@ struct TunedStack {
     }
   }
 
-  private func blockDropout(_ layer: Int, _ pass: Pass) -> BlockDropout? {
-    pass.dropout?.block(layer: firstLayer + layer, placement: shape.block.placement)
+  private func blockDropout(_ index: Int, _ pass: Pass) -> BlockDropout? {
+    pass.dropout?.block(
+      layer: firstLayer + part.layers.lowerBound + index, placement: shape.block.placement)
   }
 
   // MARK: Backward
 
-  /// The place for the gradient of the final states, which `backward` then overwrites.
-  func gradient(tokens: Int, arena: Arena) -> Matrix { matrix(offsets.gradient, tokens, arena) }
-
-  /// From the gradient of the final states to those of all trained leaves above the embedding.
+  /// From the gradient of what leaves the part, in `gradient`, to those of all trained leaves above the embedding.
   ///
-  /// Leaves the gradient of what enters the first block when the embedding is trained. The encoder's share is added
-  /// to `encoderGradient`.
+  /// Leaves the gradient of what enters the part's first layer when anything below needs it. The encoder's share is
+  /// added to `encoderGradient`.
   func backward(_ pass: Pass, encoderGradient: Matrix?, sink: any GradientSink) {
     let (tokens, arena) = (pass.sequences.tokens, pass.arena)
-    let gradient = gradient(tokens: tokens, arena: arena)
-    let lowest = lowestLayer(carriesEncoderGradient: encoderGradient != nil)
-    guard lowest < blocks.count || finalNorm?.isTrainable ?? false else { return }
+    let biasSums = biasGradient(pass.scratch, span: pass.sequences.longest, arena: arena)
+    if part.endsStack {
+      guard lowestLayer < shape.layers || finalNorm?.isTrainable ?? false else { return }
+      backwardFinal(pass, sink: sink)
+      if let biasSums { biasSums.base.update(repeating: 0, count: biasSums.columns) }
+    }
+    let gradient = gradient(pass.scratch, tokens: tokens, arena: arena)
+    for index in blocks.indices.reversed() {
+      let layer = part.layers.lowerBound + index
+      guard layer >= lowestLayer else { break }
+      // The last layer's rows are still there.
+      if checkpoints && index + 1 < blocks.count { forward(block: index, pass) }
+      blocks[index].backward(
+        gradient, input: matrix(offsets.inputs[index], tokens, arena), sequences: pass.sequences,
+        bias: bias(pass), biasGradient: biasSums?.base, encoder: pass.encoder,
+        encoderGradient: encoderGradient, activations: activations[set(index)], scratch: pass.scratch.block,
+        arena: arena, sink: sink, needsInputGradient: needsGradient(below: layer) || trainsEmbedding,
+        dropout: blockDropout(index, pass))
+    }
+    guard part.startsStack, let biasSums else { return }
+    relativeBias?.backward(
+      UnsafePointer(biasSums.base), span: pass.sequences.longest,
+      scratch: arena.base + pass.scratch.parameter, sink: sink)
+  }
+
+  private func backwardFinal(_ pass: Pass, sink: any GradientSink) {
+    let (tokens, arena) = (pass.sequences.tokens, pass.arena)
+    let gradient = gradient(pass.scratch, tokens: tokens, arena: arena)
     if shape.block.placement == .pre {
       pass.dropout?.backbone?.apply(
-        gradient, into: gradient, sequences: pass.sequences, layer: firstLayer + blocks.count, site: .final)
+        gradient, into: gradient, sequences: pass.sequences, layer: firstLayer + shape.layers, site: .final)
     }
     finalNorm?.backward(
       input: matrix(offsets.inputs[blocks.count], tokens, arena),
       statistics: UnsafePointer(arena.base + offsets.finalStatistics), gradient: gradient, into: gradient,
-      accumulate: false, scratch: arena.base + offsets.parameter, sink: sink)
-    let trainsBias = relativeBias?.table.isTrainable ?? false
-    let biasSums = arena.base + offsets.biasGradient
-    if trainsBias, let relativeBias {
-      biasSums.update(repeating: 0, count: relativeBias.valueCount(span: pass.sequences.longest))
-    }
-    for layer in blocks.indices.reversed() where layer >= lowest {
-      // The last layer's rows are still there.
-      if checkpoints && layer + 1 < blocks.count { forward(layer: layer, pass) }
-      blocks[layer].backward(
-        gradient, input: matrix(offsets.inputs[layer], tokens, arena), sequences: pass.sequences,
-        bias: bias(pass), biasGradient: trainsBias ? biasSums : nil, encoder: pass.encoder,
-        encoderGradient: encoderGradient, activations: activations[set(layer)], scratch: scratch,
-        arena: arena, sink: sink, needsInputGradient: layer > lowest || trainsEmbedding,
-        dropout: blockDropout(layer, pass))
-    }
-    guard trainsBias else { return }
-    relativeBias?.backward(
-      UnsafePointer(biasSums), span: pass.sequences.longest, scratch: arena.base + offsets.parameter,
-      sink: sink)
+      accumulate: false, scratch: arena.base + pass.scratch.parameter, sink: sink)
   }
 
-  /// From the gradient of what entered the first block to that of each token's word, and of all other leaves of the
-  /// embedding; returns the words' rows, before their scale.
-  func backwardEmbedding(types: [Int32], _ pass: Pass, sink: any GradientSink) -> Matrix {
+  /// From the gradient of what entered the stack's first block to those of all leaves of the embedding, if trained.
+  func backwardEmbedding(_ ids: [Int32], types: [Int32], _ pass: Pass, sink: any GradientSink) {
+    guard part.startsStack, trainsEmbedding else { return }
+    let rows = backwardSums(types: types, pass, sink: sink)
+    WordGradients(ids, rows: rows, scale: embedding.scale).add(
+      embedding.words, scratch: pass.arena.base + pass.scratch.parameter, sink: sink)
+  }
+
+  /// To the gradients of what is added to the words; returns that of each token's word, before its scale.
+  private func backwardSums(types: [Int32], _ pass: Pass, sink: any GradientSink) -> Matrix {
     let (tokens, arena) = (pass.sequences.tokens, pass.arena)
-    let gradient = gradient(tokens: tokens, arena: arena)
+    let gradient = gradient(pass.scratch, tokens: tokens, arena: arena)
     pass.dropout?.backbone?.apply(
       gradient, into: gradient, sequences: pass.sequences, layer: firstLayer, site: .embedding)
-    let scratch = arena.base + offsets.parameter
+    let scratch = arena.base + pass.scratch.parameter
     if let norm = embedding.norm, let sums = offsets.sums, let statistics = offsets.sumStatistics {
       norm.backward(
         input: matrix(sums, tokens, arena), statistics: UnsafePointer(arena.base + statistics),
@@ -280,5 +330,22 @@ struct TunedStack {
 
   private func matrix(_ offset: Int, _ tokens: Int, _ arena: Arena) -> Matrix {
     arena.matrix(offset, rows: tokens, columns: shape.block.width)
+  }
+}
+
+extension StackLeaves {
+  /// True when a leaf is trained.
+  var isTrained: Bool {
+    embedding.words.isTrainable || (finalNorm?.isTrainable ?? false) || blocks.contains(where: Self.isTrained)
+  }
+
+  /// The lowest layer whose backward a leaf of the stack needs; the number of layers when none does.
+  fileprivate var lowestTrainedLayer: Int {
+    if embedding.words.isTrainable || (relativeBias?.isTrainable ?? false) { return 0 }
+    return blocks.firstIndex(where: Self.isTrained) ?? blocks.count
+  }
+
+  private static func isTrained(_ block: BlockParameters) -> Bool {
+    (block.leaves + block.additions).contains { $0.isTrainable }
   }
 }

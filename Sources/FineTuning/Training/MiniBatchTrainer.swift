@@ -40,47 +40,62 @@ package struct StepResult: Sendable, Equatable {
 /// integers, in the format that the technique names, whose sum no order can change; so the new parameters depend on
 /// the mini-batch alone. All workers add
 /// to one vector of sums, and the update takes the gradient from it a block at a time: a gradient in floats never
-/// exists as a whole.
+/// exists as a whole. Several devices share the work of a step through a `StepReduction`; with none, a step costs
+/// nothing for them.
 ///
 /// - Safety: one thread drives a trainer.
 package final class MiniBatchTrainer: @unchecked Sendable {
-  /// The technique that is trained.
-  package let technique: any TechniqueComputation
+  /// The trained parameters.
+  package let parameters: ParameterTree
   /// The optimizer with its moments.
   package private(set) var optimizer: AdamWOptimizer
   /// Steps that were computed a second time, because a gradient did not fit its sum.
   package private(set) var repeatedSteps = 0
+  private let computation: any MiniBatchComputation
+  private let reduction: (any StepReduction)?
   private let schedule: LearningRateSchedule
   private let clipping: GradientClipping
   private let sums: any GradientSums
-  private let work: MiniBatchWork
   private let update: ParameterUpdate
-  /// Made once, so that a step hands out its work without allocating.
-  private let computePiece: @Sendable (_ piece: Int, _ worker: Int) -> Void
   private let maximumMicroBatches: Int
   private let workers: Int
 
   /// A trainer of `totalSteps` steps of at most `maximumMicroBatches` micro-batches on `workers` workers.
-  package init(
+  package convenience init(
     technique: any TechniqueComputation, settings: OptimizationSettings, totalSteps: Int,
     maximumMicroBatches: Int, workers: Int
   ) {
-    self.technique = technique
+    self.init(
+      computation: TechniqueWork(technique, maximumMicroBatches: maximumMicroBatches), settings: settings,
+      totalSteps: totalSteps, maximumMicroBatches: maximumMicroBatches, workers: workers)
+  }
+
+  /// A trainer of one device's part of every mini-batch.
+  ///
+  /// - Parameters:
+  ///   - maximumMicroBatches: of a whole mini-batch, the same on every device: it decides how integers round.
+  ///   - leaves: those that this device trains; nil for all.
+  ///   - reduction: what makes one step of all devices' parts; nil for one device.
+  package init(
+    computation: any MiniBatchComputation, settings: OptimizationSettings, totalSteps: Int,
+    maximumMicroBatches: Int, workers: Int, leaves: TrainedLeaves? = nil,
+    reduction: (any StepReduction)? = nil
+  ) {
+    self.computation = computation
+    self.reduction = reduction
+    parameters = computation.parameters
     self.maximumMicroBatches = maximumMicroBatches
     self.workers = max(1, workers)
     var configuration = AdamWConfiguration()
     configuration.weightDecay = settings.weightDecay
-    optimizer = AdamWOptimizer(technique.parameters, configuration: configuration)
+    optimizer = AdamWOptimizer(parameters, configuration: configuration)
     schedule = LearningRateSchedule(
       peak: settings.learningRate, warmupFraction: settings.warmupFraction, totalSteps: max(1, totalSteps))
     clipping = GradientClipping(maximumNorm: settings.maximumNorm)
-    sums = technique.gradientSums.makeSums(
-      of: technique.parameters, maximumContributions: max(1, maximumMicroBatches))
-    let work = MiniBatchWork(
-      technique: technique, sums: sums, maximumMicroBatches: max(1, maximumMicroBatches))
-    self.work = work
-    computePiece = { piece, worker in work.compute(piece, worker: worker) }
-    update = ParameterUpdate(sums, workers: self.workers)
+    sums = computation.gradientSums.makeSums(
+      of: parameters, maximumContributions: max(1, maximumMicroBatches) * max(1, computation.contributions))
+    update = ParameterUpdate(
+      sums, of: parameters, leaves: leaves ?? TrainedLeaves(all: parameters), workers: self.workers)
   }
 
   /// Bytes that a trainer of `count` parameters takes beside the technique's own.
@@ -98,33 +113,45 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     precondition(
       miniBatch.count <= maximumMicroBatches && loop.width <= workers,
       "\(miniBatch.count) micro-batches on \(loop.width) workers exceed the plan")
-    technique.begin(step: optimizer.step + 1)
+    let step = optimizer.step + 1
+    computation.begin(step: step)
     var lossSum = try accumulate(miniBatch, loop: loop)
     while true {
       let outcome = sums.conclude()
       if outcome == .complete { break }
-      guard outcome == .redo, lossSum.isFinite else { throw .diverged(step: optimizer.step + 1) }
+      guard outcome == .redo, lossSum.isFinite else { throw .diverged(step: step) }
       repeatedSteps += 1
       lossSum = try accumulate(miniBatch, loop: loop)
     }
     let scaled = clipping.scale(
-      sumOfSquares: update.sumOfSquares(loop: loop), gradientScale: 1 / Float(max(1, units)))
-    guard scaled.norm.isFinite, lossSum.isFinite else { throw .diverged(step: optimizer.step + 1) }
-    optimizer.step += 1
+      sumOfSquares: try sumOfSquares(loop: loop), gradientScale: 1 / Float(max(1, units)))
+    guard scaled.norm.isFinite, lossSum.isFinite else { throw .diverged(step: step) }
+    optimizer.step = step
     update.apply(
-      optimizer, gradientScale: scaled.scale, learningRate: schedule.rate(step: optimizer.step), loop: loop)
+      optimizer, gradientScale: scaled.scale, learningRate: schedule.rate(step: step), loop: loop)
     return StepResult(lossSum: lossSum, units: units, gradientNorm: scaled.norm)
   }
 
-  /// Runs every micro-batch and leaves the sum of their gradients in the sums.
+  /// Runs this device's micro-batches, leaves the sum of their gradients in the sums, and returns the loss of all.
   private func accumulate(
     _ miniBatch: [PackedMicroBatch], loop: any ParallelLoop
   ) throws(TrainingFailure) -> Double {
     update.clearSums()
     sums.begin()
-    work.begin(miniBatch)
-    loop.forEach(miniBatch.count, computePiece)
-    return try work.finish()
+    try computation.accumulate(miniBatch, into: sums, loop: loop)
+    if let reduction {
+      return try reduction.exchange(computation, microBatches: miniBatch.count, sums: sums)
+    }
+    return miniBatch.indices.reduce(0) { $0 + (computation.loss(at: $1) ?? 0) }
+  }
+
+  /// Σ gradient² over the parameters of all devices, from sums that every device has completed.
+  private func sumOfSquares(loop: any ParallelLoop) throws(TrainingFailure) -> Double {
+    guard let reduction else { return update.sumOfSquares(loop: loop) }
+    try reduction.reduce(sums)
+    var squares = update.squares(loop: loop)
+    try reduction.exchange(squares: &squares)
+    return squares.reduce(0, +)
   }
 
   // MARK: State
@@ -137,59 +164,24 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     step: Int, exponents: [Int32], firstMoments: some Collection<Float>,
     secondMoments: some Collection<Float>
   ) throws(TrainingFailure) {
-    let count = technique.parameters.vectorCount
+    let count = parameters.vectorCount
     guard firstMoments.count == count, secondMoments.count == count else {
       throw .foreignState(
         "the saved optimizer has \(firstMoments.count) values and this run needs \(count); "
           + "the run directory belongs to another configuration")
     }
+    try restore(step: step, exponents: exponents)
+    _ = optimizer.firstMoments.update(fromContentsOf: firstMoments)
+    _ = optimizer.secondMoments.update(fromContentsOf: secondMoments)
+  }
+
+  /// Continues from the state of an earlier step whose moments the caller writes into the optimizer itself.
+  package func restore(step: Int, exponents: [Int32]) throws(TrainingFailure) {
     guard sums.restore(exponents: exponents) else {
       throw .foreignState(
         "the \(exponents.count) saved exponents of the gradient sums do not fit this run; "
           + "the run directory belongs to another configuration")
     }
     optimizer.step = step
-    _ = optimizer.firstMoments.update(fromContentsOf: firstMoments)
-    _ = optimizer.secondMoments.update(fromContentsOf: secondMoments)
-  }
-}
-
-/// The micro-batches of the step in flight, with a place for each one's loss.
-///
-/// - Safety: `begin` and `finish` run before and after the loop on the trainer's thread; during the loop a worker
-///   writes only its piece's loss.
-private final class MiniBatchWork: @unchecked Sendable {
-  private let technique: any TechniqueComputation
-  private let sums: any GradientSums
-  private let losses: UnsafeMutablePointer<Double>
-  private let failure = Mutex<TrainingFailure?>(nil)
-  private var miniBatch: [PackedMicroBatch] = []
-
-  init(technique: any TechniqueComputation, sums: any GradientSums, maximumMicroBatches: Int) {
-    self.technique = technique
-    self.sums = sums
-    losses = .allocate(capacity: maximumMicroBatches)
-    losses.initialize(repeating: 0, count: maximumMicroBatches)
-  }
-
-  deinit { losses.deallocate() }
-
-  func begin(_ miniBatch: [PackedMicroBatch]) {
-    self.miniBatch = miniBatch
-    failure.withLock { $0 = nil }
-  }
-
-  func compute(_ piece: Int, worker: Int) {
-    do throws(TrainingFailure) {
-      losses[piece] = try technique.train(miniBatch[piece], worker: worker, sink: sums)
-    } catch {
-      failure.withLock { $0 = $0 ?? error }
-    }
-  }
-
-  /// The sum of all losses, in the order of the micro-batches.
-  func finish() throws(TrainingFailure) -> Double {
-    if let error = failure.withLock({ $0 }) { throw error }
-    return miniBatch.indices.reduce(0) { $0 + losses[$1] }
   }
 }

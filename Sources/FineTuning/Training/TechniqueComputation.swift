@@ -10,6 +10,8 @@ package protocol TechniqueComputation: AnyObject, Sendable {
   var parameters: ParameterTree { get }
   /// How the sums of its gradients are kept.
   var gradientSums: GradientSumFormat { get }
+  /// How often at most a micro-batch adds to one sum.
+  var contributions: Int { get }
   /// Called before each optimizer step with its number, from 1 on; a step that is computed again has the same number.
   func begin(step: Int)
   /// Adds the gradient of the micro-batch's loss sum to `sink`.
@@ -25,6 +27,8 @@ package protocol TechniqueComputation: AnyObject, Sendable {
 extension TechniqueComputation {
   /// 64-bit sums, unless the technique trains too many parameters for them.
   package var gradientSums: GradientSumFormat { .fixed64 }
+  /// Once: a leaf's whole gradient at a time.
+  package var contributions: Int { 1 }
   /// Nothing to prepare: only dropout needs the step's number.
   package func begin(step: Int) {}
 }

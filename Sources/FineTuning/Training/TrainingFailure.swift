@@ -12,6 +12,10 @@ package enum TrainingFailure: Error, Equatable, CustomStringConvertible {
   case cache(CacheFailure)
   /// State on disk that does not fit this run.
   case foreignState(String)
+  /// The exchange with the other devices of the job failed.
+  case exchange(String)
+  /// What another device sent for a stage's layers has not the length that the micro-batch and the layers say.
+  case malformedBoundary(content: String, firstLayer: Int, lastLayer: Int, bytes: Int, expected: Int)
 
   /// One line: what was wrong, where, and the next step.
   package var description: String {
@@ -24,7 +28,10 @@ package enum TrainingFailure: Error, Equatable, CustomStringConvertible {
       "activations of \(samples) samples are not in the cache and the backbone has been released; "
         + "start again with --resume, which recomputes them"
     case .cache(let failure): failure.description
-    case .foreignState(let detail): detail
+    case .foreignState(let detail), .exchange(let detail): detail
+    case .malformedBoundary(let content, let first, let last, let bytes, let expected):
+      "another device sent \(bytes) bytes of \(content) for layers \(first) to \(last), expected \(expected); "
+        + "all devices must run the same version of hearth: update them and start again"
     }
   }
 }

@@ -57,7 +57,13 @@ package func mergeAdapter(_ request: MergeRequest) throws -> MergeSummary {
   let merged = try MergedWeights(
     base: weights, backbone: adapter.backbone, configuration: adapter.description.technique,
     parameters: adapter.parameters)
-  try write(merged, filesFrom: ModelFolder(adapter.model.directory), to: request.output)
+  let source = ModelFolder(adapter.model.directory)
+  guard let configuration = try source.region(named: "config.json") else {
+    preconditionFailure("a model without config.json was opened")
+  }
+  let written = WrittenModel(
+    layout: merged.layout, configuration: Array(configuration.bytes), source: source, keptFiles: keptFiles)
+  try written.write(to: request.output) { entry, range, part in try merged.fill(entry, range, into: part) }
   // What was written has to load: a model that only looks finished would be found out much later.
   let made = try ModelDirectory.load(ModelFolder(request.output))
   var warnings = adapter.warnings
@@ -70,31 +76,4 @@ package func mergeAdapter(_ request: MergeRequest) throws -> MergeSummary {
     modelDirectory: request.output, technique: adapter.description.technique.name,
     parameters: made.checkpoint.parameterCount, digest: made.checkpoint.digest.description,
     warnings: warnings)
-}
-
-/// Writes all files; the configuration comes last, since a directory without one is no model.
-private func write(_ merged: MergedWeights, filesFrom source: ModelFolder, to output: String) throws {
-  try createDirectory(output)
-  let free = try freeDiskBytes(output)
-  guard free > merged.layout.byteCount else {
-    throw RunFailure.inputOutput(
-      path: output,
-      detail: "the weights need \(ByteCount(merged.layout.byteCount)) and \(ByteCount(free)) are free; "
-        + "make room or choose another disk with --output")
-  }
-  for name in keptFiles {
-    guard let region = try source.region(named: name) else { continue }
-    try AtomicFile.write(Array(region.bytes), to: "\(output)/\(name)")
-  }
-  var weights = try AtomicFile("\(output)/model.safetensors")
-  try streamSafetensors(merged.layout) { (entry, range, part) throws(any Error) in
-    try merged.fill(entry, range, into: part)
-  } sink: { (piece) throws(any Error) in
-    try weights.append(piece)
-  }
-  try weights.commit()
-  guard let configuration = try source.region(named: "config.json") else {
-    preconditionFailure("a model without config.json was opened")
-  }
-  try AtomicFile.write(Array(configuration.bytes), to: "\(output)/config.json")
 }

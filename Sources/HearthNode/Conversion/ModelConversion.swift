@@ -89,7 +89,10 @@ package func convertBERTToBART(_ request: ConversionRequest) throws -> Conversio
   let conversion = try BERTToBART(
     loaded.checkpoint, bert, startID: tokenizer.startID, endID: tokenizer.separatorID,
     decoderLayers: request.decoderLayers)
-  try write(conversion, tokenizerFrom: source, to: request.output)
+  let written = WrittenModel(
+    layout: conversion.layout, configuration: conversion.configurationJSON, source: source,
+    keptFiles: wordPieceFiles)
+  try written.write(to: request.output) { entry, range, part in conversion.fill(entry, range, part) }
   // What was written has to load: a model that only looks finished would be found out much later.
   let made = try ModelDirectory.load(ModelFolder(request.output))
   return ConversionSummary(
@@ -99,31 +102,3 @@ package func convertBERTToBART(_ request: ConversionRequest) throws -> Conversio
 
 /// Files that decide the ids of a WordPiece tokenizer; only the vocabulary must be there.
 private let wordPieceFiles = ["vocab.txt", "tokenizer.json", "tokenizer_config.json"]
-
-/// Writes all files; the configuration comes last, since a directory without one is no model.
-private func write(_ conversion: BERTToBART, tokenizerFrom source: ModelFolder, to output: String) throws {
-  try createDirectory(output)
-  let free = try freeDiskBytes(output)
-  guard free > conversion.layout.byteCount else {
-    throw RunFailure.inputOutput(
-      path: output,
-      detail: "the weights need \(ByteCount(conversion.layout.byteCount)) and \(ByteCount(free)) are free; "
-        + "make room or choose another disk with --output")
-  }
-  for name in wordPieceFiles {
-    guard let region = try source.region(named: name) else { continue }
-    try AtomicFile.write(Array(region.bytes), to: "\(output)/\(name)")
-  }
-  var weights = try AtomicFile("\(output)/model.safetensors")
-  try write(conversion, into: &weights)
-  try weights.commit()
-  try AtomicFile.write(conversion.configurationJSON, to: "\(output)/config.json")
-}
-
-private func write(_ conversion: BERTToBART, into file: inout AtomicFile) throws(FileFailure) {
-  try streamSafetensors(conversion.layout) { (entry, range, part) throws(FileFailure) in
-    conversion.fill(entry, range, part)
-  } sink: { (piece) throws(FileFailure) in
-    try file.append(piece)
-  }
-}

@@ -6,16 +6,21 @@ extension HouseholdDaemon {
   /// Measures the links and answers when all are done; several commands at once share one survey.
   func answerLinks(_ request: LocalControlRequest) async throws {
     guard !isOver else { throw HouseholdFailure.refused("the daemon stops; run 'hearth up' again") }
-    let measured: [LinkMeasurement]? = await withCheckedContinuation { waiting in
-      linkWaiters.append(waiting)
-      handle(.measureLinks)
-    }
-    guard let links = measured else {
+    guard let links = await measuredLinks() else {
       throw HouseholdFailure.refused("the daemon stops; run 'hearth up' again")
     }
     var event = ControlEvent(.links)
     event.links = LinkSurveyReport(links, household: peer.household)
     try await request.answer(ControlCoding.line(event))
+  }
+
+  /// The links to all other members; nil when the daemon stops.
+  func measuredLinks() async -> [LinkMeasurement]? {
+    if isOver { return nil }
+    return await withCheckedContinuation { waiting in
+      linkWaiters.append(waiting)
+      handle(.measureLinks)
+    }
   }
 
   /// Ends all waiting for the survey; nil when nothing will come of it.

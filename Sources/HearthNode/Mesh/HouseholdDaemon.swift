@@ -34,6 +34,10 @@ package actor HouseholdDaemon {
     package var usesAvahi: Bool
     /// Whether the household may use this device.
     package var isAvailable: Bool
+    /// Compute threads of jobs; nil uses the cores that the process may use.
+    package var jobThreads: Int?
+    /// Most memory that jobs may take; nil uses what is available.
+    package var jobMemory: Int?
 
     /// Options with the defaults of `hearth up`.
     package init(stateDirectory: String, controlSocket: String) {
@@ -56,6 +60,8 @@ package actor HouseholdDaemon {
     let beacon: BeaconSocket?
     let beaconFailure: String?
     let avahi: AvahiDiscovery?
+    /// Blobs of jobs; nil when their directory cannot be used, and this device trains nothing.
+    let blobs: BlobStore?
   }
 
   nonisolated let lane: MeshLane
@@ -78,6 +84,8 @@ package actor HouseholdDaemon {
   var invitations = Invitations()
   /// Commands that wait for the link survey under way.
   var linkWaiters: [CheckedContinuation<[LinkMeasurement]?, Never>] = []
+  /// What trains the household's jobs; nil while it is not up.
+  var jobService: (any JobServing)?
   /// Why the log could not be stored last; nil when it is on the disk.
   var storeFailure: HouseholdStorageFailure?
   private let beaconOrders: AsyncStream<BeaconOrder>.Continuation
@@ -89,6 +97,13 @@ package actor HouseholdDaemon {
   private var isLeaving = false
   private(set) var isOver = false
   private var ended: [CheckedContinuation<Void, Never>] = []
+
+  /// What happens to the household's jobs on this device; nil while it is not up.
+  var jobs: JobService?
+  /// Bulk sessions of jobs.
+  var bulk: BulkDesk?
+  /// Whether the household changed since the jobs were told.
+  var jobsAreStale = false
 
   private struct BeaconOrder: Sendable {
     let bytes: [UInt8]
@@ -127,7 +142,8 @@ package actor HouseholdDaemon {
     let doors = Doors(
       directory: directory, transport: transport, control: control, beacon: beacon,
       beaconFailure: beaconFailure,
-      avahi: options.usesAvahi && !options.loopbackOnly ? AvahiDiscovery() : nil)
+      avahi: options.usesAvahi && !options.loopbackOnly ? AvahiDiscovery() : nil,
+      blobs: await openBlobs(options.stateDirectory, log: log))
     // Before the actor: nothing of it runs without its thread.
     let lane = MeshLane()
     lane.start(name: "hearth-mesh")
@@ -135,6 +151,7 @@ package actor HouseholdDaemon {
       options, log: log, lane: lane, doors: doors, household: household, boot: boot, known: known,
       seed: entropy.integer())
     await daemon.begin()
+    await daemon.startJobs(seed: entropy.integer())
     return daemon
   }
 
@@ -174,6 +191,7 @@ package actor HouseholdDaemon {
       Task { await self.tick() }
     }
     doors.transport.receivePairing(at: desk)
+    openBulkDesk()
     restoreInvitations()
     let port = doors.transport.localPort
     log.info("up", metadata: ["port": "\(port)", "device": "\(peer.own.short)"])
@@ -261,6 +279,7 @@ package actor HouseholdDaemon {
     }
     lane.setAlarm(peer.nextDeadline)
     tellWatchers()
+    if jobsAreStale { tellJobs() }
   }
 
   /// Performs one effect; what it leads to at once is the next input.
@@ -278,7 +297,12 @@ package actor HouseholdDaemon {
     case .publish(let announcement): doors.avahi?.publish(announcement)
     case .resolve(let peer): resolve(peer)
     case .linksMeasured(let links): tellLinkWaiters(links)
-    case .report(let report): note(report)
+    case .bulkOpened(let session, let device): bulk?.dialled(session, device)
+    case .bulkFailed(let device): bulk?.dialFailed(device)
+    case .job(let device, let body): jobs?.receive(body, from: device)
+    case .report(let report):
+      note(report)
+      if case .dropped = report {} else { jobsAreStale = true }
     }
     return nil
   }
@@ -349,6 +373,7 @@ package actor HouseholdDaemon {
   func withdraw(_ reason: CloseReason) async {
     isLeaving = true
     closeInvitation("the daemon stops")
+    await stopJobs()
     handle(.leave(reason))
     isOver = true
     lane.setAlarm(nil)

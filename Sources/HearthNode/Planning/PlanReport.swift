@@ -5,7 +5,7 @@ import PipelineSchedules
 /// A plan with the names that people know, as `hearth plan --json` writes it.
 package struct PlanReport: Sendable, Encodable {
   /// One device's part of a stage or of the cached epochs.
-  package struct Device: Sendable, Encodable {
+  package struct Device: Sendable, Codable, Equatable {
     /// What the device is called.
     package var name: String
     /// Units of a pipeline micro-batch, or of a mini-batch in the cached epochs.
@@ -19,7 +19,7 @@ package struct PlanReport: Sendable, Encodable {
   }
 
   /// One stage.
-  package struct Stage: Sendable, Encodable {
+  package struct Stage: Sendable, Codable, Equatable {
     /// Its first and last layer by name.
     package var layers: [String]
     /// The number of its layers.
@@ -29,7 +29,7 @@ package struct PlanReport: Sendable, Encodable {
   }
 
   /// Predicted times in seconds.
-  package struct Seconds: Sendable, Encodable {
+  package struct Seconds: Sendable, Codable, Equatable {
     /// The first pass over the samples.
     package var firstEpoch: Double
     /// Moving cached activations.
@@ -38,6 +38,13 @@ package struct PlanReport: Sendable, Encodable {
     package var cachedEpoch: Double
     /// The whole job.
     package var total: Double
+
+    init(_ times: PredictedTimes) {
+      firstEpoch = PlanReport.seconds(times.firstEpoch)
+      redistribution = PlanReport.seconds(times.redistribution)
+      cachedEpoch = PlanReport.seconds(times.cachedEpoch)
+      total = PlanReport.seconds(times.total)
+    }
   }
 
   /// A shape that lost, and why.
@@ -103,31 +110,13 @@ package struct PlanReport: Sendable, Encodable {
     samples = prepared.samples
     unitsPerMiniBatch = prepared.job.unitsPerMiniBatch
     microBatches = plan.microBatches
-    stages = plan.stages.map { stage in
-      Stage(
-        layers: [
-          prepared.model.layerNames[stage.layers.lowerBound],
-          prepared.model.layerNames[stage.layers.upperBound - 1],
-        ],
-        layerCount: stage.layers.count,
-        devices: stage.members.map { member in
-          Device(
-            name: devices[member.device].name, share: member.units, memoryBytes: member.memoryBytes,
-            budgetBytes: devices[member.device].memoryBudget)
-        })
-    }
-    cachedDevices = plan.cached.map { member in
-      Device(
-        name: devices[member.device].name, share: member.units, memoryBytes: member.memoryBytes,
-        budgetBytes: devices[member.device].memoryBudget, cacheBytes: member.cacheBytes)
-    }
-    let used = Set(plan.stages.flatMap(\.members).map(\.device) + plan.cached.map(\.device))
-    idle = devices.indices.filter { !used.contains($0) }.map { devices[$0].name }
-    predictedSeconds = Seconds(
-      firstEpoch: PlanReport.seconds(plan.predicted.firstEpoch),
-      redistribution: PlanReport.seconds(plan.predicted.redistribution),
-      cachedEpoch: PlanReport.seconds(plan.predicted.cachedEpoch),
-      total: PlanReport.seconds(plan.predicted.total))
+    let names = devices.map(\.name)
+    let budgets = devices.map(\.memoryBudget)
+    stages = PlanReport.stages(
+      of: plan, names: names, budgets: budgets, layerNames: prepared.model.layerNames)
+    cachedDevices = PlanReport.cachedDevices(of: plan, names: names, budgets: budgets)
+    idle = PlanReport.idle(in: plan, names: names)
+    predictedSeconds = Seconds(plan.predicted)
     proven = result.isProven
     planningSeconds = seconds
     planDigest = plan.digest.description
@@ -136,6 +125,37 @@ package struct PlanReport: Sendable, Encodable {
         mode: alternative.mode.rawValue, grouping: alternative.grouping,
         because: PlanReport.words(alternative, plan, devices))
     }
+  }
+
+  /// The stages of a plan; names and budgets are by place in the household.
+  static func stages(
+    of plan: Plan, names: [String], budgets: [Int64], layerNames: [String]
+  ) -> [Stage] {
+    plan.stages.map { stage in
+      Stage(
+        layers: [layerNames[stage.layers.lowerBound], layerNames[stage.layers.upperBound - 1]],
+        layerCount: stage.layers.count,
+        devices: stage.members.map { member in
+          Device(
+            name: names[member.device], share: member.units, memoryBytes: member.memoryBytes,
+            budgetBytes: budgets[member.device])
+        })
+    }
+  }
+
+  /// Who trains from the cache.
+  static func cachedDevices(of plan: Plan, names: [String], budgets: [Int64]) -> [Device] {
+    plan.cached.map { member in
+      Device(
+        name: names[member.device], share: member.units, memoryBytes: member.memoryBytes,
+        budgetBytes: budgets[member.device], cacheBytes: member.cacheBytes)
+    }
+  }
+
+  /// Devices without work.
+  static func idle(in plan: Plan, names: [String]) -> [String] {
+    let used = Set(plan.stages.flatMap(\.members).map(\.device) + plan.cached.map(\.device))
+    return names.indices.filter { !used.contains($0) }.map { names[$0] }
   }
 
   /// Fitting shapes by their time, then the others by what they lack.

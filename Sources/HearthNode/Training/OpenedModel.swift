@@ -28,9 +28,11 @@ package final class OpenedModel {
 
   /// Maps and checks the weights, configuration and tokenizer of `directory`.
   ///
-  /// Weights over `memoryBudget` pass through memory piece by piece while they are hashed.
+  /// Weights over `memoryBudget` pass through memory piece by piece while they are hashed. With an `identity`, the digest
+  /// that a device with all of the weights found, they are not hashed: a part of them has holes in place of the rest.
   package init(
-    directory: String, memoryBudget: Int? = nil, weights: RequestedWeights = .float32
+    directory: String, memoryBudget: Int? = nil, weights: RequestedWeights = .float32,
+    identity: ContentDigest? = nil
   ) throws {
     let loaded = try ModelDirectory.load(ModelFolder(directory))
     let checkpoint = weights.precision == .float32 ? loaded.checkpoint : loaded.checkpoint.deferringDecoding
@@ -48,8 +50,10 @@ package final class OpenedModel {
     weightReport = converted.map(WeightReport.init)
     // Weights stored in 16 bits and used in float32 take twice their file.
     byteCount = weightReport?.bytes ?? max(checkpoint.byteCount, checkpoint.ownedByteCount)
-    digest = weightDecision.identity(
-      of: checkpoint.digest(releasing: memoryBudget.map { checkpoint.byteCount > $0 } ?? false))
+    digest =
+      identity
+      ?? weightDecision.identity(
+        of: checkpoint.digest(releasing: memoryBudget.map { checkpoint.byteCount > $0 } ?? false))
     if converted != nil { checkpoint.releaseResidentPages() }
     self.backbone = converted?.backbone ?? backbone
     architecture = backbone.architecture

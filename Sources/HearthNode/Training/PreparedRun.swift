@@ -2,6 +2,7 @@ package import ActivationCache
 import ComputeRuntime
 package import CryptoPrimitives
 package import FineTuning
+import HearthStorage
 package import LanguageModels
 import NeuralNetworks
 import TensorKernels
@@ -43,82 +44,40 @@ package struct PreparedRun {
 
   /// Reads the rows and lays out the run.
   package init(_ request: TrainRequest, model: OpenedModel) throws {
-    self.request = request
     guard let backbone = model.backbone else { preconditionFailure("a run is laid out with its backbone") }
-    let kind = TrainingRows.labelKind(request.task)
-    let file = try TrainingRows.read(request.dataFile, options: request.data, labels: kind)
-    var warnings = file.warnings
-    var skipped = file.skippedRows
-    var training = file.examples
-    var heldOut: [LabelledText] = []
-    if let path = request.validationFile {
-      let validation = try TrainingRows.read(path, options: request.data, labels: kind)
-      heldOut = validation.examples
-      skipped += validation.skippedRows
-      warnings += validation.warnings
-    } else if request.validationFraction > 0 {
-      if let split = try Self.holdOut(training, fraction: request.validationFraction) {
-        (training, heldOut) = (split.training, split.validation)
-      } else {
-        warnings.append("\(training.count) rows are too few to hold any out; no metric is measured")
-      }
-    }
-    if let most = request.rowLimit { training = firstByHash(training, count: most) }
-    task = try TrainingRows.task(
-      request.task, training: training, targetLength: Self.targetLength(request, model: model))
-    let length = Self.maximumLength(request, model: model, warnings: &warnings)
-    maximumLength = length
-    let rows = try TrainingRows.samples(training, task: task, model: model, maximumLength: length)
-    let held = try TrainingRows.samples(heldOut, task: task, model: model, maximumLength: length)
-    rowsDigest = Self.digest(of: [rows.samples, held.samples])
-    let cut = rows.truncatedTargets + held.truncatedTargets
-    if cut > 0 { warnings.append("\(cut) texts to write were cut at --max-target-length") }
+    try self.init(request, content: RunContent(request, model: model), backbone: backbone)
+  }
+
+  /// Lays out a run of samples that were read, here or on the device that has the rows.
+  package init(_ request: TrainRequest, content: RunContent, backbone: any Backbone) throws {
+    self.request = request
+    task = content.task
+    maximumLength = content.maximumLength
+    rowsDigest = Self.digest(of: [content.training, content.heldOut])
     technique = try TrainedTechnique(
-      Self.configuration(request, architecture: model.architecture), head: task.head, backbone: backbone,
-      element: request.cache, checkpointsActivations: request.checkpointsActivations ?? false)
+      content.technique, head: task.head, backbone: backbone, element: request.cache,
+      checkpointsActivations: request.checkpointsActivations ?? false)
     parameterCount = technique.parameterCount(backbone)
     let plan = LanePlan(
-      sampleCount: rows.samples.count, laneCount: max(1, request.batch / request.microBatch),
+      sampleCount: content.training.count, laneCount: max(1, request.batch / request.microBatch),
       samplesPerMicroBatch: request.microBatch, seed: request.seed)
     lanePlan = plan
     var ordinal = -1
     batches = plan.lanes.map { lane in
       lane.map { samples in
         ordinal += 1
-        return PackedMicroBatch(samples: samples, of: rows.samples, ordinal: ordinal)
+        return PackedMicroBatch(samples: samples, of: content.training, ordinal: ordinal)
       }
     }
     validation = TrainingRows.consecutive(
-      held.samples, size: request.microBatch, firstOrdinal: ordinal + 1)
-    validationSamples = held.samples
-    validationTexts = held.targetTexts
+      content.heldOut, size: request.microBatch, firstOrdinal: ordinal + 1)
+    validationSamples = content.heldOut
+    validationTexts = content.heldOutTexts
     capacity = MicroBatchCapacity(batches.flatMap { $0 } + validation)
-    sampleCount = rows.samples.count
-    skippedRows = skipped
-    truncatedTexts = rows.truncatedTexts + held.truncatedTexts
-    self.warnings = warnings
-  }
-
-  /// Training and held-out rows, or nil when one side would be empty.
-  private static func holdOut(_ rows: [LabelledText], fraction: Double) throws -> DataSplit? {
-    do throws(DataFailure) {
-      return try splitByHash(rows, validationFraction: fraction)
-    } catch {
-      if case .emptySplit = error { return nil }
-      throw error
-    }
-  }
-
-  /// The longest text that is kept: what was asked, or what the backbone has positions for.
-  private static func maximumLength(
-    _ request: TrainRequest, model: OpenedModel, warnings: inout [String]
-  ) -> Int {
-    guard let most = model.architecture.maximumLength, most < request.maxLength else {
-      return request.maxLength
-    }
-    warnings.append(
-      "--max-length \(request.maxLength) is more than the backbone's \(most) positions; using \(most)")
-    return most
+    sampleCount = content.training.count
+    skippedRows = content.skippedRows
+    truncatedTexts = content.truncatedTexts
+    warnings = content.warnings
   }
 
   private static func digest(of sets: [[TrainingSample]]) -> ContentDigest {
@@ -133,44 +92,6 @@ package struct PreparedRun {
       }
     }
     return hasher.finalize()
-  }
-
-  /// Most tokens of a text that is written: what was asked, or what the backbone has positions for.
-  private static func targetLength(_ request: TrainRequest, model: OpenedModel) -> Int {
-    min(
-      request.maximumTargetLength ?? TrainRequest.defaultTargetLength,
-      model.architecture.maximumLength ?? .max)
-  }
-
-  private static func configuration(
-    _ request: TrainRequest, architecture: BackboneArchitecture
-  ) -> TechniqueConfiguration {
-    let dropout = Float(request.dropout ?? 0)
-    switch request.technique {
-    case .parallel: return .parallel(sideNetwork(request, architecture: architecture))
-    case .full: return .full(FullConfiguration(dropout: dropout))
-    case .houlsby: return .houlsby(HoulsbyConfiguration(reduction: request.reduction, dropout: dropout))
-    case .lora:
-      var configuration = LoRAConfiguration(dropout: dropout)
-      if let rank = request.rank { configuration.rank = rank }
-      // PEFT's scale of 1 at every rank, unless somebody asks for another.
-      configuration.alpha = request.alpha.map { Float($0) } ?? Float(configuration.rank)
-      if let targets = request.loraTargets {
-        configuration.targets = LoRATarget.allCases.filter { targets.contains($0.rawValue) }
-      }
-      return .lora(configuration)
-    }
-  }
-
-  private static func sideNetwork(
-    _ request: TrainRequest, architecture: BackboneArchitecture
-  ) -> ParallelAdapterConfiguration {
-    let preset = ParallelAdapterConfiguration.Preset(rawValue: request.preset.rawValue) ?? .default
-    var configuration = ParallelAdapterConfiguration(
-      preset: preset, reduction: request.reduction,
-      layersPerStack: architecture.stacks.map(\.layers).min() ?? 0)
-    if let taps = request.taps { configuration.layers = taps }
-    return configuration
   }
 
   /// Optimizer steps of the whole run.
@@ -224,13 +145,29 @@ package struct PreparedRun {
     return GenerationSettings(maximumTokens: most)
   }
 
+  /// Refuses a run whose adapter and state would not fit on their disk: full fine-tuning writes a whole model.
+  package func checkDisk(_ output: String) throws {
+    let adapter = AdapterDirectory.tensorBytes(parameterCount)
+    let free = try freeDiskBytes(RunPreflight.nearestExisting(output))
+    // A state holds the values and both moments, and replaces the one before only when it is complete.
+    let state = 2 * 3 * adapter
+    guard adapter + state <= free else {
+      throw RunFailure.outputDiskExceeded(adapter: adapter, state: state, free: free, path: output)
+    }
+  }
+
   /// Identity of the cache that this run fills and reads.
   package func cacheIdentity(_ model: OpenedModel) -> CacheIdentity {
+    cacheIdentity(backbone: model.digest, tokenizer: model.tokenizer.digest)
+  }
+
+  /// Identity of the cache of a backbone and a tokenizer that are known by their digests.
+  package func cacheIdentity(backbone: ContentDigest, tokenizer: ContentDigest) -> CacheIdentity {
     guard let shape = technique.sideShape else {
       preconditionFailure("\(technique.configuration.name) reads no activations")
     }
     return CacheIdentity(
-      backboneDigest: model.digest, tokenizerDigest: model.tokenizer.digest,
+      backboneDigest: backbone, tokenizerDigest: tokenizer,
       maximumLength: maximumLength, element: request.cache,
       stacks: shape.stacks.map {
         CachedStack(name: $0.name, width: shape.backboneWidth, taps: $0.taps)

@@ -23,7 +23,7 @@ package func train(
   let run = try PreparedRun(request, model: model)
   let directory = RunDirectory(request.output)
   let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: budget)
-  try host.checkDisk(request.output)
+  try run.checkDisk(request.output)
   try directory.create(request)
   do {
     return try host.run(directory, cancellation: cancellation, report: report)
@@ -116,17 +116,6 @@ struct RunHost {
     return summary
   }
 
-  /// Refuses a run whose adapter and state would not fit on their disk: full fine-tuning writes a whole model.
-  func checkDisk(_ output: String) throws {
-    let adapter = AdapterDirectory.tensorBytes(prepared.parameterCount)
-    let free = try freeDiskBytes(RunPreflight.nearestExisting(output))
-    // A state holds the values and both moments, and replaces the one before only when it is complete.
-    let state = 2 * 3 * adapter
-    guard adapter + state <= free else {
-      throw RunFailure.outputDiskExceeded(adapter: adapter, state: state, free: free, path: output)
-    }
-  }
-
   /// What is left of a session when its optimizer is gone.
   private struct Trained {
     let parameters: ParameterTree
@@ -206,42 +195,14 @@ struct RunHost {
     report: (RunEvent) -> Void
   ) throws -> TrainSummary {
     report(.phase(.saving))
-    let results = trained.results
-    let digest = try AdapterDirectory.writeTensors(trained.parameters, to: directory.path)
-    let technique = prepared.technique
-    var description = AdapterDescription(
-      technique: technique.configuration, task: prepared.task, backboneDigest: model.digest.description,
-      tokenizerDigest: model.tokenizer.digest.description, backboneName: model.name,
-      modelDirectory: prepared.request.modelDirectory, maximumLength: prepared.maximumLength,
-      activationElement: technique.readsCachedActivations ? technique.element.rawValue : nil,
-      adapterDigest: digest.description)
-    if model.weightDecision != .float32 { description.weights = model.weightDecision }
-    let card = ModelCard.text(prepared, model: model, description: description, results: results)
-    try AdapterDirectory.write(
-      description: description, card: card, peft: peftFiles(trained.parameters), to: directory.path)
     let cacheBytes = cache?.bytes ?? 0
+    let output = AdapterOutput(
+      run: prepared, model: model, results: trained.results, steps: trained.steps, cacheBytes: cacheBytes,
+      fill: trained.fill)
+    let summary = try output.write(trained.parameters, to: directory)
     if let cache, !prepared.request.keepCache { try cache.removeAll() }
     try directory.removeState()
-    let name = Measurement.mainMetric(prepared.task)
-    return TrainSummary(
-      metric: MetricChange(
-        name: name, before: results.before.first { $0.name == name }?.value,
-        after: results.after.first { $0.name == name }?.value),
-      technique: technique.configuration.name, trainableParameters: prepared.parameterCount,
-      epochs: results.epochs, cacheBytes: cacheBytes,
-      peakResidentBytes: ProcessMemory.current()?.peak ?? 0, adapterDigest: digest.description,
-      adapterDirectory: directory.path, steps: trained.steps, metrics: results.after,
-      fill: trained.fill)
-  }
-
-  /// A LoRA adapter as PEFT lays it out; nil for other techniques.
-  private func peftFiles(_ parameters: ParameterTree) -> (configuration: [UInt8], tensors: [UInt8])? {
-    guard case .lora(let lora) = prepared.technique.configuration, let backbone = model.backbone else {
-      return nil
-    }
-    return PEFTAdapter.files(
-      parameters, configuration: lora, backbone: backbone, model: prepared.request.modelDirectory,
-      writesText: prepared.technique.head == .languageModel)
+    return summary
   }
 
   private func plan(firstStep: Int) -> RunPlan {

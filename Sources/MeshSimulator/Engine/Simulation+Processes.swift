@@ -83,7 +83,7 @@ extension Simulation {
       case .updateTrust: break
       case .sendBeacon(let bytes, let target): sendBeacon(bytes, to: target, by: device)
       case .publish(let announcement): publish(announcement, by: device)
-      case .listen, .resolve: break
+      case .listen, .resolve, .bulkOpened, .bulkFailed, .job: break
       case .linksMeasured(let links): record.links += links.map { MeasuredLink(from: device, $0) }
       case .report(let report): note(report, by: device)
       }

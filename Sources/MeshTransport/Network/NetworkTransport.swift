@@ -90,6 +90,15 @@ package final class NetworkTransport: MeshEndpoint {
   /// Bytes of frames that a session takes before it is full.
   package func room(in session: SessionID) -> Int { hub.room(in: session) }
 
+  /// From now on bulk frames go to this receiver.
+  package func receiveBulk(at receiver: any BulkReceiver) { hub.receiveBulk(at: receiver) }
+
+  /// Reads a session on that its receiver has stopped.
+  package func resume(_ session: SessionID) { hub.resume(session) }
+
+  /// Counts and reports something that the owner dropped.
+  package func drop(_ reason: DropReason) { hub.drop(reason) }
+
   /// Takes a newer state of the household.
   package func update(trust: TrustSnapshot) {
     sockets.update(trust: trust)

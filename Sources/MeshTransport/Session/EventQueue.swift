@@ -11,7 +11,7 @@ package final class EventQueue: Sendable {
   package final class Backlog: Sendable {
     fileprivate let marks: QueueMarks
     /// Called when the session may be read on; from any thread, without locks held.
-    fileprivate let resume: @Sendable () -> Void
+    let resume: @Sendable () -> Void
     fileprivate let state = Mutex(BacklogState())
 
     /// The backlog of a session that can be paused.

@@ -72,7 +72,7 @@ final class SessionCore {
     var unflushed = 0
     while link.isWritable, case .open = phase {
       let (next, becameWritable) = handle.queue.next()
-      if becameWritable { hub.events.putWritable(handle.id, backlog: handle.backlog) }
+      if becameWritable { hub.becameWritable(handle) }
       switch next {
       case .frame(let frame):
         unflushed += write(frame, keys)
@@ -225,7 +225,7 @@ final class SessionCore {
       hub.close(handle, reason)
       return link.close(reset: false)
     }
-    if !hub.events.put(frame: frame, of: handle.id, backlog: handle.backlog) { link.setReading(false) }
+    if !hub.deliver(frame, of: handle) { link.setReading(false) }
   }
 
   @discardableResult

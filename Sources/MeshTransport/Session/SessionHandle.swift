@@ -9,18 +9,22 @@ final class SessionHandle: Sendable {
   let backlog: EventQueue.Backlog
   /// Nil for all but control sessions.
   let datagrams: DatagramKeys?
+  /// Who takes the session's bulk frames; nil when they are events like all others.
+  let bulkReceiver: (any BulkReceiver)?
   /// Has the connection look at the queue; from any thread.
   let wake: @Sendable () -> Void
 
   init(
     id: SessionID, info: SessionInfo, marks: QueueMarks, datagrams: DatagramKeys?,
-    wake: @escaping @Sendable () -> Void, resume: @escaping @Sendable () -> Void
+    bulkReceiver: (any BulkReceiver)?, wake: @escaping @Sendable () -> Void,
+    resume: @escaping @Sendable () -> Void
   ) {
     self.id = id
     self.info = info
     queue = SendQueue(marks: marks)
     backlog = EventQueue.Backlog(marks: marks, resume: resume)
     self.datagrams = datagrams
+    self.bulkReceiver = bulkReceiver
     self.wake = wake
   }
 

@@ -39,6 +39,7 @@ final class SessionHub: Sendable {
   }
 
   private let table: Mutex<Table>
+  private let bulkReceiver = Mutex<(any BulkReceiver)?>(nil)
   private let olderKeys = Mutex(OlderKeys())
   private let counts = Mutex(TransportCounters())
   private let sentBytes = Atomic<UInt64>(0)
@@ -139,8 +140,8 @@ final class SessionHub: Sendable {
       table.places += 1
       table.placesOfDevice[info.peer] = ofDevice + 1
       let handle = SessionHandle(
-        id: SessionID(table.nextSession), info: info, marks: marks, datagrams: peer.datagrams, wake: wake,
-        resume: resume)
+        id: SessionID(table.nextSession), info: info, marks: marks, datagrams: peer.datagrams,
+        bulkReceiver: bulkReceiver(for: info), wake: wake, resume: resume)
       table.nextSession += 1
       table.sessions[handle.id] = handle
       if let datagrams = peer.datagrams { table.byIndex[datagrams.index] = handle }
@@ -149,7 +150,10 @@ final class SessionHub: Sendable {
       return .entered(handle)
     }
     switch entry {
-    case .entered: counts.withLock { $0.opened += 1 }
+    case .entered(let handle):
+      counts.withLock { $0.opened += 1 }
+      // Without the lock, which the receiver may need; the session's frames are read by this thread, later.
+      handle.bulkReceiver?.opened(handle.id, info)
     case .refused(.revoked): drop(.handshakeRefused)
     case .refused: drop(.queueFull)
     }
@@ -166,6 +170,7 @@ final class SessionHub: Sendable {
       return table.emptied
     }
     guard let waiting else { return }
+    handle.bulkReceiver?.closed(handle.id, reason)
     let device = handle.info.peer
     events.put(.closed(handle.id, reason)) { [self] in
       table.withLock { table in
@@ -202,6 +207,35 @@ final class SessionHub: Sendable {
         return table.sessions.isEmpty
       }
       if isEmpty { continuation.resume() }
+    }
+  }
+
+  // MARK: Bulk
+
+  /// From now on the bulk frames of new sessions go to this receiver.
+  func receiveBulk(at receiver: any BulkReceiver) { bulkReceiver.withLock { $0 = receiver } }
+
+  /// Reads a session on.
+  func resume(_ session: SessionID) { handle(of: session)?.backlog.resume() }
+
+  private func bulkReceiver(for info: SessionInfo) -> (any BulkReceiver)? {
+    info.purpose == .bulk && info.standing == .full ? bulkReceiver.withLock { $0 } : nil
+  }
+
+  /// Hands a frame to whom it is for; false when the session is not to be read on.
+  func deliver(_ frame: MeshFrame, of handle: SessionHandle) -> Bool {
+    if frame.kind == .bulk, let receiver = handle.bulkReceiver {
+      return receiver.received(frame, on: handle.id)
+    }
+    return events.put(frame: frame, of: handle.id, backlog: handle.backlog)
+  }
+
+  /// The send queue of a session has fallen below its low mark.
+  func becameWritable(_ handle: SessionHandle) {
+    if let receiver = handle.bulkReceiver {
+      receiver.writable(handle.id)
+    } else {
+      events.putWritable(handle.id, backlog: handle.backlog)
     }
   }
 

@@ -1,0 +1,241 @@
+import FineTuning
+import NeuralNetworks
+import PipelineSchedules
+import Synchronization
+import TensorKernels
+
+/// One stage's part of every mini-batch, as the schedule orders it: 1F1B, with the units of a pipeline micro-batch in
+/// parallel on the team.
+///
+/// - Safety: the driver's thread alone uses it; workers write only their unit's results.
+final class PipelineWork: MiniBatchComputation {
+  let stage: any StageComputation
+  private let seat: StageSeat
+  private let links: JobLinks
+  private let outbox: Outbox
+  private let loop: any ParallelLoop
+  private let schedule: PipelineSchedule
+  /// Called with the encoded taps of each unit after its first forward in a step; nil when nobody keeps them.
+  var keepTaps:
+    ((_ lane: Int, _ batch: PackedMicroBatch, _ taps: [UInt8]) throws(DistributedRunFailure) -> Void)?
+  /// What failed, when a call threw.
+  private(set) var failure: DistributedRunFailure?
+
+  /// The lane of every position of the mini-batch at hand, and the other way round.
+  private var lanes: [Int] = []
+  private var positions: [Int?] = []
+  private var losses: [Double?] = []
+  private var round: UInt64
+  private var isRepeated = false
+
+  init(
+    _ stage: any StageComputation, seat: StageSeat, schedule: PipelineSchedule, links: JobLinks,
+    outbox: Outbox, loop: any ParallelLoop, firstRound: UInt64
+  ) {
+    self.stage = stage
+    self.seat = seat
+    self.schedule = schedule
+    self.links = links
+    self.outbox = outbox
+    self.loop = loop
+    round = firstRound
+  }
+
+  var parameters: ParameterTree { stage.parameters }
+  var gradientSums: GradientSumFormat { stage.gradientSums }
+  var contributions: Int { stage.contributions }
+
+  /// Names the lanes of the next mini-batch.
+  func prepare(lanes: [Int]) {
+    self.lanes = lanes
+    positions = Array(repeating: nil, count: seat.unitsPerMicroBatch * schedule.microBatches)
+    for (position, lane) in lanes.enumerated() { positions[lane] = position }
+    isRepeated = false
+  }
+
+  func begin(step: Int) { stage.begin(step: step) }
+
+  func loss(at position: Int) -> Double? { losses[position] }
+
+  func accumulate(
+    _ miniBatch: [PackedMicroBatch], into sums: any GradientSums, loop: any ParallelLoop
+  ) throws(TrainingFailure) {
+    round += 1
+    losses = Array(repeating: nil, count: miniBatch.count)
+    do throws(DistributedRunFailure) {
+      for operation in schedule.operations(stage: seat.stage) {
+        let units = units(of: operation.microBatch, miniBatch)
+        switch operation {
+        case .forward: try forward(units)
+        case .backward: try backward(units, sums)
+        }
+      }
+    } catch {
+      failure = error
+      if case .training(let cause) = error { throw cause }
+      throw .exchange(error.description)
+    }
+    isRepeated = true
+  }
+
+  // MARK: Operations
+
+  private func units(of microBatch: Int, _ miniBatch: [PackedMicroBatch]) -> [StageUnit] {
+    let depth = max(1, schedule.inFlight(stage: seat.stage))
+    return seat.positions.compactMap { place in
+      let lane = microBatch * seat.unitsPerMicroBatch + place
+      guard let position = positions[lane] else { return nil }
+      return StageUnit(
+        batch: miniBatch[position], key: lane, place: place, position: position,
+        slot: microBatch % depth * seat.positions.count + place - seat.positions.lowerBound)
+    }
+  }
+
+  private func forward(_ units: [StageUnit]) throws(DistributedRunFailure) {
+    let pass = StageForward(stage: stage, seat: seat, links: links, outbox: outbox, loop: loop)
+    let outputs = try pass.run(
+      units, pass: .train, round: round, withTaps: keepTaps != nil && !isRepeated)
+    for (unit, output) in zip(units, outputs) {
+      if seat.isLast { losses[unit.position] = output.output.lossSum }
+      if let taps = output.taps { try keepTaps?(unit.key, unit.batch, taps) }
+    }
+  }
+
+  private func backward(
+    _ units: [StageUnit], _ sums: any GradientSums
+  ) throws(DistributedRunFailure) {
+    var gradients: [[UInt8]] = []
+    for unit in units {
+      gradients.append(
+        seat.isLast
+          ? []
+          : try links.receive(
+            JobTag(.backward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage)),
+            from: seat.next(unit.place), .boundary))
+    }
+    let results = UnitResults<[UInt8]>(units.count)
+    let incoming = gradients
+    loop.forEach(units.count) { [stage] piece, worker in
+      results.set(piece) { () throws(TrainingFailure) in
+        try stage.backward(
+          units[piece].batch, slot: units[piece].slot, worker: worker, gradient: incoming[piece], sink: sums)
+      }
+    }
+    let outgoing = try results.values()
+    guard seat.stage > 0 else { return }
+    for (unit, gradient) in zip(units, outgoing) {
+      try outbox.put(
+        gradient, JobTag(.backward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage - 1)),
+        to: seat.previous(unit.place), urgent: true)
+    }
+  }
+}
+
+/// A unit on its way through a stage.
+struct StageUnit: Sendable {
+  let batch: PackedMicroBatch
+  /// Lane, or number of the unit in its pass: what tags name it by.
+  let key: Int
+  /// Position in the pipeline micro-batch.
+  let place: Int
+  /// Position in the mini-batch.
+  let position: Int
+  let slot: Int
+}
+
+/// Where this device sits in the pipeline.
+struct StageSeat: Sendable {
+  let stage: Int
+  let stages: Int
+  let unitsPerMicroBatch: Int
+  /// The positions of a pipeline micro-batch that this device computes.
+  let positions: Range<Int>
+  /// For each position, the devices of the stages before and after.
+  private let before: [Int]
+  private let after: [Int]
+
+  init(_ division: WorkDivision, stage: Int, member: Int) {
+    self.stage = stage
+    stages = division.stages
+    unitsPerMicroBatch = division.unitsPerMicroBatch
+    positions = division.positions(stage: stage, member: member)
+    let all = 0..<division.unitsPerMicroBatch
+    before = stage > 0 ? all.map { division.device(stage: stage - 1, position: $0) } : []
+    after = stage + 1 < stages ? all.map { division.device(stage: stage + 1, position: $0) } : []
+  }
+
+  var isLast: Bool { stage == stages - 1 }
+  func previous(_ position: Int) -> Int { before[position] }
+  func next(_ position: Int) -> Int { after[position] }
+}
+
+/// The forward of some units through a stage: boundaries in, computation on the team, boundaries out.
+struct StageForward {
+  let stage: any StageComputation
+  let seat: StageSeat
+  let links: JobLinks
+  let outbox: Outbox
+  let loop: any ParallelLoop
+
+  struct Result: Sendable {
+    var output: StageOutput
+    var taps: [UInt8]?
+  }
+
+  func run(
+    _ units: [StageUnit], pass: StagePass, round: UInt64, withTaps: Bool
+  ) throws(DistributedRunFailure) -> [Result] {
+    var inputs: [[UInt8]] = []
+    for unit in units {
+      inputs.append(
+        seat.stage == 0
+          ? []
+          : try links.receive(
+            JobTag(.forward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage)),
+            from: seat.previous(unit.place), .boundary))
+    }
+    let results = UnitResults<Result>(units.count)
+    let incoming = inputs
+    loop.forEach(units.count) { [stage] piece, worker in
+      let unit = units[piece]
+      results.set(piece) { () throws(TrainingFailure) in
+        let output = try stage.forward(
+          unit.batch, pass: pass, slot: unit.slot, worker: worker, input: incoming[piece])
+        return Result(
+          output: output, taps: withTaps ? stage.encodedTaps(unit.batch, slot: unit.slot) : nil)
+      }
+    }
+    var computed = try results.values()
+    guard !seat.isLast else { return computed }
+    for (index, unit) in units.enumerated() {
+      try outbox.put(
+        computed[index].output.boundary,
+        JobTag(.forward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage + 1)),
+        to: seat.next(unit.place), urgent: pass == .train)
+      computed[index].output.boundary = []
+    }
+    return computed
+  }
+}
+
+/// A place for each unit's result, written by any worker.
+final class UnitResults<Value: Sendable>: Sendable {
+  private let state: Mutex<(values: [Value?], failure: TrainingFailure?)>
+
+  init(_ count: Int) { state = Mutex((Array(repeating: nil, count: count), nil)) }
+
+  func set(_ index: Int, _ work: () throws(TrainingFailure) -> Value) {
+    do throws(TrainingFailure) {
+      let value = try work()
+      state.withLock { $0.values[index] = value }
+    } catch {
+      state.withLock { $0.failure = $0.failure ?? error }
+    }
+  }
+
+  func values() throws(DistributedRunFailure) -> [Value] {
+    let (values, failure) = state.withLock { ($0.values, $0.failure) }
+    if let failure { throw .training(failure) }
+    return values.compactMap { $0 }
+  }
+}

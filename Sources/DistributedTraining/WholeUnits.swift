@@ -1,0 +1,130 @@
+import Collectives
+import ComputeRuntime
+import FineTuning
+import NeuralNetworks
+import TensorKernels
+
+/// A phase of training as its device sees it: optimizer steps and held-out units.
+protocol TrainingPhase: AnyObject {
+  var trainer: MiniBatchTrainer { get }
+  /// Nanoseconds in the ring so far.
+  var ringNanoseconds: UInt64 { get }
+  /// Trains this device's part of a mini-batch.
+  func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult
+  /// Asks for the activations of the mini-batch after the one at hand.
+  func prefetch(_ miniBatch: MiniBatch)
+  /// Predicts this device's held-out units.
+  func evaluate(
+    epoch: Int, _ finished: (Int) -> Void
+  ) throws(DistributedRunFailure) -> [(unit: Int, prediction: UnitPrediction)]
+  /// Compares the parameters of replicas.
+  func compareReplicas() throws(DistributedRunFailure)
+  /// Waits until everything is sent; nothing more may be computed.
+  func finish() throws(DistributedRunFailure)
+  /// Ends the phase's threads after a failure; the channel must have been aborted.
+  func cancel()
+}
+
+/// Data-parallel training: every device computes its own lanes' units whole.
+final class WholeUnits: TrainingPhase {
+  let technique: WorkingTechnique
+  let trainer: MiniBatchTrainer
+  private let context: RunContext
+  private let lanes: Set<Int>
+  private let validation: [Int]
+  private let reduction: DeviceReduction?
+  private let overlapped: OverlappedRing?
+  private let position: CurrentLanes
+
+  /// The lanes of the mini-batch at hand: what positions of it are this device's.
+  private final class CurrentLanes {
+    var lanes: [Int] = []
+  }
+
+  /// - Parameters:
+  ///   - devices: all that train in this phase, in the order of the ring.
+  ///   - lanes: those of this device.
+  ///   - validation: held-out units of this device.
+  init(
+    _ technique: WorkingTechnique, context: RunContext, devices: [Int], lanes: Set<Int>, validation: [Int],
+    firstRound: UInt64
+  ) {
+    self.technique = technique
+    self.context = context
+    self.lanes = lanes
+    self.validation = validation
+    let position = CurrentLanes()
+    self.position = position
+    let parameters = technique.computation.parameters
+    let all = HeldLeaves(
+      own: parameters.parameters.indices.filter { parameters.parameters[$0].isTrainable }, shared: [])
+    // 32-bit sums do not know their exponents before the shares: a ring before them would often be for nothing.
+    overlapped =
+      devices.count > 1 && technique.computation.gradientSums == .fixed64
+      ? OverlappedRing(
+        members: devices, tree: parameters,
+        bytesPerSum: technique.computation.gradientSums.bytesPerParameter,
+        leastBytes: context.leastBucketBytes, links: context.links,
+        firstRound: firstRound) : nil
+    reduction =
+      devices.count > 1
+      ? DeviceReduction(
+        links: context.links, groups: [devices], stage: 0, leaves: [all], tree: parameters,
+        overlapped: overlapped, firstRound: firstRound) : nil
+    let most = context.job.lanePlan.lanes.count
+    trainer = MiniBatchTrainer(
+      computation: TechniqueWork(
+        technique.computation, maximumMicroBatches: most, observer: overlapped
+      ) {
+        lanes.contains(position.lanes[$0])
+      },
+      settings: context.job.optimization, totalSteps: context.job.totalSteps, maximumMicroBatches: most,
+      workers: context.team.width, reduction: reduction)
+  }
+
+  var ringNanoseconds: UInt64 { reduction?.ringNanoseconds ?? 0 }
+
+  func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
+    position.lanes = miniBatch.lanes
+    do throws(TrainingFailure) {
+      return try trainer.step(miniBatch.batches, units: miniBatch.units, loop: context.team)
+    } catch {
+      throw reduction?.failure ?? .training(error)
+    }
+  }
+
+  func prefetch(_ miniBatch: MiniBatch) {
+    guard let source = technique.source else { return }
+    for (lane, batch) in zip(miniBatch.lanes, miniBatch.batches) where lanes.contains(lane) {
+      source.prefetch(batch)
+    }
+  }
+
+  func evaluate(
+    epoch: Int, _ finished: (Int) -> Void
+  ) throws(DistributedRunFailure) -> [(unit: Int, prediction: UnitPrediction)] {
+    let (job, computation) = (context.job, technique.computation)
+    var all: [(unit: Int, prediction: UnitPrediction)] = []
+    try context.forEachUnit(validation) { (unit, worker) throws(TrainingFailure) in
+      let batch = job.validation[unit]
+      if job.outputs == 0 {
+        return UnitPrediction(lossSum: try computation.loss(batch, worker: worker), rows: [])
+      }
+      let rows = try computation.predict(batch, worker: worker)
+      var values: [Float] = []
+      for row in 0..<rows.rows { for column in 0..<rows.columns { values.append(rows[row, column]) } }
+      return UnitPrediction(lossSum: 0, rows: values)
+    } finished: { units, predictions in
+      all += zip(units, predictions).map { (unit: $0, prediction: $1) }
+      finished(all.count)
+    }
+    return all
+  }
+
+  func compareReplicas() throws(DistributedRunFailure) {
+    try reduction?.compareReplicas(step: trainer.optimizer.step)
+  }
+
+  func finish() throws(DistributedRunFailure) { overlapped?.end() }
+  func cancel() { overlapped?.end() }
+}

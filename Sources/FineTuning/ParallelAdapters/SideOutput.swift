@@ -1,0 +1,235 @@
+import LanguageModels
+import NeuralNetworks
+import TensorKernels
+
+/// What follows the last block of a side network: pooling, up-projection, the mix with the backbone's own states, head
+/// and loss.
+struct SideOutput {
+  /// Rows that no micro-batch needs between its forward and its backward.
+  struct Scratch {
+    let decoded, sideGradient, pooledGradient, parameter: Int
+  }
+
+  /// What a forward or a backward of one micro-batch works with.
+  struct Pass {
+    let batch: PackedMicroBatch
+    let scratch: Scratch
+    let arena: Arena
+  }
+
+  private let shape: SideNetworkShape
+  private let frozen: FrozenOutput
+  private let up: LinearParameters
+  private let outputMix: Parameter?
+  private let head: LinearParameters?
+  /// Offsets of P rows, one a sample or one a decoder token; `gradient` only under the backbone's own head.
+  private let pooled, side, final, mixed, logits, gradient: Int
+
+  /// Reserves what a micro-batch keeps between its forward and its backward.
+  init(
+    _ shape: SideNetworkShape, tree: ParameterTree, frozen: FrozenOutput, capacity: MicroBatchCapacity,
+    training: Bool, layout: inout ArenaLayout
+  ) {
+    self.shape = shape
+    self.frozen = frozen
+    up = LinearParameters(tree, "up", bias: true)
+    outputMix = tree.parameter(named: "outputMix")
+    head = shape.head.outputs > 0 ? LinearParameters(tree, "head", bias: true) : nil
+    let rows = Self.rows(shape, capacity)
+    let wide = rows * shape.backboneWidth
+    pooled = layout.reserve(rows * shape.width)
+    side = layout.reserve(wide)
+    final = layout.reserve(wide)
+    mixed = layout.reserve(wide)
+    logits = layout.reserve(rows * max(1, shape.head.outputs))
+    gradient = layout.reserve(training ? wide : 0)
+  }
+
+  /// Reserves the rest, which the micro-batches of one thread share.
+  static func scratch(
+    _ shape: SideNetworkShape, capacity: MicroBatchCapacity, training: Bool, layout: inout ArenaLayout
+  ) -> Scratch {
+    let rows = rows(shape, capacity)
+    let outputs = max(1, shape.head.outputs)
+    let largestWeight = max(shape.width, outputs) * shape.backboneWidth + max(shape.backboneWidth, outputs)
+    return Scratch(
+      decoded: layout.reserve(max(capacity.longestEncoder, 1, rows) * shape.backboneWidth),
+      sideGradient: layout.reserve(training ? rows * shape.backboneWidth : 0),
+      pooledGradient: layout.reserve(training ? rows * shape.width : 0),
+      parameter: layout.reserve(training ? largestWeight : 0))
+  }
+
+  private static func rows(_ shape: SideNetworkShape, _ capacity: MicroBatchCapacity) -> Int {
+    shape.head == .languageModel ? capacity.decoderTokens : capacity.sequences
+  }
+
+  private func rows(_ batch: PackedMicroBatch) -> Int {
+    shape.head == .languageModel ? (batch.decoder?.tokens ?? 0) : batch.encoder.count
+  }
+
+  // MARK: Forward
+
+  /// The states before the head, [P × d], from the side network's final states and the backbone's last tap.
+  func forward(_ states: Matrix, backbone tap: EncodedRows?, _ pass: Pass) -> Matrix {
+    let rows = rows(pass.batch)
+    let pooled = pass.arena.matrix(self.pooled, rows: rows, columns: shape.width)
+    pool(states, pass.batch, into: pooled)
+    let side = wide(self.side, rows, pass.arena)
+    up.forward(pooled, into: side)
+    guard shape.configuration.output != .side else { return side }
+    guard let tap else { preconditionFailure("the output needs the last tap") }
+    let final = wide(self.final, rows, pass.arena)
+    poolBackbone(tap, pass, into: final)
+    let mixed = wide(self.mixed, rows, pass.arena)
+    if let outputMix {
+      blendRows(side, final, weight: SideNetwork.gateValue(outputMix), into: mixed)
+    } else {
+      let count = rows * shape.backboneWidth
+      for index in 0..<count { mixed.base[index] = side.base[index] + final.base[index] }
+    }
+    return mixed
+  }
+
+  /// Scores or values, one row a sample; a language-model head's are never in memory.
+  func logits(_ output: Matrix, _ pass: Pass) -> Matrix {
+    guard let head else { preconditionFailure("a language-model head has no predictions to return") }
+    let logits = pass.arena.matrix(self.logits, rows: output.rows, columns: shape.head.outputs)
+    head.forward(output, into: logits)
+    return logits
+  }
+
+  /// The loss sum of the states before the head, keeping what `backward` needs if there is one.
+  func loss(_ output: Matrix, _ pass: Pass, keepsGradient: Bool) -> Double {
+    guard head != nil else {
+      return streamedLoss(
+        pass.batch, output: output, gradient: keepsGradient ? wide(gradient, output.rows, pass.arena) : nil)
+    }
+    let logits = logits(output, pass)
+    if case .value = shape.head {
+      return squaredError(prediction: logits, target: pass.batch.values, into: logits, gradientScale: 1)
+    }
+    return softmaxCrossEntropy(
+      logits: logits, labels: pass.batch.labels, into: keepsGradient ? logits : nil, gradientScale: 1)
+  }
+
+  private func streamedLoss(_ batch: PackedMicroBatch, output: Matrix, gradient: Matrix?) -> Double {
+    guard let embedding = frozen.embedding else {
+      preconditionFailure("a language-model head needs the backbone's embedding")
+    }
+    return streamedHeadCrossEntropy(
+      output, embedding: embedding, scale: frozen.embeddingScale,
+      bias: frozen.embeddingBias.map { UnsafePointer($0.base) }, labels: batch.labels, into: gradient)
+  }
+
+  /// Picks the rows that the prediction is made from.
+  ///
+  /// Encoder-only models: the mean over a sample's tokens. Encoder-decoder models: decoder step 0, or every
+  /// decoder token under a language-model head.
+  private func pool(_ states: Matrix, _ batch: PackedMicroBatch, into pooled: Matrix) {
+    guard let decoder = batch.decoder else {
+      for sample in 0..<batch.encoder.count {
+        columnSums(
+          sampleRows(sample, states, batch.encoder), into: pooled.base + sample * pooled.stride,
+          accumulate: false)
+        scale(pooled.rowRange(sample, count: 1), by: 1 / Float(batch.encoder.length(sample)))
+      }
+      return
+    }
+    for row in 0..<pooled.rows {
+      let source = shape.head == .languageModel ? row : decoder.offsets[row]
+      for column in 0..<pooled.columns { pooled[row, column] = states[source, column] }
+    }
+  }
+
+  /// The backbone's own final state of each output row, from its last tap.
+  private func poolBackbone(_ tap: EncodedRows, _ pass: Pass, into final: Matrix) {
+    guard let decoder = pass.batch.decoder else {
+      let encoder = pass.batch.encoder
+      for sample in 0..<encoder.count {
+        let length = encoder.length(sample)
+        let decoded = wide(pass.scratch.decoded, length, pass.arena)
+        decodeRows(tap.rowRange(encoder.offsets[sample], count: length), into: decoded)
+        columnSums(decoded, into: final.base + sample * final.stride, accumulate: false)
+        scale(final.rowRange(sample, count: 1), by: 1 / Float(length))
+      }
+      return
+    }
+    let decoded = wide(pass.scratch.decoded, final.rows, pass.arena)
+    for row in 0..<final.rows {
+      let source = shape.head == .languageModel ? row : decoder.offsets[row]
+      decodeRows(tap.rowRange(source, count: 1), into: decoded.rowRange(row, count: 1))
+    }
+    if let norm = frozen.norm {
+      norm.forward(decoded, into: final, statistics: nil)
+    } else {
+      blendRows(decoded, decoded, weight: 1, into: final)
+    }
+  }
+
+  // MARK: Backward
+
+  /// From what `loss` kept to the gradient of the side network's final states, which must be zero before.
+  func backward(into stateGradient: Matrix, _ pass: Pass, sink: any GradientSink) {
+    let rows = rows(pass.batch)
+    let gradient = wide(self.gradient, rows, pass.arena)
+    if let head {
+      let output = wide(shape.configuration.output == .side ? side : mixed, rows, pass.arena)
+      let slopes = pass.arena.matrix(logits, rows: rows, columns: shape.head.outputs)
+      head.parameterGradients(slopes, output, scratch: pass.arena.base + pass.scratch.parameter, sink: sink)
+      head.inputGradient(slopes, into: gradient, accumulate: false)
+    }
+    unpool(mixBackward(gradient, pass, sink: sink), pass.batch, into: stateGradient)
+  }
+
+  /// From the gradient before the head to the gradient of the pooled side states.
+  private func mixBackward(_ gradient: Matrix, _ pass: Pass, sink: any GradientSink) -> Matrix {
+    let (rows, arena) = (gradient.rows, pass.arena)
+    var sideGradient = gradient
+    if let outputMix {
+      let weight = SideNetwork.gateValue(outputMix)
+      let slope =
+        dotProduct(gradient, wide(side, rows, arena)) - dotProduct(gradient, wide(final, rows, arena))
+      var mixGradient = slope * weight * (1 - weight) / SideNetworkShape.gateTemperature
+      sink.add(&mixGradient, of: outputMix)
+      sideGradient = wide(pass.scratch.sideGradient, rows, arena)
+      let count = rows * shape.backboneWidth
+      for index in 0..<count { sideGradient.base[index] = weight * gradient.base[index] }
+    }
+    let pooled = arena.matrix(self.pooled, rows: rows, columns: shape.width)
+    up.parameterGradients(sideGradient, pooled, scratch: arena.base + pass.scratch.parameter, sink: sink)
+    let pooledGradient = arena.matrix(pass.scratch.pooledGradient, rows: rows, columns: shape.width)
+    up.inputGradient(sideGradient, into: pooledGradient, accumulate: false)
+    return pooledGradient
+  }
+
+  private func unpool(_ pooledGradient: Matrix, _ batch: PackedMicroBatch, into gradient: Matrix) {
+    guard let decoder = batch.decoder else {
+      for sample in 0..<batch.encoder.count {
+        let share = 1 / Float(batch.encoder.length(sample))
+        let rows = sampleRows(sample, gradient, batch.encoder)
+        for row in 0..<rows.rows {
+          for column in 0..<rows.columns { rows[row, column] = share * pooledGradient[sample, column] }
+        }
+      }
+      return
+    }
+    for row in 0..<pooledGradient.rows {
+      let target = shape.head == .languageModel ? row : decoder.offsets[row]
+      for column in 0..<pooledGradient.columns { gradient[target, column] = pooledGradient[row, column] }
+    }
+  }
+
+  // MARK: Views
+
+  private func sampleRows(_ sample: Int, _ matrix: Matrix, _ sequences: PackedSequences) -> Matrix {
+    matrix.rowRange(sequences.offsets[sample], count: sequences.length(sample))
+  }
+
+  private func wide(_ offset: Int, _ rows: Int, _ arena: Arena) -> Matrix {
+    arena.matrix(offset, rows: rows, columns: shape.backboneWidth)
+  }
+
+  private func scale(_ matrix: Matrix, by factor: Float) {
+    for index in 0..<matrix.rows * matrix.columns { matrix.base[index] *= factor }
+  }
+}

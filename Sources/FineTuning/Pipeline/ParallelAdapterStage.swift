@@ -1,0 +1,186 @@
+package import LanguageModels
+package import NeuralNetworks
+package import TensorKernels
+
+/// A stage of a pipeline under Parallel Adapters (PAC §5): layers of the frozen backbone, and the side layers that read
+/// their taps.
+///
+/// A boundary's forward is the backbone's residual stream and the side network's state, with the final states of both
+/// encoders in front of them for every stage of the decoder; its backward is the gradient of the side network's rows
+/// alone. Relative position biases are one table for a whole stack: their gradient travels backward too, and the stack's
+/// first stage hands it on, so that floats are added in the order of one device.
+///
+/// - Safety: a slot and a worker are each used by one thread at a time; parameters change between steps only.
+package final class ParallelAdapterStage: StageComputation, @unchecked Sendable {
+  /// What a slot holds between the forward and the backward of its micro-batch.
+  private struct Slot {
+    let network: SideNetworkPart
+    let taps: TapBuffer
+  }
+
+  /// What the micro-batches of one thread share.
+  private struct Worker {
+    let backbone: BackbonePart
+    let scratch: SideNetworkPart.Scratch
+  }
+
+  /// The layers of this stage, counted through all stacks.
+  package let layers: Range<Int>
+  /// All trained parameters, those of other stages included.
+  package let parameters: ParameterTree
+  /// Leaves whose gradients this stage hands on.
+  package let ownLeaves: [Int]
+  /// Leaves that it reads and another stage hands on.
+  package let sharedLeaves: [Int]
+  /// 64-bit sums.
+  package var gradientSums: GradientSumFormat { .fixed64 }
+  /// Micro-batches that can be in flight.
+  package var slots: Int { held.count }
+
+  private let shape: SideNetworkShape
+  private let element: ActivationElement
+  private let parts: [StackPart]
+  private let held: [Slot]
+  private let workers: [Worker]
+  private let arena: Arena
+
+  /// A stage for micro-batches within `capacity`; of backbone and parameters only the stage's own layers are read.
+  package init(
+    shape: SideNetworkShape, backbone: any Backbone, parameters: ParameterTree, layers: Range<Int>,
+    element: ActivationElement, capacity: MicroBatchCapacity, slots: Int, workers: Int
+  ) {
+    precondition(slots > 0 && workers > 0, "a stage of \(slots) slots and \(workers) workers")
+    let parts = StackPart.parts(of: layers, depths: shape.depths)
+    self.shape = shape
+    self.parameters = parameters
+    self.layers = layers
+    self.element = element
+    self.parts = parts
+    let leaves = StageLeaves(shape, layers: layers, in: parameters)
+    (ownLeaves, sharedLeaves) = (leaves.own, leaves.shared)
+    let frozen =
+      SideNetworkPart.endsNetwork(shape, parts)
+      ? FrozenOutput(copying: backbone, head: shape.head) : FrozenOutput(norm: nil)
+    var layout = ArenaLayout()
+    held = (0..<slots).map { _ in
+      Slot(
+        network: SideNetworkPart(
+          shape, parts: parts, tree: parameters, frozen: frozen, capacity: capacity, training: true,
+          layout: &layout),
+        taps: TapBuffer(shape: shape, element: element, capacity: capacity, parts: parts))
+    }
+    self.workers = (0..<workers).map { _ in
+      Worker(
+        backbone: BackbonePart(backbone, parts: parts, capacity: capacity),
+        scratch: SideNetworkPart.scratch(
+          shape, parts: parts, tree: parameters, capacity: capacity, training: true, layout: &layout))
+    }
+    arena = Arena(floatCount: layout.floatCount)
+  }
+
+  /// Bytes of a stage's buffers, its weights and parameters not counted.
+  package static func byteCount(
+    shape: SideNetworkShape, backbone: any Backbone, layers: Range<Int>, element: ActivationElement,
+    capacity: MicroBatchCapacity, slots: Int, workers: Int
+  ) -> Int {
+    let parts = StackPart.parts(of: layers, depths: shape.depths)
+    let tree = shape.emptyParameters()
+    var layout = ArenaLayout()
+    for _ in 0..<slots {
+      _ = SideNetworkPart(
+        shape, parts: parts, tree: tree, frozen: FrozenOutput(norm: nil), capacity: capacity, training: true,
+        layout: &layout)
+    }
+    for _ in 0..<workers {
+      _ = SideNetworkPart.scratch(
+        shape, parts: parts, tree: tree, capacity: capacity, training: true, layout: &layout)
+    }
+    let frozen =
+      SideNetworkPart.endsNetwork(shape, parts)
+      ? FrozenOutput.floatCount(copying: backbone, head: shape.head) : 0
+    let floats =
+      layout.floatCount + frozen
+      + workers * BackbonePart.floatCount(backbone, parts: parts, capacity: capacity)
+    return floats * MemoryLayout<Float>.stride + slots
+      * TapBuffer.byteCount(shape: shape, element: element, capacity: capacity, parts: parts)
+  }
+
+  /// Nothing to prepare: a side network drops nothing.
+  package func begin(step: Int) {}
+
+  /// Runs the backbone's layers, rounds their taps, and runs the side layers on them.
+  package func forward(
+    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8]
+  ) throws(TrainingFailure) -> StageOutput {
+    let (network, taps) = (held[slot].network, held[slot].taps)
+    let backbone = workers[worker].backbone
+    taps.prepare(encoderTokens: batch.encoder.tokens, decoderTokens: batch.decoder?.tokens ?? 0)
+    let sidePass = sidePass(batch, slot, worker)
+    let rows = backbone.rowsFromPrevious(batch)
+    let states = pass == .fill ? [] : network.statesFromPrevious(sidePass)
+    try StageBoundary.read(input, into: rows + states, "activations", layers: layers)
+    try run(backbone, batch, into: taps)
+    if pass == .fill { return StageOutput(boundary: StageBoundary.bytes(backbone.rowsForNext(batch))) }
+    guard network.output != nil else {
+      _ = network.forward(sidePass)
+      return StageOutput(
+        boundary: StageBoundary.bytes(backbone.rowsForNext(batch) + network.statesForNext(sidePass)))
+    }
+    let output = network.forwardToHead(sidePass)
+    var predictions: [Float] = []
+    if pass == .predict, shape.head != .languageModel {
+      let values = network.predictions(output, sidePass)
+      predictions = Array(UnsafeBufferPointer(start: values.base, count: values.rows * values.columns))
+    }
+    let loss = network.loss(output, sidePass, keepsGradient: pass == .train)
+    return StageOutput(lossSum: loss, predictions: predictions)
+  }
+
+  private func run(
+    _ backbone: BackbonePart, _ batch: PackedMicroBatch, into taps: TapBuffer
+  ) throws(TrainingFailure) {
+    var overflow: (stack: Int, tap: Int, values: Int)?
+    let indices = shape.stacks.indices.map { stack in
+      parts.first { $0.stack == stack }.map { shape.stacks[stack].taps(of: $0) } ?? []
+    }
+    backbone.run(batch) { stack, index, rows in
+      guard let place = indices[stack].firstIndex(of: index) else { return }
+      let values = encodeRows(rows, into: taps.rows[stack][place])
+      if values > 0, overflow == nil { overflow = (stack, index, values) }
+    }
+    if let overflow {
+      throw .activationOverflow(
+        stack: shape.stacks[overflow.stack].name, tap: overflow.tap, values: overflow.values,
+        element: element.rawValue)
+    }
+  }
+
+  /// Runs the side layers backward.
+  package func backward(
+    _ batch: PackedMicroBatch, slot: Int, worker: Int, gradient: [UInt8], sink: any GradientSink
+  ) throws(TrainingFailure) -> [UInt8] {
+    let network = held[slot].network
+    let pass = sidePass(batch, slot, worker)
+    try StageBoundary.read(gradient, into: network.gradientsFromNext(pass), "gradients", layers: layers)
+    network.backward(pass, sink: sink)
+    return StageBoundary.bytes(network.gradientsForPrevious(pass))
+  }
+
+  /// The rounded taps of the stage's layers, stack by stack and ascending.
+  package func encodedTaps(_ batch: PackedMicroBatch, slot: Int) -> [UInt8] {
+    let taps = held[slot].taps.rows.joined()
+    let count = taps.reduce(0) { $0 + $1.byteCount }
+    return [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+      for rows in taps where rows.byteCount > 0 {
+        guard let base = buffer.baseAddress else { return }
+        UnsafeMutableRawPointer(base + initialized).copyMemory(from: rows.base, byteCount: rows.byteCount)
+        initialized += rows.byteCount
+      }
+    }
+  }
+
+  private func sidePass(_ batch: PackedMicroBatch, _ slot: Int, _ worker: Int) -> SideNetworkPart.Pass {
+    SideNetworkPart.Pass(
+      batch: batch, taps: held[slot].taps, scratch: workers[worker].scratch, arena: arena)
+  }
+}

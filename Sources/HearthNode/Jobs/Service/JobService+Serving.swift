@@ -1,0 +1,125 @@
+import CryptoPrimitives
+import Determinism
+import HearthStorage
+import Logging
+import MeshModel
+import MeshTransport
+package import TrainingCoordination
+
+/// What commands want of jobs.
+extension JobService: JobServing {
+  /// Takes a job; returns when it is kept and the household is being asked.
+  package func submit(_ submission: JobSubmission) async throws -> JobID {
+    guard !isStopping else { throw JobServiceFailure.stopping }
+    if let other = jobs.values.first(where: { !$0.isOver && $0.isNeeded }) {
+      throw JobServiceFailure.busy(name: other.specification.name)
+    }
+    let blobs = doors.blobs
+    let offered = try await onOwnThread("job-submit") { try OfferedJob(submission, blobs: blobs) }
+    guard !isStopping else { throw JobServiceFailure.stopping }
+    var entropy = SystemEntropy()
+    let id = JobID(entropy.integer(), entropy.integer())
+    let others = household.membership.alive.filter { $0 != own }.sorted()
+    let roster = [own] + others.prefix(JobLimits.roster - 1)
+    let suggested = household.membership.leader ?? own
+    let specification = JobSpecification(
+      id: id, owner: own, name: cut(submission.name, to: JobLimits.nameBytes), model: offered.model,
+      modelFiles: offered.listing, package: offered.package, roster: roster,
+      leader: roster.contains(suggested) ? suggested : own, epochs: offered.epochs)
+    doors.desk.blobs.admit(job: id, blobs: offered.blobs, readers: roster)
+    open(StoredJob(specification), isRestart: false, submission: submission)
+    jobs[id]?.blobs += offered.blobs
+    log.info(
+      "job-submitted", metadata: ["job": "\(id.short)", "name": "\(submission.name)", "devices": "\(roster.count)"])
+    return id
+  }
+
+  /// The jobs that this device knows, the newest first.
+  package func jobs() async -> [JobReport] {
+    jobs.values.sorted { ($1.opened, $1.id) < ($0.opened, $0.id) }.map(report)
+  }
+
+  /// Reports of a job, or of all.
+  package func watch(_ job: JobID?) async -> AsyncStream<JobReport> {
+    let (stream, continuation) = AsyncStream.makeStream(
+      of: JobReport.self, bufferingPolicy: .bufferingNewest(JobWatcher.waiting))
+    nextWatcher += 1
+    let id = nextWatcher
+    watchers[id] = JobWatcher(job: job, continuation: continuation)
+    continuation.onTermination = { [weak self] _ in
+      Task { await self?.endWatch(id) }
+    }
+    if let job, jobs[job] == nil { continuation.finish() }
+    for known in jobs.keys.sorted() where job == nil || job == known { tellWatchers(known) }
+    return stream
+  }
+
+  private func endWatch(_ id: UInt64) { watchers[id] = nil }
+
+  /// Ends a job on all devices; returns when this device has told the others.
+  package func stop(_ job: JobID) async throws {
+    guard let known = jobs[job] else { throw JobFailure.unknown(job.description) }
+    guard !known.isOver else {
+      throw JobFailure.over(job: job.short, state: known.coordinator.state.rawValue)
+    }
+    take(.stop, job)
+  }
+
+  /// Tells those who follow a job what has changed, not more than a few times a second.
+  func tellWatchers(_ id: JobID) {
+    guard !watchers.isEmpty, let job = jobs[id] else { return }
+    let now = DeviceClocks.now().monotonic
+    var made: JobReport?
+    for key in watchers.keys.sorted() {
+      guard let watcher = watchers[key], watcher.job == nil || watcher.job == id else { continue }
+      let isUrgent = watcher.states[id] != job.coordinator.state
+      if !isUrgent, let last = watcher.told[id], last.duration(to: now) < JobWatcher.interval { continue }
+      let report = made ?? report(job)
+      made = report
+      watchers[key]?.told[id] = now
+      watchers[key]?.states[id] = job.coordinator.state
+      watcher.continuation.yield(report)
+      if report.state.isOver, watcher.job == id {
+        watcher.continuation.finish()
+        watchers[key] = nil
+      }
+    }
+  }
+}
+
+/// Somebody who follows a job, or all.
+struct JobWatcher: Sendable {
+  /// Least time between two reports in which only numbers have changed.
+  static let interval: Duration = .milliseconds(250)
+  /// Reports that wait for a slow reader; the newest count.
+  static let waiting = 16
+
+  let job: JobID?
+  let continuation: AsyncStream<JobReport>.Continuation
+  /// When each job was told of last, and in which state.
+  var told: [JobID: MonotonicInstant] = [:]
+  var states: [JobID: JobState] = [:]
+}
+
+/// A submission whose parts are blobs of this device.
+private struct OfferedJob: Sendable {
+  let model: ContentDigest
+  let listing: BlobReference
+  let package: BlobReference
+  let blobs: [ContentDigest]
+  let epochs: Int
+
+  /// Checks the package, keeps a copy of it, and refers to the model's files.
+  init(_ submission: JobSubmission, blobs store: BlobStore) throws {
+    let bytes = try readWholeFile(submission.packagePath, limit: JobPackageLimits.bytes)
+    let read = try JobPackage(decoding: bytes)
+    model = read.backboneDigest
+    epochs = read.settings.epochs
+    let kept = try store.add(bytes: bytes)
+    package = BlobReference(digest: kept, byteCount: UInt64(bytes.count))
+    let offer = try SparseModel.offer(submission.modelDirectory, store: store)
+    listing = BlobReference(digest: offer.listing, byteCount: UInt64(offer.byteCount))
+    blobs = [kept] + offer.blobs
+    try removeFile(submission.packagePath)
+  }
+}

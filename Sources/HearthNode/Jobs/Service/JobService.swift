@@ -1,0 +1,383 @@
+import CryptoPrimitives
+import Determinism
+package import HearthStorage
+package import HouseholdTrust
+package import Logging
+package import MeshModel
+package import MeshPeer
+import MeshTransport
+package import TrainingCoordination
+import WireCoding
+
+/// The household as the jobs of a device see it.
+package struct JobHousehold: Sendable, Equatable {
+  /// Who is there, who leads, whose word counts.
+  package var membership: JobMembership
+  /// What people call the devices.
+  package var names: [DeviceID: String]
+
+  /// A household.
+  package init(membership: JobMembership, names: [DeviceID: String]) {
+    self.membership = membership
+    self.names = names
+  }
+}
+
+/// The jobs of this device: performs on a thread of its own what their coordinators want.
+///
+/// Everything that happens to a job comes to this actor one after the other; nothing here decides what only a
+/// `JobCoordinator` may decide.
+package actor JobService {
+  /// What jobs hold of the outside world.
+  package struct Doors: Sendable {
+    /// This device's keys.
+    package var keys: DeviceKeys
+    /// Where state lies.
+    package var stateDirectory: String
+    /// Bulk sessions: channels of plan epochs, and blobs.
+    package var desk: BulkDesk
+    /// Blobs of this device.
+    package var blobs: BlobStore
+    /// What a job may use of this device.
+    package var limits: DeviceLimits
+    /// Says something about a job to a member; may be lost.
+    package var send: @Sendable (DeviceID, [UInt8]) -> Void
+    /// Measures the links to the other members; nil when the daemon stops.
+    package var measureLinks: @Sendable () async -> [LinkMeasurement]?
+
+    /// Doors.
+    package init(
+      keys: DeviceKeys, stateDirectory: String, desk: BulkDesk, blobs: BlobStore,
+      limits: DeviceLimits = DeviceLimits(), send: @escaping @Sendable (DeviceID, [UInt8]) -> Void,
+      measureLinks: @escaping @Sendable () async -> [LinkMeasurement]?
+    ) {
+      self.keys = keys
+      self.stateDirectory = stateDirectory
+      self.desk = desk
+      self.blobs = blobs
+      self.limits = limits
+      self.send = send
+      self.measureLinks = measureLinks
+    }
+  }
+
+  /// What comes from the mesh, in its order.
+  private enum News: Sendable {
+    case message([UInt8], DeviceID)
+    case household(JobHousehold)
+  }
+
+  /// Messages that wait for this actor; more are dropped, and said again by who sent them.
+  private static let waitingNews = 4096
+  /// Jobs that are not over, of all owners.
+  static let openJobs = 16
+
+  nonisolated let lane: MeshLane
+  /// The jobs' own thread.
+  package nonisolated var unownedExecutor: UnownedSerialExecutor { lane.asUnownedSerialExecutor() }
+
+  let own: DeviceID
+  let doors: Doors
+  let log: Logger
+  let directory: JobDirectory
+  var household: JobHousehold
+  var jobs: [JobID: OpenJob] = [:]
+  var watchers: [UInt64: JobWatcher] = [:]
+  var nextWatcher: UInt64 = 0
+  var generator: SeededGenerator
+  var isStopping = false
+  /// What is still to be said once the daemon stops, in place of `Doors.send`.
+  private var farewell: [JobFarewell]?
+  /// Messages that were dropped because they cannot be right.
+  private(set) var dropped = 0
+  private nonisolated let news: AsyncStream<News>.Continuation
+  private let queue: AsyncStream<News>
+
+  /// Takes up the jobs that an earlier start left, and begins to listen.
+  package static func start(
+    _ doors: Doors, household: JobHousehold, seed: UInt64, log: Logger
+  ) async throws -> JobService {
+    let directory = try JobDirectory(stateDirectory: doors.stateDirectory)
+    let lane = MeshLane()
+    lane.start(name: "hearth-jobs")
+    let service = JobService(
+      doors, lane: lane, directory: directory, household: household, seed: seed, log: log)
+    try await service.begin()
+    return service
+  }
+
+  private init(
+    _ doors: Doors, lane: MeshLane, directory: JobDirectory, household: JobHousehold, seed: UInt64,
+    log: Logger
+  ) {
+    self.lane = lane
+    self.doors = doors
+    self.directory = directory
+    self.household = household
+    self.log = log
+    own = doors.keys.device
+    generator = SeededGenerator(seed: seed)
+    (queue, news) = AsyncStream.makeStream(of: News.self, bufferingPolicy: .bufferingOldest(Self.waitingNews))
+  }
+
+  deinit { lane.stop() }
+
+  private func begin() throws {
+    lane.onAlarm { [weak self] in
+      guard let self else { return }
+      Task { await self.tick() }
+    }
+    let (records, damaged) = try directory.records()
+    for job in damaged {
+      log.error("job-record-damaged", metadata: ["job": "\(job.short)"])
+      directory.remove(job)
+    }
+    for record in records { open(record, isRestart: true) }
+    Task { [weak self, queue] in
+      for await item in queue {
+        guard let self else { return }
+        await self.take(item)
+      }
+    }
+  }
+
+  // MARK: - From the mesh
+
+  /// A member said something about a job.
+  package nonisolated func receive(_ body: [UInt8], from device: DeviceID) {
+    news.yield(.message(body, device))
+  }
+
+  /// The household changed.
+  package nonisolated func update(_ household: JobHousehold) { news.yield(.household(household)) }
+
+  private func take(_ item: News) {
+    switch item {
+    case .household(let new):
+      household = new
+      for job in jobs.keys.sorted() { take(.membership(new.membership), job) }
+    case .message(let body, let device):
+      guard let message = try? JobMessage(decoding: body) else {
+        dropped += 1
+        return log.debug("job-message-dropped", metadata: ["peer": "\(name(of: device))"])
+      }
+      if jobs[message.stamp.job] == nil { meet(message, from: device) }
+      take(.message(message, from: device), message.stamp.job)
+    }
+  }
+
+  /// A message about a job that is not known here: an offer opens it, anything else is answered.
+  private func meet(_ message: JobMessage, from device: DeviceID) {
+    switch message.body {
+    case .offer(let specification)
+    where specification.owner == device && jobs.values.count(where: { !$0.isOver }) < Self.openJobs:
+      open(StoredJob(specification), isRestart: false)
+    case .offer, .unknown, .ended: break
+    default: doors.send(device, JobMessage(message.stamp, .unknown).encoded)
+    }
+  }
+
+  // MARK: - The loop
+
+  /// Makes a job known to this device.
+  func open(_ record: StoredJob, isRestart: Bool, submission: JobSubmission? = nil) {
+    let now = DeviceClocks.now().monotonic
+    var job = OpenJob(
+      coordinator: JobCoordinator(
+        own: own, record: record, keys: doors.keys, membership: household.membership,
+        generator: SeededGenerator(seed: generator.next()), at: now),
+      opened: now)
+    job.submission = submission
+    let effects = job.coordinator.begin(isRestart: isRestart, at: now)
+    if record.outcome != nil { job.ended = now }
+    jobs[job.id] = job
+    perform(effects, job.id)
+    settle(job.id)
+  }
+
+  /// Lets a job take in what happened, does what it wants, and sets the alarm.
+  func take(_ event: JobInput, _ id: JobID) {
+    guard let effects = jobs[id]?.coordinator.handle(event, at: DeviceClocks.now().monotonic) else { return }
+    perform(effects, id)
+    settle(id)
+  }
+
+  private func tick() {
+    for id in jobs.keys.sorted() {
+      guard let due = jobs[id]?.coordinator.nextDeadline, due <= DeviceClocks.now().monotonic else { continue }
+      take(.tick, id)
+    }
+    setAlarm()
+  }
+
+  private func settle(_ id: JobID) {
+    jobs[id]?.note()
+    setAlarm()
+    tellWatchers(id)
+  }
+
+  private func setAlarm() {
+    lane.setAlarm(isStopping ? nil : jobs.values.compactMap(\.coordinator.nextDeadline).min())
+  }
+
+  private func perform(_ effects: [JobEffect], _ id: JobID) {
+    for effect in effects {
+      switch effect {
+      case .persist(let record):
+        guard store(record) else {
+          // What follows from a record that is not on the disk must not be said.
+          return take(.failed(.own, "its disk does not take the job's record"), id)
+        }
+      case .send(let message, let device):
+        if farewell == nil {
+          doors.send(device, message.encoded)
+        } else {
+          farewell?.append(JobFarewell(device: device, body: message.encoded))
+        }
+      case .prepare: prepare(id)
+      case .plan(let reports): plan(id, reports)
+      case .fetch(let certificate): fetch(id, certificate)
+      case .start(let certificate): run(id, certificate)
+      case .deliver(let completion, let devices): deliver(id, completion, from: devices)
+      case .end(let outcome): end(id, outcome)
+      }
+    }
+  }
+
+  /// Whether the record is on the disk; that a job has ended is not worth holding anything up.
+  private func store(_ record: StoredJob) -> Bool {
+    do throws(FileFailure) {
+      try directory.store(record)
+      return true
+    } catch {
+      log.error("job-not-stored", metadata: ["job": "\(record.specification.id.short)", "error": "\(error)"])
+      return record.outcome != nil
+    }
+  }
+
+  private func end(_ id: JobID, _ outcome: JobOutcome) {
+    guard let job = jobs[id] else { return }
+    jobs[id]?.ended = DeviceClocks.now().monotonic
+    let isFinished = if case .finished = outcome { true } else { false }
+    job.activity.end(text(of: outcome), abortsChannel: !isFinished)
+    if let stamp = job.coordinator.certificate?.stamp, !job.isRunning { doors.desk.closeChannel(stamp) }
+    if !job.isRunning { clean(id) }
+    log.info("job-ended", metadata: ["job": "\(id.short)", "outcome": "\(text(of: outcome))"])
+    forgetOldJobs()
+  }
+
+  /// Gives back what a job held; not before its run has ended.
+  func clean(_ id: JobID) {
+    guard let job = jobs[id], job.isOver else { return }
+    if let stamp = job.coordinator.certificate?.stamp { doors.desk.closeChannel(stamp) }
+    doors.desk.blobs.forget(job: id)
+    jobs[id]?.package = nil
+    jobs[id]?.parameters = nil
+    var kept: Set<BlobReference> = []
+    for other in jobs.values where !other.isOver {
+      kept.formUnion([other.specification.package, other.specification.modelFiles])
+    }
+    for blob in job.blobs where !kept.contains(where: { $0.digest == blob }) { try? doors.blobs.remove(blob) }
+    directory.removeWork(of: id)
+  }
+
+  private func forgetOldJobs() {
+    let over = jobs.values.filter { $0.isOver && !$0.isRunning }.sorted { ($0.opened, $0.id) < ($1.opened, $1.id) }
+    for job in over.dropLast(JobDirectory.keptJobs) {
+      jobs[job.id] = nil
+      directory.remove(job.id)
+    }
+  }
+
+  /// Ends what runs here because the daemon stops; returns what the others must hear before it does.
+  package func stop() -> [JobFarewell] {
+    isStopping = true
+    farewell = []
+    for id in jobs.keys.sorted() where jobs[id]?.isOver == false && jobs[id]?.isNeeded == true {
+      take(.failed(.own, "its daemon was stopped"), id)
+    }
+    for watcher in watchers.values { watcher.continuation.finish() }
+    watchers = [:]
+    lane.setAlarm(nil)
+    news.finish()
+    return farewell ?? []
+  }
+
+  // MARK: - Words
+
+  /// What people call a device.
+  func name(of device: DeviceID) -> String { household.names[device] ?? device.short }
+
+  /// How a job ended, for people.
+  func text(of outcome: JobOutcome) -> String {
+    switch outcome {
+    case .finished: "finished"
+    case .failed(let device?, let reason): "\(name(of: device)): \(reason)"
+    case .failed(nil, let reason): reason
+    case .stopped(let device): "stopped on \(name(of: device))"
+    }
+  }
+}
+
+/// The last that a device says to another about a job.
+package struct JobFarewell: Sendable {
+  /// To whom.
+  package let device: DeviceID
+  /// An encoded message.
+  package let body: [UInt8]
+}
+
+/// One job that this device knows.
+struct OpenJob: Sendable {
+  var coordinator: JobCoordinator
+  let opened: MonotonicInstant
+  var ended: MonotonicInstant?
+  /// What was submitted here; nil on every device but the owner.
+  var submission: JobSubmission?
+  /// What ends the work of the job.
+  let activity = JobActivity()
+  /// Whether a thread computes for it; it may outlive the job for a moment.
+  var isRunning = false
+  /// The package, as long as the job needs it.
+  var package: JobPackage?
+  /// Blobs that were fetched or made for it.
+  var blobs: [ContentDigest] = []
+  /// The trained parameters, on the owner.
+  var parameters: [Float]?
+  /// What the run measured, on the owner.
+  var results: RunPosition?
+  /// Finished epochs by their number, from whichever device told them first.
+  var epochs: [UInt32: FinishedEpoch] = [:]
+  /// Metrics by the number of finished epochs.
+  var metrics: [UInt32: [NamedMetric]] = [:]
+  /// What people should know.
+  var warnings: [String] = []
+  /// What the model's layers are called; nil until the package is here.
+  var layerNames: [String]?
+  /// What came of it, on the owner.
+  var summary: TrainSummary?
+
+  init(coordinator: JobCoordinator, opened: MonotonicInstant) {
+    self.coordinator = coordinator
+    self.opened = opened
+  }
+
+  var id: JobID { coordinator.specification.id }
+  var specification: JobSpecification { coordinator.specification }
+  var isOver: Bool { coordinator.record.outcome != nil }
+  /// Whether the job cannot go on without this device.
+  var isNeeded: Bool { coordinator.isOwner || coordinator.place != nil }
+
+  /// Remembers what devices tell only once.
+  mutating func note() {
+    for device in [coordinator.own] + coordinator.participants {
+      guard let progress = coordinator.progress(of: device) else { continue }
+      if let epoch = progress.finished, epochs.count < JobLimits.epochs, epochs[epoch.index] == nil {
+        epochs[epoch.index] = epoch
+      }
+      if !progress.metrics.isEmpty, metrics.count < JobLimits.epochs, metrics[progress.metricsEpoch] == nil {
+        metrics[progress.metricsEpoch] = progress.metrics
+      }
+    }
+  }
+}

@@ -1,0 +1,21 @@
+import FineTuning
+import LanguageModels
+import NeuralNetworks
+
+extension TrainedTechnique {
+  /// One stage of a pipeline that computes this technique.
+  func stage(
+    _ backbone: any Backbone, parameters: ParameterTree, layers: Range<Int>, capacity: MicroBatchCapacity,
+    slots: Int, workers: Int, dropoutSeed: UInt64
+  ) -> any StageComputation {
+    guard let sideShape else {
+      return TunedStage(
+        configuration: configuration, head: head, backbone: backbone, parameters: parameters, layers: layers,
+        capacity: capacity, slots: slots, workers: workers, checkpointsActivations: checkpointsActivations,
+        dropoutSeed: dropoutSeed)
+    }
+    return ParallelAdapterStage(
+      shape: sideShape, backbone: backbone, parameters: parameters, layers: layers, element: element,
+      capacity: capacity, slots: slots, workers: workers)
+  }
+}

@@ -1,0 +1,379 @@
+import Determinism
+import DistributedTraining
+import MeshModel
+import MeshProtocol
+import MeshTransport
+import TrainingCoordination
+
+/// The way to one other device of a plan epoch: the bulk sessions to it, and the messages that have come from it.
+///
+/// Threads that compute block in `send` and `receive`; the transport's threads deliver. Nothing here calls the transport
+/// while it holds the monitor, because memory delivers on the thread that sends.
+///
+/// - Safety: everything that changes is touched under the monitor only.
+final class JobLink: @unchecked Sendable {
+  /// What became of a frame.
+  enum Outcome {
+    /// Taken; whether the session may be read on.
+    case taken(readsOn: Bool)
+    case dropped(DropReason)
+    /// The other side ended, here or as a whole.
+    case failed(JobChannelFailure)
+    /// The other side's last frame on this session; this side may have an answer to it.
+    case finished
+  }
+
+  private struct Session {
+    let id: SessionID
+    let isDialled: Bool
+    var isPaused = false
+    var otherHasFinished = false
+    var hasFinished = false
+  }
+
+  private struct Unfinished {
+    let tag: JobTag
+    let length: Int
+    var bytes: [UInt8]
+  }
+
+  let place: Int
+  let device: DeviceID
+  private let own: DeviceID
+  private let stamp: JobStamp
+  private let transport: any MeshEndpoint
+  private let dial: @Sendable (DeviceID) -> Void
+  private let monitor = Monitor()
+  /// Held while a frame is put into the session's queue, so that room that was seen is room that is there.
+  private let sending = Monitor()
+
+  /// The first is the one on which this side sends.
+  private var sessions: [Session] = []
+  private var waiting: [JobTag: [[UInt8]]] = [:]
+  private var waitingBytes = 0
+  private var unfinished: [UInt32: Unfinished] = [:]
+  private var readers = 0
+  private var nextNumber: UInt32 = 1
+  private var writableCount: UInt64 = 0
+  private var failure: JobChannelFailure?
+  private var isClosing = false
+  /// The other side had said all when its last session ended.
+  private var isOver = false
+  private var nextDial: MonotonicInstant
+  private let openDeadline: MonotonicInstant
+  private var sentBytes: UInt64 = 0
+  private var receivedBytes: UInt64 = 0
+
+  init(
+    to device: DeviceID, at place: Int, own: DeviceID, stamp: JobStamp, transport: any MeshEndpoint,
+    dial: @escaping @Sendable (DeviceID) -> Void
+  ) {
+    self.device = device
+    self.place = place
+    self.own = own
+    self.stamp = stamp
+    self.transport = transport
+    self.dial = dial
+    let now = DeviceClocks.now().monotonic
+    // One side dials at once; the other only when nothing comes of that, for networks where one direction is shut.
+    nextDial = own < device ? now : now.advanced(by: JobLinkLimits.patience)
+    openDeadline = now.advanced(by: JobLinkLimits.openTime)
+  }
+
+  /// Bytes of frames that went to the other device and came from it.
+  var traffic: (sent: UInt64, received: UInt64) { monitor.locked { (sentBytes, receivedBytes) } }
+
+  // MARK: - Sessions
+
+  /// Takes a session into use; false when the link has ended.
+  func bind(_ session: SessionID, isDialled: Bool) -> Bool {
+    let isUsed = monitor.locked {
+      guard failure == nil, !isClosing else { return false }
+      sessions.append(Session(id: session, isDialled: isDialled))
+      monitor.wakeAll()
+      return true
+    }
+    if isUsed, isDialled { say(.hello, on: session) }
+    return isUsed
+  }
+
+  /// Dials if nothing stands and it is time to.
+  func dialIfDue() {
+    let isDue = monitor.locked {
+      let now = DeviceClocks.now().monotonic
+      guard sessions.isEmpty, failure == nil, nextDial <= now else { return false }
+      nextDial = now.advanced(by: JobLinkLimits.openTime)
+      return true
+    }
+    if isDue { dial(device) }
+  }
+
+  /// A dial came to nothing.
+  func dialFailed() {
+    monitor.locked {
+      nextDial = DeviceClocks.now().monotonic.advanced(by: JobLinkLimits.redialTime)
+      monitor.wakeAll()
+    }
+  }
+
+  /// Blocks until the link stands.
+  func waitUntilOpen() throws(JobChannelFailure) {
+    while try monitor.locked({ () throws(JobChannelFailure) in try waitForSession() }) == nil { dialIfDue() }
+  }
+
+  /// A session has ended; what the link fails with, unless the other side had said all.
+  func closed(_ session: SessionID) -> JobChannelFailure? {
+    monitor.locked {
+      guard let index = sessions.firstIndex(where: { $0.id == session }) else { return nil }
+      let ended = sessions.remove(at: index)
+      monitor.wakeAll()
+      isOver = isOver || ended.otherHasFinished
+      guard failure == nil, !ended.otherHasFinished, !isClosing else { return nil }
+      // Before the first message nothing can be lost with a session: the side that dials tries again.
+      guard sentBytes == 0, receivedBytes == 0 else { return .lost(place: place) }
+      nextDial = DeviceClocks.now().monotonic.advanced(
+        by: ended.isDialled ? JobLinkLimits.redialTime : JobLinkLimits.patience)
+      return nil
+    }
+  }
+
+  /// A session's queue has room again.
+  func writable() {
+    monitor.locked {
+      writableCount += 1
+      monitor.wakeAll()
+    }
+  }
+
+  /// The session on which this side sends, once one stands; nil after a while in which it is to be dialled.
+  private func waitForSession() throws(JobChannelFailure) -> SessionID? {
+    while true {
+      if let failure { throw failure }
+      if let session = sessions.first { return session.id }
+      let now = DeviceClocks.now().monotonic
+      if isClosing || isOver || openDeadline <= now { throw .lost(place: place) }
+      if nextDial <= now { return nil }
+      monitor.wait(until: min(nextDial, openDeadline))
+    }
+  }
+
+  // MARK: - Sending
+
+  /// Cuts a message into frames and blocks until the session's queue has taken them all.
+  func send(_ message: [UInt8], _ tag: JobTag) throws(JobChannelFailure) {
+    let number = monitor.locked {
+      defer { nextNumber &+= 1 }
+      return nextNumber
+    }
+    var range = 0..<min(message.count, JobLinkLimits.part)
+    repeat {
+      try put(JobRecord.frame(stamp, tag, number: number, part: range, of: message))
+      range = range.upperBound..<min(message.count, range.upperBound + JobLinkLimits.part)
+    } while !range.isEmpty
+  }
+
+  private func put(_ frame: MeshFrame) throws(JobChannelFailure) {
+    let need = frame.body.count + MeshFrame.headerByteCount + JobLinkLimits.wordRoom
+    try sending.locked { () throws(JobChannelFailure) in
+      while true {
+        let (found, seen) = try monitor.locked { () throws(JobChannelFailure) in
+          (try waitForSession(), writableCount)
+        }
+        guard let session = found else {
+          dialIfDue()
+          continue
+        }
+        if transport.room(in: session) >= need {
+          transport.perform([.send(session, frame)])
+          return monitor.locked { sentBytes += UInt64(frame.body.count) }
+        }
+        monitor.locked {
+          while writableCount == seen, failure == nil, sessions.first?.id == session { monitor.wait() }
+        }
+      }
+    }
+  }
+
+  private func say(_ word: JobRecord.Word, unit: UInt32 = 0, text: String = "", on session: SessionID) {
+    transport.perform([.send(session, JobRecord.frame(stamp, word, unit: unit, text: text))])
+  }
+
+  // MARK: - Receiving
+
+  /// Blocks until the next message with this tag is there.
+  func receive(_ tag: JobTag) throws(JobChannelFailure) -> [UInt8] {
+    while true {
+      let (message, resumed) = try monitor.locked { () throws(JobChannelFailure) in try next(tag) }
+      for session in resumed { transport.resume(session) }
+      if let message { return message }
+      dialIfDue()
+    }
+  }
+
+  /// The message, or nil when a session is to be read on or dialled before it is waited for.
+  private func next(_ tag: JobTag) throws(JobChannelFailure) -> ([UInt8]?, [SessionID]) {
+    readers += 1
+    defer { readers -= 1 }
+    while true {
+      if let failure { throw failure }
+      if let message = takeWaiting(tag) {
+        return (message, waitingBytes < JobLinkLimits.waitingBytes / 2 ? takePaused() : [])
+      }
+      // What is waited for may lie behind what nobody reads yet.
+      let paused = takePaused()
+      if !paused.isEmpty { return (nil, paused) }
+      if device == own {
+        monitor.wait()
+      } else if sessions.isEmpty {
+        if try waitForSession() == nil { return (nil, []) }
+      } else if sessions.allSatisfy(\.otherHasFinished) {
+        throw .lost(place: place)
+      } else {
+        monitor.wait()
+      }
+    }
+  }
+
+  private func takeWaiting(_ tag: JobTag) -> [UInt8]? {
+    guard var messages = waiting[tag] else { return nil }
+    let message = messages.removeFirst()
+    waiting[tag] = messages.isEmpty ? nil : messages
+    waitingBytes -= message.count
+    return message
+  }
+
+  private func takePaused() -> [SessionID] {
+    var paused: [SessionID] = []
+    for index in sessions.indices where sessions[index].isPaused {
+      sessions[index].isPaused = false
+      paused.append(sessions[index].id)
+    }
+    return paused
+  }
+
+  /// Takes a frame of one of the link's sessions.
+  func take(_ frame: MeshFrame, on session: SessionID) -> Outcome {
+    guard let record = try? JobRecord(frame.body) else { return .dropped(.malformedJob) }
+    guard record.stamp == stamp else { return .dropped(.foreignJob) }
+    return monitor.locked {
+      switch record.kind {
+      case .message(let tag):
+        receivedBytes += UInt64(frame.body.count)
+        return take(record, tag, number: frame.request, on: session)
+      case .word(let word, let unit): return take(word, unit: unit, record.data, on: session)
+      }
+    }
+  }
+
+  private func take(_ record: JobRecord, _ tag: JobTag, number: UInt32, on session: SessionID) -> Outcome {
+    guard failure == nil else { return .taken(readsOn: true) }
+    if record.offset == 0 {
+      guard unfinished[number] == nil, unfinished.count < JobLinkLimits.unfinishedMessages else {
+        return .dropped(.malformedJob)
+      }
+      guard waitingBytes + record.length <= JobLinkLimits.mostWaitingBytes else {
+        return .failed(
+          .aborted(
+            "device \(place) of the plan sent more than \(JobLinkLimits.mostWaitingBytes >> 20) MiB that nobody "
+              + "here reads; report this with both logs, and run the same command again"))
+      }
+      waitingBytes += record.length
+      var bytes: [UInt8] = []
+      bytes.reserveCapacity(record.length)
+      unfinished[number] = Unfinished(tag: tag, length: record.length, bytes: bytes)
+    }
+    guard let place = unfinished.index(forKey: number), unfinished.values[place].tag == tag,
+      unfinished.values[place].length == record.length,
+      unfinished.values[place].bytes.count == record.offset
+    else { return .dropped(.malformedJob) }
+    unfinished.values[place].bytes.append(contentsOf: record.data)
+    if unfinished.values[place].bytes.count == record.length,
+      let done = unfinished.removeValue(forKey: number)
+    {
+      waiting[tag, default: []].append(done.bytes)
+      monitor.wakeAll()
+    }
+    let readsOn = waitingBytes < JobLinkLimits.waitingBytes || readers > 0
+    if !readsOn, let index = sessions.firstIndex(where: { $0.id == session }) {
+      sessions[index].isPaused = true
+    }
+    return .taken(readsOn: readsOn)
+  }
+
+  private func take(
+    _ word: JobRecord.Word, unit: UInt32, _ text: ArraySlice<UInt8>, on session: SessionID
+  ) -> Outcome {
+    switch word {
+    case .hello: return .taken(readsOn: true)
+    case .aborted: return .failed(.aborted(String(decoding: text, as: UTF8.self)))
+    case .lost: return .failed(.lost(place: Int(unit)))
+    case .finished:
+      if let index = sessions.firstIndex(where: { $0.id == session }) {
+        sessions[index].otherHasFinished = true
+      }
+      monitor.wakeAll()
+      return .finished
+    }
+  }
+
+  /// Hands over a message of this device to itself.
+  func loopBack(_ message: [UInt8], _ tag: JobTag) throws(JobChannelFailure) {
+    try monitor.locked { () throws(JobChannelFailure) in
+      if let failure { throw failure }
+      waitingBytes += message.count
+      waiting[tag, default: []].append(message)
+      monitor.wakeAll()
+    }
+  }
+
+  // MARK: - The end
+
+  /// Fails all calls from now on, tells the other side why, and ends the sessions.
+  func fail(_ failure: JobChannelFailure, tells: Bool) {
+    let ended: [SessionID] = monitor.locked {
+      guard self.failure == nil else { return [] }
+      self.failure = failure
+      waiting = [:]
+      unfinished = [:]
+      waitingBytes = 0
+      monitor.wakeAll()
+      return sessions.map(\.id)
+    }
+    for session in ended {
+      if tells {
+        switch failure {
+        case .aborted(let reason): say(.aborted, text: reason, on: session)
+        case .lost(let place): say(.lost, unit: UInt32(place), on: session)
+        }
+      }
+      transport.perform([.close(session, .finished)])
+      // Reading goes on to the other side's end, which a paused session would never see.
+      transport.resume(session)
+    }
+  }
+
+  /// Says that this side has sent all, and ends each session when the other side has said so too.
+  func finish() {
+    monitor.locked { isClosing = true }
+    settle()
+  }
+
+  /// Says or does what an orderly end asks for now.
+  ///
+  /// Who dialled says first that nothing follows; the other side answers when it has sent all as well, and with that
+  /// answer everything has arrived in both directions.
+  func settle() {
+    let (words, ends): ([SessionID], [SessionID]) = monitor.locked {
+      guard failure == nil, isClosing else { return ([], []) }
+      var words: [SessionID] = []
+      for index in sessions.indices
+      where !sessions[index].hasFinished && (sessions[index].isDialled || sessions[index].otherHasFinished) {
+        sessions[index].hasFinished = true
+        words.append(sessions[index].id)
+      }
+      return (words, sessions.filter { $0.isDialled && $0.otherHasFinished }.map(\.id))
+    }
+    for session in words { say(.finished, on: session) }
+    for session in ends { transport.perform([.close(session, .finished)]) }
+  }
+}

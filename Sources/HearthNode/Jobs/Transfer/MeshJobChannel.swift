@@ -1,0 +1,124 @@
+package import DistributedTraining
+package import MeshModel
+import MeshProtocol
+import MeshTransport
+import Synchronization
+package import TrainingCoordination
+
+/// The messages of one plan epoch over bulk sessions of the mesh; made by `BulkDesk.openChannel`.
+///
+/// There is a link to each other device of the plan. When one fails, all do, and the other devices are told why before
+/// the sessions end, so that nobody waits for a message that will not come.
+package final class MeshJobChannel: JobChannel {
+  /// The plan epoch.
+  package let stamp: JobStamp
+  /// This device's place in the plan's household.
+  package let place: Int
+  /// The devices of the plan, by place.
+  package let roster: [DeviceID]
+
+  private let links: [JobLink]
+  private let end = Mutex(End())
+
+  private struct End {
+    var failure: JobChannelFailure?
+    var isClosing = false
+  }
+
+  init(
+    _ stamp: JobStamp, roster: [DeviceID], own: DeviceID, transport: any MeshEndpoint,
+    dial: @escaping @Sendable (DeviceID) -> Void
+  ) {
+    guard let place = roster.firstIndex(of: own) else {
+      preconditionFailure("device \(own) is none of the plan's \(roster.count)")
+    }
+    precondition(Set(roster).count == roster.count, "a plan names a device twice")
+    self.stamp = stamp
+    self.place = place
+    self.roster = roster
+    links = roster.enumerated().map {
+      JobLink(to: $1, at: $0, own: own, stamp: stamp, transport: transport, dial: dial)
+    }
+  }
+
+  /// Why the channel gave up; nil while it works.
+  package var failure: JobChannelFailure? { end.withLock { $0.failure } }
+
+  /// Bytes of frames that went to each device and came from it, by place.
+  package var traffic: [(sent: UInt64, received: UInt64)] { links.map(\.traffic) }
+
+  /// Blocks until there is a connection to every other device; not needed before `send` and `receive`.
+  package func waitUntilOpen() throws(JobChannelFailure) {
+    for link in links where link.place != place {
+      try following { () throws(JobChannelFailure) in try link.waitUntilOpen() }
+    }
+  }
+
+  /// Hands a message over; returns when the link has taken it, not when it has arrived.
+  package func send(_ message: [UInt8], _ tag: JobTag, to place: Int) throws(JobChannelFailure) {
+    precondition(links.indices ~= place, "place \(place) of \(links.count)")
+    precondition(
+      message.count <= JobLinkLimits.message,
+      "a message of \(message.count) bytes; the limit is \(JobLinkLimits.message)")
+    let link = links[place]
+    guard place != self.place else { return try link.loopBack(message, tag) }
+    try following { () throws(JobChannelFailure) in try link.send(message, tag) }
+  }
+
+  /// The next message with this tag from that device.
+  package func receive(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8] {
+    precondition(links.indices ~= place, "place \(place) of \(links.count)")
+    let link = links[place]
+    return try following { () throws(JobChannelFailure) in try link.receive(tag) }
+  }
+
+  /// Stops the job on all devices of the plan; the reason is for people.
+  package func abort(_ reason: String) { fail(.aborted(reason)) }
+
+  /// A device is known to be gone, from gossip for instance: the job fails on all others.
+  package func lost(place: Int) { fail(.lost(place: place)) }
+
+  /// Ends the channel in order, after the last message was sent; what has been sent still arrives.
+  ///
+  /// The sessions end when the other devices have closed too.
+  package func close() {
+    end.withLock { $0.isClosing = true }
+    for link in links where link.place != place { link.finish() }
+  }
+
+  // MARK: - For the desk
+
+  /// Whether this side has sent all.
+  var isClosing: Bool { end.withLock { $0.isClosing } }
+
+  func link(to device: DeviceID) -> JobLink? {
+    links.first { $0.device == device && $0.place != place }
+  }
+
+  /// Dials what this side is to dial.
+  func begin() {
+    for link in links where link.place != place { link.dialIfDue() }
+  }
+
+  /// Fails everything here and tells the other devices; the first failure counts.
+  func fail(_ failure: JobChannelFailure) {
+    let isFirst = end.withLock { end in
+      defer { end.failure = end.failure ?? failure }
+      return end.failure == nil
+    }
+    guard isFirst else { return }
+    for link in links { link.fail(failure, tells: link.place != place) }
+  }
+
+  /// The failure of a link is that of the channel, so that others learn of it.
+  private func following<Value>(
+    _ body: () throws(JobChannelFailure) -> Value
+  ) throws(JobChannelFailure) -> Value {
+    do throws(JobChannelFailure) { return try body() } catch {
+      // After the end there is nothing left for others to fail with.
+      if isClosing { throw error }
+      fail(error)
+      throw failure ?? error
+    }
+  }
+}

@@ -1,0 +1,180 @@
+package import CryptoPrimitives
+package import WireCoding
+
+/// The bounds of blobs: files that devices give each other in verified chunks.
+package enum BlobLimits {
+  /// Bytes of a chunk; the last of a blob has what is left.
+  package static let chunk = 1 << 20
+  /// Chunks of one blob, so that a manifest stays below about 2 MiB.
+  package static let chunks = 1 << 16
+  /// Blobs that one store knows.
+  package static let blobs = 4096
+}
+
+/// What a blob consists of: its length, and the digest of each of its chunks.
+///
+/// The digest of a manifest's encoding names the blob, so whoever knows the name can verify the manifest, and by it every
+/// chunk, whoever sent them.
+package struct BlobManifest: Hashable, Sendable, WireCodable {
+  private static let version: UInt8 = 1
+
+  /// Bytes of the blob.
+  package let byteCount: Int
+  /// BLAKE2b-256 of each chunk.
+  package let digests: [ContentDigest]
+
+  /// A manifest of as many digests as the length asks for.
+  package init(byteCount: Int, digests: [ContentDigest]) {
+    precondition(
+      digests.count == Self.chunkCount(byteCount) && digests.count <= BlobLimits.chunks,
+      "\(digests.count) digests for \(byteCount) bytes")
+    self.byteCount = byteCount
+    self.digests = digests
+  }
+
+  /// Reads version u8, byte count u64, bytes of a chunk u32 and the digests.
+  package init(from reader: inout ByteReader) throws(DecodingFailure) {
+    let version = try reader.integer("manifest version", as: UInt8.self)
+    guard version == Self.version else { throw .invalid(field: "manifest version", value: UInt64(version)) }
+    let byteCount = try reader.integer("blob length", as: UInt64.self)
+    guard byteCount <= UInt64(BlobLimits.chunks * BlobLimits.chunk) else {
+      throw .overLimit(field: "blob length", value: byteCount, limit: BlobLimits.chunks * BlobLimits.chunk)
+    }
+    let chunk = try reader.integer("bytes of a chunk", as: UInt32.self)
+    guard chunk == UInt32(BlobLimits.chunk) else {
+      throw .invalid(field: "bytes of a chunk", value: UInt64(chunk))
+    }
+    self.byteCount = Int(byteCount)
+    var digests: [ContentDigest] = []
+    for _ in 0..<Self.chunkCount(Int(byteCount)) {
+      guard
+        let digest = ContentDigest(bytes: try reader.bytes("chunk digest", count: ContentDigest.byteCount))
+      else { preconditionFailure("a digest of \(ContentDigest.byteCount) bytes was not taken") }
+      digests.append(digest)
+    }
+    self.digests = digests
+  }
+
+  /// Writes the same.
+  package func encode(to writer: inout ByteWriter) {
+    writer.integer(Self.version)
+    writer.integer(UInt64(byteCount))
+    writer.integer(UInt32(BlobLimits.chunk))
+    for digest in digests { writer.raw(digest.bytes) }
+  }
+
+  /// Most bytes of an encoding.
+  package static let encodedLimit = 13 + BlobLimits.chunks * ContentDigest.byteCount
+
+  /// The blob's name: the digest of the encoding.
+  package var id: ContentDigest { ContentDigest(of: encoded) }
+
+  /// Chunks of the blob.
+  package var chunkCount: Int { digests.count }
+
+  /// Where a chunk lies in the blob.
+  package func range(_ chunk: Int) -> Range<Int> {
+    precondition(digests.indices ~= chunk, "chunk \(chunk) of \(digests.count)")
+    return chunk * BlobLimits.chunk..<min(byteCount, (chunk + 1) * BlobLimits.chunk)
+  }
+
+  /// The chunks that hold a part of the blob.
+  package func chunks(_ bytes: Range<Int>) -> Range<Int> {
+    precondition(bytes.lowerBound >= 0 && bytes.upperBound <= byteCount, "bytes \(bytes) of \(byteCount)")
+    guard !bytes.isEmpty else { return 0..<0 }
+    return bytes.lowerBound / BlobLimits.chunk..<(bytes.upperBound - 1) / BlobLimits.chunk + 1
+  }
+
+  /// Whether these are the bytes of a chunk.
+  package func verifies(_ bytes: [UInt8], as chunk: Int) -> Bool {
+    guard digests.indices ~= chunk, bytes.count == range(chunk).count else { return false }
+    return BlobManifest.digest(of: bytes) == digests[chunk]
+  }
+
+  /// The digest of a chunk's bytes.
+  static func digest(of bytes: [UInt8]) -> ContentDigest {
+    var hasher = ContentHasher()
+    hasher.update(bytes: bytes)
+    return hasher.finalize()
+  }
+
+  private static func chunkCount(_ byteCount: Int) -> Int {
+    (byteCount + BlobLimits.chunk - 1) / BlobLimits.chunk
+  }
+}
+
+/// A set of chunks of one blob.
+package struct BlobChunks: Hashable, Sendable {
+  /// Chunks of the blob.
+  package let count: Int
+  private var words: [UInt64]
+
+  /// No chunk of a blob of `count`.
+  package init(none count: Int) {
+    self.count = count
+    words = Array(repeating: 0, count: (count + 63) / 64)
+  }
+
+  /// All chunks of a blob of `count`.
+  package init(all count: Int) {
+    self.init(none: count)
+    insert(0..<count)
+  }
+
+  /// Reads a bit for each chunk, the first lowest; nil when there are not as many bytes as that takes.
+  package init?(bits: some Collection<UInt8>, count: Int) {
+    guard bits.count == (count + 7) / 8 else { return nil }
+    self.init(none: count)
+    for (index, byte) in bits.enumerated() { words[index / 8] |= UInt64(byte) << (index % 8 * 8) }
+    // Bits behind the last chunk mean nothing.
+    if count % 64 != 0, let last = words.indices.last { words[last] &= (1 << (count % 64)) - 1 }
+  }
+
+  /// A bit for each chunk, the first lowest.
+  package var bits: [UInt8] {
+    (0..<(count + 7) / 8).map { UInt8(truncatingIfNeeded: words[$0 / 8] >> ($0 % 8 * 8)) }
+  }
+
+  /// Whether a chunk is in.
+  package func contains(_ chunk: Int) -> Bool {
+    0..<count ~= chunk && words[chunk / 64] >> (chunk % 64) & 1 == 1
+  }
+
+  /// Puts chunks in.
+  package mutating func insert(_ chunks: Range<Int>) {
+    precondition(
+      chunks.isEmpty || chunks.lowerBound >= 0 && chunks.upperBound <= count, "\(chunks) of \(count)")
+    for chunk in chunks { words[chunk / 64] |= 1 << (chunk % 64) }
+  }
+
+  /// Puts a chunk in.
+  package mutating func insert(_ chunk: Int) { insert(chunk..<chunk + 1) }
+
+  /// Takes a chunk out.
+  package mutating func remove(_ chunk: Int) {
+    guard contains(chunk) else { return }
+    words[chunk / 64] &= ~(1 << (chunk % 64))
+  }
+
+  /// The chunks in ascending order.
+  package var chunks: [Int] { (0..<count).filter(contains) }
+
+  /// How many are in.
+  package var population: Int { words.reduce(0) { $0 + $1.nonzeroBitCount } }
+
+  /// Whether none is in.
+  package var isEmpty: Bool { words.allSatisfy { $0 == 0 } }
+
+  /// Whether all of `other` are in.
+  package func isSuperset(of other: BlobChunks) -> Bool {
+    count == other.count && zip(words, other.words).allSatisfy { $0 & $1 == $1 }
+  }
+
+  /// Those that are not in `other`.
+  package func subtracting(_ other: BlobChunks) -> BlobChunks {
+    precondition(count == other.count, "sets of \(count) and \(other.count) chunks")
+    var result = self
+    for index in words.indices { result.words[index] &= ~other.words[index] }
+    return result
+  }
+}

@@ -1,0 +1,186 @@
+package import CryptoPrimitives
+package import MeshModel
+package import ParallelPlanner
+package import WireCoding
+
+/// A plan that is put to the vote: for which plan epoch, and which devices its places mean.
+package struct PlanProposal: Hashable, Sendable, WireCodable {
+  /// The job, its term and the plan epoch.
+  package var stamp: JobStamp
+  /// The devices by their place in the plan.
+  package var household: [DeviceID]
+  /// The plan.
+  package var plan: Plan
+
+  /// A proposal.
+  package init(stamp: JobStamp, household: [DeviceID], plan: Plan) {
+    precondition(
+      household.count <= JobLimits.roster && plan.fits(devices: household.count),
+      "a plan of places \(plan.places) for \(household.count) devices")
+    self.stamp = stamp
+    self.household = household
+    self.plan = plan
+  }
+
+  /// The devices that compute something, in the order of their places.
+  package var participants: [DeviceID] { plan.places.map { household[$0] } }
+
+  /// The place of a device that computes something; nil for others.
+  package func place(of device: DeviceID) -> Int? {
+    household.firstIndex(of: device).flatMap { plan.places.contains($0) ? $0 : nil }
+  }
+
+  /// Reads a proposal; no device has two places, and the plan has no place without a device.
+  package init(from reader: inout ByteReader) throws(DecodingFailure) {
+    stamp = try JobStamp(from: &reader)
+    household = []
+    for _ in 0..<(try reader.count("devices of a plan", limit: JobLimits.roster)) {
+      let device = try DeviceID(from: &reader)
+      guard !household.contains(device) else {
+        throw .invalid(field: "device of a plan, named twice", value: UInt64(household.count))
+      }
+      household.append(device)
+    }
+    plan = try Plan(from: &reader)
+    guard plan.fits(devices: household.count) else {
+      throw .invalid(field: "place of a plan without a device", value: UInt64(household.count))
+    }
+  }
+
+  /// Writes stamp, devices and plan.
+  package func encode(to writer: inout ByteWriter) {
+    stamp.encode(to: &writer)
+    writer.count(household.count)
+    for device in household { device.encode(to: &writer) }
+    plan.encode(to: &writer)
+  }
+
+  /// Names the proposal: equal proposals have equal digests on every machine.
+  package var digest: ContentDigest { ContentDigest(of: encoded) }
+}
+
+/// A plan with the signed votes of a majority: who has it can show anybody that it is *the* plan of its epoch.
+package struct PlanCertificate: Hashable, Sendable, WireCodable {
+  /// One device's vote.
+  package struct Vote: Hashable, Sendable {
+    /// Who voted.
+    package let device: DeviceID
+    /// Its signature over the proposal, the ballot and the roster.
+    package let signature: Signature
+
+    /// A vote.
+    package init(device: DeviceID, signature: Signature) {
+      self.device = device
+      self.signature = signature
+    }
+  }
+
+  /// Separates these signatures from all others that devices make.
+  private static let domain = "hearth plan certificate 1"
+
+  /// The plan that won.
+  package let proposal: PlanProposal
+  /// Who decided.
+  package let roster: DecreeRoster
+  /// The ballot under which it won.
+  package let ballot: Ballot
+  /// The votes, ascending by device.
+  package let votes: [Vote]
+
+  /// A certificate; whether it holds is said by `verify`.
+  package init(proposal: PlanProposal, roster: DecreeRoster, ballot: Ballot, votes: [Vote]) {
+    self.proposal = proposal
+    self.roster = roster
+    self.ballot = ballot
+    self.votes = votes
+  }
+
+  /// Which plan epoch it is about.
+  package var stamp: JobStamp { proposal.stamp }
+
+  /// What a device signs when it votes.
+  package static func message(of vote: AcceptedProposal, roster: DecreeRoster) -> [UInt8] {
+    var writer = ByteWriter()
+    writer.text(domain)
+    vote.proposal.stamp.encode(to: &writer)
+    vote.ballot.encode(to: &writer)
+    writer.raw(roster.digest.bytes)
+    writer.raw(vote.proposal.digest.bytes)
+    return writer.bytes
+  }
+
+  /// Refuses a certificate that is not of this roster, or whose votes are not those of a majority.
+  ///
+  /// - Parameter key: the key of a member of the household; nil for any other device.
+  package func verify(
+    roster expected: DecreeRoster, key: (DeviceID) -> SigningPublicKey?
+  ) throws(CertificateFailure) {
+    guard roster == expected else { throw .otherRoster(stamp) }
+    let signed = Self.message(of: AcceptedProposal(ballot: ballot, proposal: proposal), roster: roster)
+    for vote in votes {
+      guard roster.weight(of: vote.device) > 0, let key = key(vote.device) else {
+        throw .notOfRoster(vote.device)
+      }
+      guard key.verifies(vote.signature, of: signed) else { throw .badSignature(vote.device) }
+    }
+    let weight = roster.weight(of: votes.map(\.device))
+    guard 2 * weight > roster.totalWeight else { throw .noMajority(weight: weight, of: roster.totalWeight) }
+  }
+
+  /// Reads a certificate; nothing is verified yet.
+  package init(from reader: inout ByteReader) throws(DecodingFailure) {
+    proposal = try PlanProposal(from: &reader)
+    let devices = try readDevices(&reader, "roster", limit: JobLimits.roster)
+    let owner = try DeviceID(from: &reader)
+    guard devices.contains(owner) else { throw .invalid(field: "roster without owner", value: 0) }
+    roster = DecreeRoster(devices, owner: owner)
+    ballot = try Ballot(from: &reader)
+    var votes: [Vote] = []
+    for _ in 0..<(try reader.count("votes", limit: JobLimits.roster)) {
+      let device = try DeviceID(from: &reader)
+      if let last = votes.last, last.device >= device { throw .notAscending(field: "votes") }
+      votes.append(Vote(device: device, signature: try readSignature(&reader, "vote")))
+    }
+    self.votes = votes
+  }
+
+  /// Writes proposal, roster, ballot and votes.
+  package func encode(to writer: inout ByteWriter) {
+    proposal.encode(to: &writer)
+    writer.count(roster.devices.count)
+    for device in roster.devices { device.encode(to: &writer) }
+    roster.owner.encode(to: &writer)
+    ballot.encode(to: &writer)
+    writer.count(votes.count)
+    for vote in votes {
+      vote.device.encode(to: &writer)
+      writer.raw(vote.signature.bytes)
+    }
+  }
+}
+
+/// Why a certificate does not hold.
+package enum CertificateFailure: Error, Equatable, Sendable, CustomStringConvertible {
+  /// Other devices decided than those that may.
+  case otherRoster(JobStamp)
+  /// A vote of a device that may not vote.
+  case notOfRoster(DeviceID)
+  /// A vote whose signature is wrong.
+  case badSignature(DeviceID)
+  /// Too few votes.
+  case noMajority(weight: Int, of: Int)
+
+  /// What is wrong, and what to do.
+  package var description: String {
+    switch self {
+    case .otherRoster(let stamp):
+      "the certificate of plan \(stamp.epoch) of job \(stamp.job.short) is of other devices than decide on it; it is dropped"
+    case .notOfRoster(let device):
+      "the certificate has a vote of device \(device.short), which may not vote; it is dropped"
+    case .badSignature(let device):
+      "the certificate has a vote of device \(device.short) with a wrong signature; it is dropped"
+    case .noMajority(let weight, let total):
+      "the certificate has votes of weight \(weight) of \(total), which is no majority; it is dropped"
+    }
+  }
+}

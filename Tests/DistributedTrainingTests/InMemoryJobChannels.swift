@@ -1,0 +1,104 @@
+import DistributedTraining
+import Foundation
+
+/// The channels of all devices of a plan in one process: mailboxes by sender, receiver and tag.
+///
+/// - Safety: everything is read and written under the condition's lock.
+final class InMemoryJobChannels: @unchecked Sendable {
+  /// How long a test waits before it calls itself stuck.
+  private static let patience = 60.0
+
+  private struct Address: Hashable {
+    var from: Int
+    var to: Int
+    var tag: JobTag
+  }
+
+  private let condition = NSCondition()
+  private var mail: [Address: [[UInt8]]] = [:]
+  /// Bytes from one device to another that nobody has received yet.
+  private var waiting: [[Int]]
+  private var reason: String?
+  /// Bytes that a link holds before a sender waits.
+  private let linkLimit: Int
+  /// Called before every message; lets a test break something at an exact point.
+  private let watch: (@Sendable (_ from: Int, _ to: Int, JobTag, _ message: inout [UInt8]) -> String?)?
+
+  init(
+    devices: Int, linkLimit: Int = 8 << 20,
+    watch: (@Sendable (_ from: Int, _ to: Int, JobTag, _ message: inout [UInt8]) -> String?)? = nil
+  ) {
+    waiting = Array(repeating: Array(repeating: 0, count: devices), count: devices)
+    self.linkLimit = linkLimit
+    self.watch = watch
+  }
+
+  func channel(_ place: Int) -> any JobChannel { Channel(all: self, place: place) }
+
+  /// Messages that were sent and never received.
+  var unread: [JobTag] {
+    condition.withLock { mail.filter { !$0.value.isEmpty }.map(\.key.tag) }
+  }
+
+  func abort(_ reason: String) {
+    condition.withLock {
+      self.reason = self.reason ?? reason
+      condition.broadcast()
+    }
+  }
+
+  private final class Channel: JobChannel {
+    let all: InMemoryJobChannels
+    let place: Int
+
+    init(all: InMemoryJobChannels, place: Int) {
+      self.all = all
+      self.place = place
+    }
+
+    func send(_ message: [UInt8], _ tag: JobTag, to place: Int) throws(JobChannelFailure) {
+      precondition(place != self.place, "device \(place) sends \(tag) to itself")
+      precondition(message.count <= 4 << 20, "a message of \(message.count) bytes")
+      var message = message
+      if let reason = all.watch?(self.place, place, tag, &message) { all.abort(reason) }
+      try all.put(message, Address(from: self.place, to: place, tag: tag))
+    }
+
+    func receive(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8] {
+      try all.take(Address(from: place, to: self.place, tag: tag))
+    }
+
+    func abort(_ reason: String) { all.abort(reason) }
+  }
+
+  private func put(_ message: [UInt8], _ address: Address) throws(JobChannelFailure) {
+    condition.lock()
+    defer { condition.unlock() }
+    let deadline = Date(timeIntervalSinceNow: Self.patience)
+    while reason == nil, waiting[address.from][address.to] > 0,
+      waiting[address.from][address.to] + message.count > linkLimit
+    {
+      guard condition.wait(until: deadline) else { throw .aborted("stuck sending \(address)") }
+    }
+    if let reason { throw .aborted(reason) }
+    mail[address, default: []].append(message)
+    waiting[address.from][address.to] += message.count
+    condition.broadcast()
+  }
+
+  private func take(_ address: Address) throws(JobChannelFailure) -> [UInt8] {
+    condition.lock()
+    defer { condition.unlock() }
+    let deadline = Date(timeIntervalSinceNow: Self.patience)
+    while reason == nil, mail[address, default: []].isEmpty {
+      guard condition.wait(until: deadline) else { throw .aborted("stuck waiting for \(address)") }
+    }
+    if let reason { throw .aborted(reason) }
+    var queue = mail[address, default: []]
+    let message = queue.removeFirst()
+    mail[address] = queue.isEmpty ? nil : queue
+    waiting[address.from][address.to] -= message.count
+    condition.broadcast()
+    return message
+  }
+}
