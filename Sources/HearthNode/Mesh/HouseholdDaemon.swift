@@ -112,6 +112,8 @@ package actor HouseholdDaemon {
 
   /// Beacons that wait to be sent; the newest replace older ones, which they repeat anyway.
   private static let waitingBeacons = 64
+  /// Devices on one machine whose connections count as from as many addresses.
+  private static let loopbackDevices = 16
   /// How often power and memory are looked at again.
   private static let traitsInterval: Duration = .seconds(30)
 
@@ -125,7 +127,12 @@ package actor HouseholdDaemon {
     let known = try directory.knownPeers()
     var configuration = TransportConfiguration(boot: boot)
     configuration.port = options.port
-    if options.loopbackOnly { configuration.hosts = [.v4(0x7F00_0001)] }
+    if options.loopbackOnly {
+      configuration.hosts = [.v4(0x7F00_0001)]
+      // All devices of this household have one address, which would be one stranger's rate.
+      configuration.limits.connectionsPerSecond *= Self.loopbackDevices
+      configuration.limits.connectionBurst *= Self.loopbackDevices
+    }
     let transport = try await NetworkTransport.start(configuration, trust: household.snapshot)
     let control: LocalControlServer
     do { control = try await LocalControlServer.listen(at: options.controlSocket) } catch {

@@ -87,14 +87,14 @@ final class JobLink: @unchecked Sendable {
 
   /// Takes a session into use; false when the link has ended.
   func bind(_ session: SessionID, isDialled: Bool) -> Bool {
-    let isUsed = monitor.locked {
+    // Before anybody who waits for a session can send on it: the other side drops what comes before the hello.
+    if isDialled, monitor.locked({ failure == nil && !isClosing }) { say(.hello, on: session) }
+    return monitor.locked {
       guard failure == nil, !isClosing else { return false }
       sessions.append(Session(id: session, isDialled: isDialled))
       monitor.wakeAll()
       return true
     }
-    if isUsed, isDialled { say(.hello, on: session) }
-    return isUsed
   }
 
   /// Dials if nothing stands and it is time to.
