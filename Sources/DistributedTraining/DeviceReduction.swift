@@ -18,7 +18,9 @@ struct HeldLeaves: Equatable, Sendable {
 final class DeviceReduction: StepReduction {
   /// What failed, when a call threw.
   private(set) var failure: DistributedRunFailure?
-  let ring: GradientRing
+  /// The ring after the units; unused when an overlapped one runs during them.
+  private let ring: GradientRing
+  private let overlapped: OverlappedRing?
   private let links: JobLinks
   /// Devices of each stage; a data-parallel phase is one stage.
   private let groups: [[Int]]
@@ -32,11 +34,13 @@ final class DeviceReduction: StepReduction {
   /// - Parameters:
   ///   - groups: devices by stage; this device's is `stage`.
   ///   - leaves: by stage.
+  ///   - overlapped: reduces this device's sums while they are computed; nil to reduce them afterwards.
   ///   - firstRound: the same on every device, beyond all that were used before.
   init(
     links: JobLinks, groups: [[Int]], stage: Int, leaves: [HeldLeaves], tree: ParameterTree,
-    firstRound: UInt64
+    overlapped: OverlappedRing? = nil, firstRound: UInt64
   ) {
+    self.overlapped = overlapped
     self.links = links
     self.groups = groups
     self.stage = stage
@@ -56,6 +60,9 @@ final class DeviceReduction: StepReduction {
     }
   }
 
+  /// Nanoseconds in rings so far.
+  var ringNanoseconds: UInt64 { overlapped?.nanoseconds ?? ring.nanoseconds }
+
   private var others: [Int] { groups.joined().filter { $0 != links.place } }
 
   // MARK: StepReduction
@@ -71,7 +78,7 @@ final class DeviceReduction: StepReduction {
 
   func reduce(_ sums: any GradientSums) throws(TrainingFailure) {
     try noting { () throws(DistributedRunFailure) in
-      try ring.reduce(sums, round: round)
+      if overlapped == nil { try ring.reduce(sums, round: round) }
       try exchangeSharedSums(sums)
     }
   }
@@ -107,6 +114,8 @@ final class DeviceReduction: StepReduction {
       evidence: sums.evidence, digest: digest
     ).message
     for device in others { try links.send(message, JobTag(.share, step: round), to: device) }
+    // Whatever the shares say, nobody touches sums that are still on their way.
+    try overlapped?.wait()
     for device in others {
       let share = try StepShare(
         links.receive(JobTag(.share, step: round), from: device, .share), from: device,

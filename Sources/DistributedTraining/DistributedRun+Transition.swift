@@ -11,7 +11,7 @@ import ParallelPlanner
 extension DistributedRun {
   /// The cached epochs' phase; nil on a device that has no part in them.
   func enterCachedEpochs() throws -> WholeUnits? {
-    if case .pipeline(let stage) = first { try stage.finish() }
+    try first.training?.finish()
     let clock = transitionClock ?? PhaseClock(context.links)
     let division = context.division
     guard division.cachedDevices.contains(context.place), let kept = technique.taps else {
@@ -28,6 +28,7 @@ extension DistributedRun {
       validation: (0..<division.validationUnits).filter {
         division.owner(validation: $0) == context.place
       }, firstRound: 1 << 32)
+    cached = phase
     if plan.mode == .hybrid {
       try keepState(in: phase.trainer)
       try moveParameters(to: division.cachedDevices, withMoments: true, into: phase.trainer)
@@ -174,8 +175,7 @@ extension DistributedRun {
 
   /// Brings all parameters of a pipeline without cached epochs to the collector; true on devices that have them all.
   func collect() throws -> Bool {
-    guard case .pipeline(let stage) = first else { return true }
-    try stage.finish()
+    guard case .pipeline = first else { return true }
     try moveParameters(to: [collector], withMoments: false, into: nil)
     return context.place == collector
   }

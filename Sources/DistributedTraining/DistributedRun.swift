@@ -12,6 +12,9 @@ package import ParallelPlanner
 ///
 /// - Safety: `run` is called once, on a thread that may block; the closures are called on that thread.
 package final class DistributedRun {
+  /// Bytes under which a part of the gradients is not worth a ring of its own.
+  package static let defaultBucketBytes = 1 << 20
+
   let context: RunContext
   let plan: Plan
   let technique: DeviceTechnique
@@ -22,6 +25,8 @@ package final class DistributedRun {
   var first = FirstPhase.absent
   /// Runs since the end of the first phase.
   var transitionClock: PhaseClock?
+  /// The cached epochs' phase, once it has begun.
+  var cached: WholeUnits?
   /// True once everything comes from the cache.
   var isInCachedEpochs = false
   /// Told the number of every mini-batch of an epoch whose taps are kept.
@@ -35,10 +40,12 @@ package final class DistributedRun {
   ///   - collector: the job's owner, if the plan has it; gets all parameters at the end of a job without cached epochs.
   ///   - technique: how this device gets at the technique.
   ///   - channel: to the other devices; it is aborted when this run fails, so that nobody waits for it.
+  ///   - leastBucketBytes: gradients are reduced in buckets of at least so many bytes; the same on every device.
   ///   - isCancelled: looked at between pieces of work; whoever sets it aborts the channel too, which ends all waiting.
   package init(
     _ job: DistributedJob, plan: Plan, devices: Int, collector: Int?, technique: DeviceTechnique,
-    channel: any JobChannel, team: ComputeTeam, isCancelled: @escaping () -> Bool,
+    channel: any JobChannel, team: ComputeTeam, leastBucketBytes: Int = defaultBucketBytes,
+    isCancelled: @escaping () -> Bool,
     report: @escaping (DistributedEvent) -> Void
   ) throws {
     let division = try WorkDivision(
@@ -58,7 +65,7 @@ package final class DistributedRun {
     self.collector = collector.flatMap { division.devices.contains($0) ? $0 : nil } ?? division.devices[0]
     context = RunContext(
       job: job, division: division, links: JobLinks(channel, devices: devices), team: team,
-      isCancelled: isCancelled, report: report)
+      leastBucketBytes: leastBucketBytes, isCancelled: isCancelled, report: report)
     let parameters = try technique.parameters()
     result = DistributedResult(
       isComplete: false, parameters: parameters, digest: ContentHasher().finalize(), steps: 0, epochs: [])
@@ -85,7 +92,8 @@ package final class DistributedRun {
     } catch {
       context.links.abort("device \(context.place) of the plan failed: \(error)")
       flow?.cancel()
-      if case .pipeline(let stage) = first { stage.cancel() }
+      first.training?.cancel()
+      cached?.cancel()
       throw error
     }
     return result
@@ -97,6 +105,7 @@ package final class DistributedRun {
       guard let phase = first.training else { preconditionFailure("a live plan without a stage") }
       try evaluate(0, phase, audience: context.division.devices)
       try trainEpochs(0..<context.job.epochs, phase, .live)
+      try phase.finish()
       return finish(isComplete: try collect(), steps: phase.trainer.optimizer.step)
     }
     try fillOrTrain()
@@ -105,6 +114,7 @@ package final class DistributedRun {
     let start = plan.mode == .fill ? 0 : 1
     try evaluate(start, cached, audience: context.division.cachedDevices)
     try trainEpochs(start..<context.job.epochs, cached, .cached)
+    try cached.finish()
     finish(isComplete: true, steps: cached.trainer.optimizer.step)
   }
 

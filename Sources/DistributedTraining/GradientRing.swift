@@ -15,8 +15,17 @@ final class GradientRing {
   private(set) var nanoseconds: UInt64 = 0
   private let links: JobLinks
   private let own: Int
+  private let bucket: UInt32
+  private let waits: WaitReason?
 
-  init(members: [Int], selection: VectorSelection, links: JobLinks) {
+  /// - Parameters:
+  ///   - bucket: the number of the selection among those that are reduced one after another.
+  ///   - waits: what waiting is booked under; nil on a thread that is not the driver.
+  init(
+    members: [Int], selection: VectorSelection, links: JobLinks, bucket: Int = 0, waits: WaitReason? = .ring
+  ) {
+    self.bucket = UInt32(bucket)
+    self.waits = waits
     self.members = members
     self.selection = selection
     self.links = links
@@ -37,7 +46,7 @@ final class GradientRing {
     try perform(ring.start(), message: [], sums: sums, ring: ring, round: round)
     while let piece = ring.awaited {
       let predecessor = members[ring.predecessor]
-      let message = try links.receivePiece(tag(piece, round: round), from: predecessor, .ring)
+      let message = try links.receivePiece(tag(piece, round: round), from: predecessor, waits)
       guard let integers = unpacked(message, sums) else {
         throw .malformed(
           place: predecessor, content: "a piece of the ring",
@@ -71,7 +80,9 @@ final class GradientRing {
   }
 
   private func tag(_ piece: RingPiece, round: UInt64) -> JobTag {
-    JobTag(piece.phase == .reduceScatter ? .reduceScatter : .allGather, step: round, part: piece.part)
+    JobTag(
+      piece.phase == .reduceScatter ? .reduceScatter : .allGather, step: round, unit: bucket, part: piece.part
+    )
   }
 
   /// The selected elements `range` as a message.

@@ -94,6 +94,12 @@ final class JobLinks: Sendable {
     }
   }
 
+  /// Books the time since `start` as the driver's wait.
+  func book(_ reason: WaitReason, since start: UInt64) {
+    let time = MonotonicClock.nanoseconds() - start
+    waited.withLock { $0[reason.rawValue] += time }
+  }
+
   /// Bytes to and from every device of the plan so far.
   var bytes: [LinkTraffic] { traffic.withLock { $0 } }
 

@@ -7,17 +7,20 @@ final class RunContext {
   let division: WorkDivision
   let links: JobLinks
   let team: ComputeTeam
+  /// Gradients are reduced in buckets of at least so many bytes.
+  let leastBucketBytes: Int
   private let isCancelled: () -> Bool
   let report: (DistributedEvent) -> Void
 
   init(
     job: DistributedJob, division: WorkDivision, links: JobLinks, team: ComputeTeam,
-    isCancelled: @escaping () -> Bool, report: @escaping (DistributedEvent) -> Void
+    leastBucketBytes: Int, isCancelled: @escaping () -> Bool, report: @escaping (DistributedEvent) -> Void
   ) {
     self.job = job
     self.division = division
     self.links = links
     self.team = team
+    self.leastBucketBytes = leastBucketBytes
     self.isCancelled = isCancelled
     self.report = report
   }

@@ -83,7 +83,7 @@ final class StagedUnits: TrainingPhase {
   }
 
   var stage: any StageComputation { work.stage }
-  var ringNanoseconds: UInt64 { reduction.ring.nanoseconds }
+  var ringNanoseconds: UInt64 { reduction.ringNanoseconds }
 
   /// Gives the taps of a unit away, on its first way through the stage.
   func keepTaps(

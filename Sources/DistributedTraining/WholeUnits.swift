@@ -19,6 +19,10 @@ protocol TrainingPhase: AnyObject {
   ) throws(DistributedRunFailure) -> [(unit: Int, prediction: UnitPrediction)]
   /// Compares the parameters of replicas.
   func compareReplicas() throws(DistributedRunFailure)
+  /// Waits until everything is sent; nothing more may be computed.
+  func finish() throws(DistributedRunFailure)
+  /// Ends the phase's threads after a failure; the channel must have been aborted.
+  func cancel()
 }
 
 /// Data-parallel training: every device computes its own lanes' units whole.
@@ -29,6 +33,7 @@ final class WholeUnits: TrainingPhase {
   private let lanes: Set<Int>
   private let validation: [Int]
   private let reduction: DeviceReduction?
+  private let overlapped: OverlappedRing?
   private let position: CurrentLanes
 
   /// The lanes of the mini-batch at hand: what positions of it are this device's.
@@ -53,21 +58,31 @@ final class WholeUnits: TrainingPhase {
     let parameters = technique.computation.parameters
     let all = HeldLeaves(
       own: parameters.parameters.indices.filter { parameters.parameters[$0].isTrainable }, shared: [])
+    // 32-bit sums do not know their exponents before the shares: a ring before them would often be for nothing.
+    overlapped =
+      devices.count > 1 && technique.computation.gradientSums == .fixed64
+      ? OverlappedRing(
+        members: devices, tree: parameters,
+        bytesPerSum: technique.computation.gradientSums.bytesPerParameter,
+        leastBytes: context.leastBucketBytes, links: context.links,
+        firstRound: firstRound) : nil
     reduction =
       devices.count > 1
       ? DeviceReduction(
         links: context.links, groups: [devices], stage: 0, leaves: [all], tree: parameters,
-        firstRound: firstRound) : nil
+        overlapped: overlapped, firstRound: firstRound) : nil
     let most = context.job.lanePlan.lanes.count
     trainer = MiniBatchTrainer(
-      computation: TechniqueWork(technique.computation, maximumMicroBatches: most) {
+      computation: TechniqueWork(
+        technique.computation, maximumMicroBatches: most, observer: overlapped
+      ) {
         lanes.contains(position.lanes[$0])
       },
       settings: context.job.optimization, totalSteps: context.job.totalSteps, maximumMicroBatches: most,
       workers: context.team.width, reduction: reduction)
   }
 
-  var ringNanoseconds: UInt64 { reduction?.ring.nanoseconds ?? 0 }
+  var ringNanoseconds: UInt64 { reduction?.ringNanoseconds ?? 0 }
 
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
     position.lanes = miniBatch.lanes
@@ -109,4 +124,7 @@ final class WholeUnits: TrainingPhase {
   func compareReplicas() throws(DistributedRunFailure) {
     try reduction?.compareReplicas(step: trainer.optimizer.step)
   }
+
+  func finish() throws(DistributedRunFailure) { overlapped?.end() }
+  func cancel() { overlapped?.end() }
 }

@@ -95,6 +95,8 @@ package enum RunPhase: String, Sendable, Codable, CaseIterable {
   case liveEpoch = "live"
   /// A cached epoch: the backbone is not needed.
   case cachedEpoch = "cached"
+  /// Cached activations move to the devices that will read them.
+  case transition
   /// Writing the adapter.
   case saving
 }

@@ -83,6 +83,8 @@ package struct ModelCosts: Sendable, Hashable {
   package var shared: [SharedWeights]
   /// Copies of the trained weights that training holds: weights, gradient, and the optimizer's moments.
   package var trainableCopies: Int64
+  /// Bytes in which the gradient sum of one trained value (4 bytes of `trainableBytes`) travels round a ring.
+  package var sumBytes: Int64
   /// Memory of one layer's forward pass beyond what is retained, for one unit.
   package var transientBytes: Int64
   /// Memory of a cached step for one unit: activations of the technique and the taps read from the cache.
@@ -93,7 +95,7 @@ package struct ModelCosts: Sendable, Hashable {
   /// The costs of a model under a technique.
   package init(
     name: String, kinds: [String], layers: [LayerCosts], shared: [SharedWeights] = [],
-    trainableCopies: Int64 = 4,
+    trainableCopies: Int64 = 4, sumBytes: Int64 = 4,
     transientBytes: Int64 = 0, cachedUnitBytes: Int64 = 0, canCache: Bool
   ) {
     self.name = name
@@ -101,6 +103,7 @@ package struct ModelCosts: Sendable, Hashable {
     self.layers = layers
     self.shared = shared
     self.trainableCopies = trainableCopies
+    self.sumBytes = sumBytes
     self.transientBytes = transientBytes
     self.cachedUnitBytes = cachedUnitBytes
     self.canCache = canCache

@@ -396,9 +396,11 @@ final class StageCosting {
     var update: Int64 = 0
     for device in DeviceSet(group) {
       let rate = household.devices[device].updateBytesPerSecond
+      // No rate was given, so no time: rounding up would make a nanosecond of it.
+      if rate == PlanningLimits.bytes { continue }
       update = max(update, transferTime(bytes: bytes, bytesPerSecond: rate))
     }
-    return ringTime(bytes: bytes, group: group) + update
+    return ringTime(bytes: (bytes * costs.sumBytes + 3) / 4, group: group) + update
   }
 
   /// A ring of reduce-scatter and all-gather over a group, in the order of its members.

@@ -3,7 +3,7 @@ import Determinism
 import MeshModel
 
 /// The part of a decree that tries to get a plan agreed on.
-struct DecreeProposer: Sendable {
+package struct DecreeProposer: Sendable {
   /// What the proposer does next.
   enum Step: Sendable {
     /// Remember on disk that this round was used.
@@ -12,7 +12,8 @@ struct DecreeProposer: Sendable {
     case ask(DecreeMessage, DeviceID)
   }
 
-  enum Phase: Hashable, Sendable {
+  /// How far an attempt is.
+  package enum Phase: Hashable, Sendable {
     case promising
     case voting
     case waiting
@@ -20,7 +21,7 @@ struct DecreeProposer: Sendable {
   }
 
   /// One attempt under one ballot.
-  struct Attempt: Hashable, Sendable {
+  package struct Attempt: Hashable, Sendable {
     let ballot: Ballot
     var proposal: PlanProposal
     var phase = Phase.promising
@@ -38,8 +39,8 @@ struct DecreeProposer: Sendable {
   let roster: DecreeRoster
   private(set) var certificate: PlanCertificate?
   private(set) var nextDeadline: MonotonicInstant?
-  /// nil before the first.
-  private(set) var attempt: Attempt?
+  /// The present attempt; nil before the first.
+  package private(set) var attempt: Attempt?
 
   private let proposal: PlanProposal
   private var highest: UInt32

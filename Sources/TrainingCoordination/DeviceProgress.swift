@@ -219,13 +219,16 @@ package struct RunCompletion: Hashable, Sendable, WireCodable {
   package var result: BlobReference?
   /// What the run measured, for the adapter's description; its form is not the coordinator's concern.
   package var results: [UInt8]
+  /// Bytes of the activations that this device kept.
+  package var cacheBytes: UInt64
 
   /// A completion; `results` has at most `JobLimits.resultsBytes`.
-  package init(digest: ContentDigest?, result: BlobReference?, results: [UInt8]) {
+  package init(digest: ContentDigest?, result: BlobReference?, results: [UInt8], cacheBytes: UInt64 = 0) {
     precondition(results.count <= JobLimits.resultsBytes, "\(results.count) bytes of results")
     self.digest = digest
     self.result = result
     self.results = results
+    self.cacheBytes = cacheBytes
   }
 
   /// Reads a completion.
@@ -233,6 +236,7 @@ package struct RunCompletion: Hashable, Sendable, WireCodable {
     if try reader.flag("parameters") { digest = try readDigest(&reader, "parameters") }
     if try reader.flag("result") { result = try BlobReference(from: &reader) }
     results = Array(try reader.lengthPrefixed("results", limit: JobLimits.resultsBytes))
+    cacheBytes = try reader.integer("bytes of activations")
   }
 
   /// Writes the completion.
@@ -242,6 +246,7 @@ package struct RunCompletion: Hashable, Sendable, WireCodable {
     writer.flag(result != nil)
     result?.encode(to: &writer)
     writer.lengthPrefixed(results)
+    writer.integer(cacheBytes)
   }
 }
 

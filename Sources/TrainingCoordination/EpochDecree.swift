@@ -167,7 +167,8 @@ package struct EpochDecree: Sendable {
   /// Who decides.
   package let roster: DecreeRoster
   private var acceptor: DecreeAcceptor
-  private(set) var proposer: DecreeProposer?
+  /// The part that proposes; nil before `propose`.
+  package private(set) var proposer: DecreeProposer?
 
   /// A device's part, with what it remembers of it.
   package init(own: DeviceID, stamp: JobStamp, roster: DecreeRoster, record: DecreeRecord = DecreeRecord()) {

@@ -27,7 +27,8 @@ package struct JobCoordinator: Sendable {
   let started: MonotonicInstant
   var membership: JobMembership
   var generator: SeededGenerator
-  var decree: EpochDecree
+  /// This device's part in the decree of the present plan epoch.
+  package internal(set) var decree: EpochDecree
   var heard: [DeviceID: MonotonicInstant] = [:]
   var reports: [DeviceID: [UInt8]] = [:]
   var completions: [DeviceID: RunCompletion] = [:]
@@ -81,6 +82,8 @@ package struct JobCoordinator: Sendable {
   package var participants: [DeviceID] { certificate?.proposal.participants ?? [] }
   /// This device's place in the plan; nil when it computes nothing.
   package var place: Int? { certificate?.proposal.place(of: own) }
+  /// Bytes of the activations that all devices kept, as far as they have said.
+  package var cacheBytes: UInt64 { participants.reduce(0) { $0 &+ (completions[$1]?.cacheBytes ?? 0) } }
   /// Where a device said last that it is.
   package func progress(of device: DeviceID) -> DeviceProgress? {
     device == own ? progress : devices[device]
@@ -133,7 +136,7 @@ package struct JobCoordinator: Sendable {
   }
 
   /// Takes in what happened and answers with what to do, in this order.
-  package mutating func handle(_ event: JobEvent, at now: MonotonicInstant) -> [JobEffect] {
+  package mutating func handle(_ event: JobInput, at now: MonotonicInstant) -> [JobEffect] {
     effects = []
     if case .message(let message, let sender) = event {
       receive(message, from: sender, at: now)
@@ -151,7 +154,7 @@ package struct JobCoordinator: Sendable {
     return effects
   }
 
-  private mutating func take(_ event: JobEvent, at now: MonotonicInstant) {
+  private mutating func take(_ event: JobInput, at now: MonotonicInstant) {
     switch event {
     case .tick, .message: break
     case .membership(let membership): self.membership = membership

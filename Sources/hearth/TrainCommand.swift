@@ -37,6 +37,12 @@ struct TrainCommand: ReportingCommand {
       Ctrl-C stops after the step in flight and keeps the state. Going on with it gives the same adapter as \
       a run without a stop:
         hearth train --resume sentiment
+
+      While 'hearth up' runs and other devices of the household are here, they train together, with the same \
+      adapter bit for bit; --alone trains on this device only. Token ids, labels and activations go to the other \
+      devices, no texts; weights go where they are missing. Ctrl-C then leaves the job to the household: \
+      'hearth watch' shows it again, 'hearth stop' ends it, 'hearth jobs' lists all.
+        hearth train --model t5-base --data pairs.jsonl --task seq2seq --planner pac --output translate
       """)
 
   @OptionGroup(title: "Run") var job: JobOptions
@@ -45,13 +51,16 @@ struct TrainCommand: ReportingCommand {
   @OptionGroup(title: "Training") var training: TrainingOptions
   @OptionGroup(title: "Activation cache") var cache: CacheOptions
   @OptionGroup(title: "Data file") var rows: DataFileOptions
+  @OptionGroup(title: "Household") var household: HouseholdTrainingOptions
   @OptionGroup(title: "Machine") var threads: ThreadOptions
   @OptionGroup(title: "Machine") var memory: MemoryOptions
   @OptionGroup var reporting: ReportingOptions
 
   func validate() throws {
     if job.resume != nil {
-      let given = job.given + heldOut.given + adapter.given + training.given + cache.given + rows.given
+      let given =
+        job.given + heldOut.given + adapter.given + training.given + cache.given + rows.given
+        + household.given
       guard given.isEmpty else {
         throw ValidationError(
           "\(given[0]) cannot be given with --resume: what a run learns is in its own record")
@@ -92,27 +101,59 @@ struct TrainCommand: ReportingCommand {
   }
 
   func run() throws {
+    let environment = ProcessInfo.processInfo.environment
+    if let resume = job.resume { return try go(on: resume, environment: environment) }
+    guard let model = job.model, let data = job.data, let task = job.task else { return }
+    let request = request(model: model, data: data, task: task)
+    try RunPreflight.check(request)
+    switch TrainingPlace.choose(request, isAlone: household.alone, environment: environment) {
+    case .household(let names): try trainTogether(request, with: names, environment: environment)
+    case .alone(let note):
+      if let note { try OutputStream.diagnostics.write("training on this device alone: \(note)\n") }
+      let flag = stopWatch()
+      var console = RunConsole(json: reporting.json, environment: environment)
+      defer { console.close() }
+      try console.finish(try train(request, cancellation: flag, report: { console.show($0) }))
+    }
+  }
+
+  private func go(on resume: String, environment: [String: String]) throws {
+    let flag = stopWatch()
+    var console = RunConsole(json: reporting.json, environment: environment)
+    defer { console.close() }
+    try RunPreflight.checkInputDirectory(resume, role: "run directory")
+    let summary = try resumeTraining(
+      ResumeRequest(
+        runDirectory: resume, threads: threads.threads, memoryBudget: memory.memoryBudget?.bytes),
+      cancellation: flag, report: { console.show($0) })
+    try console.finish(summary)
+  }
+
+  private func stopWatch() -> CancellationFlag {
     let flag = CancellationFlag()
     InterruptWatch.start(flag) {
       // Without a terminal to write to there is nobody to tell; the run still stops.
       try? OutputStream.diagnostics.write(
         "\nstopping after the step in flight; once more ends at once and loses it\n")
     }
-    var console = RunConsole(json: reporting.json, environment: ProcessInfo.processInfo.environment)
-    defer { console.close() }
-    let summary: TrainSummary
-    if let resume = job.resume {
-      try RunPreflight.checkInputDirectory(resume, role: "run directory")
-      summary = try resumeTraining(
-        ResumeRequest(
-          runDirectory: resume, threads: threads.threads, memoryBudget: memory.memoryBudget?.bytes),
-        cancellation: flag, report: { console.show($0) })
-    } else {
-      guard let model = job.model, let data = job.data, let task = job.task else { return }
-      let request = request(model: model, data: data, task: task)
-      try RunPreflight.check(request)
-      summary = try train(request, cancellation: flag, report: { console.show($0) })
+    return flag
+  }
+
+  private func trainTogether(
+    _ request: TrainRequest, with names: [String], environment: [String: String]
+  ) throws {
+    let flag = CancellationFlag()
+    InterruptWatch.start(flag) {}
+    try OutputStream.diagnostics.write(
+      "training with \(names.joined(separator: ", ")); --alone trains on this device only\n")
+    if threads.threads != nil {
+      try OutputStream.diagnostics.write(
+        "note: --threads counts for runs on this device alone; 'hearth up --threads' bounds what jobs may use\n"
+      )
     }
-    try console.finish(summary)
+    var console = JobConsole(json: reporting.json, environment: environment)
+    defer { console.close() }
+    let training = HouseholdTraining(try Here.place(), wishes: household.wishes, cancellation: flag)
+    try console.finish(try training.run(request, show: { console.show($0) }))
   }
 }

@@ -353,3 +353,46 @@ struct CacheOptions: ParsableArguments {
     request.cacheDirectory = cacheDirectory.map(absolutePath)
   }
 }
+
+/// Who trains, and how the household's devices share the work.
+struct HouseholdTrainingOptions: ParsableArguments {
+  @Flag(
+    help:
+      "Train on this device alone, also while other devices of the household are here. The adapter is the same."
+  )
+  var alone = false
+
+  @Option(
+    help: ArgumentHelp(
+      "How devices may share the work: pac (stages of groups), eddl (one stage, data parallel) or ecofl (one device a "
+        + "stage). (default: \(JobWishes().planner))",
+      valueName: "planner"))
+  var planner: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "The first epoch on several devices: hybrid (trains and fills the cache), fill (fills it first) or auto (the "
+        + "faster). (default: \(JobWishes().firstEpoch))",
+      valueName: "mode"))
+  var firstEpoch: String?
+
+  func validate() throws {
+    if let planner { try check("--planner", planner, among: PlanRequest.planners) }
+    if let firstEpoch { try check("--first-epoch", firstEpoch, among: PlanRequest.firstEpochs) }
+    if alone, let first = given.first(where: { $0 != "--alone" }) {
+      throw ValidationError("\(first) says how devices share the work, and --alone that they do not")
+    }
+  }
+
+  var given: [String] {
+    (alone ? ["--alone"] : []) + (planner == nil ? [] : ["--planner"])
+      + (firstEpoch == nil ? [] : ["--first-epoch"])
+  }
+
+  var wishes: JobWishes {
+    var wishes = JobWishes()
+    if let planner { wishes.planner = planner }
+    if let firstEpoch { wishes.firstEpoch = firstEpoch }
+    return wishes
+  }
+}

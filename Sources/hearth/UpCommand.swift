@@ -13,9 +13,13 @@ struct UpCommand: ReportingCommand {
 
       Stops with SIGTERM or Ctrl-C, says goodbye to the others, and ends with code 0.
 
+      While it runs, 'hearth train' on any device of the household may compute on this one, within --threads and \
+      --memory-budget; --no-share keeps it out.
+
       Example:
         hearth up
         hearth up --peer nas.local --port 24326
+        hearth up --threads 2 --memory-budget 2GiB
       """)
 
   @OptionGroup var reporting: ReportingOptions
@@ -49,10 +53,31 @@ struct UpCommand: ReportingCommand {
   var share = true
 
   @Option(
+    help: ArgumentHelp(
+      "Compute threads of the household's jobs on this device, 1 to 256. "
+        + "(default: the cores that the daemon may use)",
+      valueName: "n"))
+  var threads: Int?
+
+  @Option(
+    help: ArgumentHelp(
+      "Most memory that the household's jobs may take on this device, for instance 2GiB. "
+        + "(default: what is available)",
+      valueName: "size"))
+  var memoryBudget: ByteCount?
+
+  @Option(
     help: ArgumentHelp("Least level that is logged: debug, info, warning or error.", valueName: "level"))
   var logLevel = "info"
 
-  func validate() throws { try check("--log-level", logLevel, among: DaemonSettings.levels) }
+  func validate() throws {
+    try check("--log-level", logLevel, among: DaemonSettings.levels)
+    try check("--threads", threads, in: 1...256)
+    if let memoryBudget, memoryBudget.bytes < 16 << 20 {
+      throw ValidationError(
+        "--memory-budget is \(memoryBudget); it must be at least 16 MiB, for instance --memory-budget 2GiB")
+    }
+  }
 
   func run() throws {
     let environment = Here.environment
@@ -64,6 +89,8 @@ struct UpCommand: ReportingCommand {
     if loopback { settings.loopbackOnly = true }
     settings.usesAvahi = avahi
     settings.isAvailable = share
+    settings.jobThreads = threads
+    settings.jobMemory = memoryBudget?.bytes
     settings.logLevel = logLevel
     settings.json = reporting.json
     let peers = try settings.peers.map { try listedPeer($0, defaultPort: MeshPaths.defaultPort) }

@@ -25,6 +25,8 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
   var perUnit = 2
   var epochs = 2
   var workers = 1
+  /// Small, so that even a tiny model has several buckets.
+  var bucketBytes = 1 << 10
 
   var testDescription: String { "\(model) \(technique.name) \(head)" }
 
@@ -255,7 +257,8 @@ extension TinyJob {
       })
     return try DistributedRun(
       job, plan: plan, devices: devices, collector: collector, technique: technique, channel: channel,
-      team: ComputeTeam(width: workers), isCancelled: isCancelled, report: report
+      team: ComputeTeam(width: workers), leastBucketBytes: bucketBytes, isCancelled: isCancelled,
+      report: report
     ).run()
   }
 

@@ -146,6 +146,13 @@ extension [String: [String: Any]] {
 func withHousehold(
   _ names: String..., outside: [String] = [], body: ([HouseholdDevice]) throws -> Void
 ) throws {
+  try withHousehold(named: names, outside: outside, body: body)
+}
+
+/// Calls `body` with a household of running devices of these names.
+func withHousehold(
+  named names: [String], outside: [String] = [], body: ([HouseholdDevice]) throws -> Void
+) throws {
   try withDevices(named: names + outside) { devices in
     let members = devices.prefix(names.count)
     let first = try #require(members.first)

@@ -186,4 +186,26 @@ struct ParallelAdapterStageTests {
     }
     #expect(stack == "encoder")
   }
+
+  @Test("take the memory of one device for all layers, and less for fewer", arguments: Fixture.cases)
+  func memory(testCase: Fixture.Case) throws {
+    let fixture = try Fixture(testCase)
+    func bytes(_ range: Range<Int>, slots: Int = 1, workers: Int = 1) -> Int {
+      ParallelAdapterStage.byteCount(
+        shape: fixture.shape, backbone: fixture.backbone, layers: range, element: testCase.element,
+        capacity: fixture.capacity, slots: slots, workers: workers)
+    }
+    let side = ParallelAdapters.workerBytes(
+      shape: fixture.shape, element: testCase.element, capacity: fixture.capacity, training: true)
+    let backbone = BackboneTapSource.workspaceFloats(fixture.backbone, capacity: fixture.capacity)
+    let frozen = FrozenOutput.floatCount(copying: fixture.backbone, head: testCase.head)
+    let layers = 0..<fixture.layerCount
+    let whole = side + 4 * (backbone + frozen)
+    #expect(bytes(layers) == whole)
+    // What is temporary is there once a worker, the rest once a slot.
+    #expect(bytes(layers, slots: 2) < bytes(layers, slots: 2, workers: 2))
+    for range in splits(layers.count).joined() where range != layers {
+      #expect(bytes(range) < whole, "\(range)")
+    }
+  }
 }

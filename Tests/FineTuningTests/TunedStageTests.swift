@@ -181,4 +181,28 @@ struct TunedStageTests {
       }
     }
   }
+
+  @Test("take the memory of one device for all layers, and less for fewer", arguments: TechniqueFixture.cases)
+  func memory(testCase: TechniqueFixture.Case) throws {
+    let fixture = try TechniqueFixture(testCase)
+    let capacity = MicroBatchCapacity(batches(fixture))
+    for checkpoints in [false, true] {
+      func bytes(_ range: Range<Int>, slots: Int = 1, workers: Int = 1) -> Int {
+        TunedStage.byteCount(
+          configuration: fixture.configuration, head: testCase.head, backbone: fixture.backbone,
+          layers: range, capacity: capacity, slots: slots, workers: workers,
+          checkpointsActivations: checkpoints)
+      }
+      let whole = BackboneTuning.workerBytes(
+        configuration: fixture.configuration, head: testCase.head, backbone: fixture.backbone,
+        capacity: capacity, training: true, checkpointsActivations: checkpoints)
+      let layers = 0..<layerCount(fixture)
+      #expect(bytes(layers) == whole)
+      // Of two slots only one is at work on one worker: what is temporary is there once.
+      #expect(bytes(layers, slots: 2) < 2 * whole && bytes(layers, slots: 2, workers: 2) == 2 * whole)
+      for range in splits(layers.count).joined() where range != layers {
+        #expect(bytes(range) < whole, "\(range)")
+      }
+    }
+  }
 }

@@ -233,7 +233,7 @@ struct ExhaustiveSearch {
   /// The ring, and the slowest member's update of the weights that it summed gradients of.
   fileprivate func stepEnd(_ bytes: Int64, _ group: [Int]) -> Int64 {
     let updates = group.map { nanoseconds(bytes, household.devices[$0].updateBytesPerSecond) }
-    return ring(bytes, group) + (bytes > 0 ? updates.max()! : 0)
+    return ring((bytes * costs.sumBytes + 3) / 4, group) + (bytes > 0 ? updates.max()! : 0)
   }
 
   fileprivate func ring(_ bytes: Int64, _ group: [Int]) -> Int64 {

@@ -3,8 +3,7 @@ import Determinism
 import HouseholdTrust
 import MeshModel
 import Testing
-
-@testable import TrainingCoordination
+import TrainingCoordination
 
 /// Devices that decide on a plan over a network that loses, repeats and reorders, with crashes in the middle.
 private struct DecreeWorld {

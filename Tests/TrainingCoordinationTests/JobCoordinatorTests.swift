@@ -3,9 +3,8 @@ import Determinism
 import HouseholdTrust
 import MeshModel
 import Testing
+import TrainingCoordination
 import WireCoding
-
-@testable import TrainingCoordination
 
 /// Devices that run a job over a network with delays and losses; every shell does at once what its coordinator wants.
 private struct JobWorld {
@@ -16,7 +15,7 @@ private struct JobWorld {
     var isUp = true
     var ended: [JobOutcome] = []
     var started = 0
-    var waiting: [JobEvent] = []
+    var waiting: [JobInput] = []
   }
 
   struct Letter {
@@ -62,7 +61,7 @@ private struct JobWorld {
     perform(effects, of: index)
   }
 
-  mutating func handle(_ event: JobEvent, _ index: Int) {
+  mutating func handle(_ event: JobInput, _ index: Int) {
     guard nodes[index].isUp, let effects = nodes[index].coordinator?.handle(event, at: now) else { return }
     perform(effects, of: index)
   }
@@ -96,7 +95,7 @@ private struct JobWorld {
     }
   }
 
-  private mutating func answer(_ index: Int, _ step: String, _ event: JobEvent) {
+  private mutating func answer(_ index: Int, _ step: String, _ event: JobInput) {
     if stuck[index] != step { nodes[index].waiting.append(event) }
   }
 
@@ -212,28 +211,22 @@ private struct JobWorld {
   @Test("The states that people see come in their order")
   func states() {
     var world = JobWorld(count: 2, roster: 2, leader: 1, seed: 8)
-    var seen: [JobState] = []
-    for (device, step) in [(0, "prepare"), (1, "plan"), (0, "fetch"), (0, "run"), (0, "deliver")] {
-      world.stuck = [device: step]
-      if seen.isEmpty { world.submit() }
+    func state(_ device: Int) -> JobState? { world.nodes[device].coordinator?.state }
+    let completion = RunCompletion(digest: JobFixture.digest(1), result: nil, results: [7])
+    let steps: [(stuck: [Int: String], input: (Int, JobInput)?, state: JobState)] = [
+      ([0: "prepare"], nil, .preparing),
+      ([1: "plan"], (0, .prepared(report: [0])), .planning),
+      ([0: "fetch"], (1, .planned(household: Array(JobFixture.ids[0..<2]), JobFixture.plan(2))), .fetching),
+      ([0: "run"], (0, .ready), .running),
+      ([0: "deliver"], (0, .completed(completion)), .saving),
+      ([:], (0, .delivered(JobFixture.digest(99))), .finished),
+    ]
+    for step in steps {
+      world.stuck = step.stuck
+      if let (device, input) = step.input { world.handle(input, device) } else { world.submit() }
       world.run(10)
-      seen.append(world.nodes[0].coordinator!.state)
-      world.stuck = [:]
-      switch step {
-      case "prepare": world.handle(.prepared(report: [0]), 0)
-      case "plan":
-        world.handle(.planned(household: Array(JobFixture.ids[0..<2]), JobFixture.plan(2)), 1)
-      case "fetch": world.handle(.ready, 0)
-      case "run":
-        world.handle(.completed(RunCompletion(digest: JobFixture.digest(1), result: nil, results: [7])), 0)
-      default: world.handle(.delivered(JobFixture.digest(99)), 0)
-      }
-      // The next step must be stuck before it is reached.
+      #expect(state(0) == step.state && state(1) == step.state, "after \(step.stuck)")
     }
-    #expect(seen.first == .preparing)
-    #expect(seen.contains(.planning) || seen.contains(.running))
-    world.run(10)
-    #expect(world.nodes[1].coordinator?.state == .finished)
   }
 
   @Test("A device that never reports does not hold the job up; the plan is made without it")

@@ -4,8 +4,7 @@ import HouseholdTrust
 import MeshModel
 import ParallelPlanner
 import PipelineSchedules
-
-@testable import TrainingCoordination
+import TrainingCoordination
 
 /// Devices, jobs and plans that tests are made of.
 enum JobFixture {

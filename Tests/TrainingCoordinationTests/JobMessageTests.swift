@@ -3,9 +3,8 @@ import Determinism
 import HouseholdTrust
 import MeshModel
 import Testing
+import TrainingCoordination
 import WireCoding
-
-@testable import TrainingCoordination
 
 @Suite struct JobMessageTests {
   private static let specification = JobFixture.specification(3)

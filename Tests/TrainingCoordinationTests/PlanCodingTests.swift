@@ -3,9 +3,8 @@ import Determinism
 import ParallelPlanner
 import PipelineSchedules
 import Testing
+import TrainingCoordination
 import WireCoding
-
-@testable import TrainingCoordination
 
 @Suite struct PlanCodingTests {
   /// Two stages of which the first has two devices, and one device for the cached epochs.
@@ -101,6 +100,21 @@ import WireCoding
     #expect(try Plan(decoding: plan.encoded) == plan)
     // 2 * 64 devices of 16 bytes and 64 votes of 80 beside it.
     #expect(plan.encoded.count + 2 * 64 * 16 + 64 * 80 + 200 < JobLimits.messageBytes)
+  }
+
+  @Test("Without idle devices a plan names the others by their new places, in the same order")
+  func idleDevices() {
+    var spread = plan
+    spread.stages[0].members[0].device = 1
+    spread.stages[0].members[1].device = 4
+    spread.stages[1].members[0].device = 3
+    spread.cached[0].device = 3
+    let (household, compact) = spread.withoutIdleDevices(of: Array(JobFixture.ids[0..<6]))
+    #expect(household == [1, 3, 4].map { JobFixture.ids[$0] })
+    #expect(compact.stages.map { $0.members.map(\.device) } == [[0, 2], [1]])
+    #expect(compact.cached.map(\.device) == [1])
+    #expect(compact.places == [0, 1, 2] && compact.fits(devices: 3) && !compact.fits(devices: 2))
+    #expect(compact == plan)
   }
 
   @Test("Bytes with random changes are a plan that encodes to them, or refused")

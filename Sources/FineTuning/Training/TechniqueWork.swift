@@ -2,6 +2,16 @@ package import NeuralNetworks
 import Synchronization
 package import TensorKernels
 
+/// Watches gradients come in while a mini-batch is computed, so that finished ones can travel meanwhile.
+package protocol GradientObserver: AnyObject, Sendable {
+  /// A mini-batch begins, of which this device computes `units` micro-batches.
+  func begin(units: Int, sums: any GradientSums)
+  /// Where the gradients of one of them go; any thread may ask.
+  func sink(unit: Int, sums: any GradientSums) -> any GradientSink
+  /// All gradients of one of them are in the sums; any thread may tell.
+  func finished(unit: Int)
+}
+
 /// Whole micro-batches of a mini-batch under a technique, each on one worker, with a place for each one's loss.
 ///
 /// - Safety: one thread drives it; during the loop a worker writes only its piece's loss.
@@ -12,6 +22,7 @@ package final class TechniqueWork: MiniBatchComputation, @unchecked Sendable {
   private let capacity: Int
   /// Computes the micro-batch at a position of the mini-batch; false when another device does.
   private let isOwn: (Int) -> Bool
+  private let observer: (any GradientObserver)?
   private var miniBatch: [PackedMicroBatch] = []
   /// Positions in the mini-batch that are computed here.
   private var positions: [Int] = []
@@ -21,18 +32,21 @@ package final class TechniqueWork: MiniBatchComputation, @unchecked Sendable {
 
   /// The work of at most `maximumMicroBatches` micro-batches.
   ///
-  /// - Parameter isOwn: which positions of the mini-batch at hand are computed here.
+  /// - Parameters:
+  ///   - observer: watches the gradients; nil for nobody.
+  ///   - isOwn: which positions of the mini-batch at hand are computed here.
   package init(
-    _ technique: any TechniqueComputation, maximumMicroBatches: Int,
+    _ technique: any TechniqueComputation, maximumMicroBatches: Int, observer: (any GradientObserver)? = nil,
     isOwn: @escaping (Int) -> Bool = { _ in true }
   ) {
     self.technique = technique
+    self.observer = observer
     self.isOwn = isOwn
     capacity = max(1, maximumMicroBatches)
     losses = .allocate(capacity: capacity)
     losses.initialize(repeating: 0, count: capacity)
     positions.reserveCapacity(capacity)
-    computePiece = { [unowned self] piece, worker in compute(positions[piece], worker: worker) }
+    computePiece = { [unowned self] piece, worker in compute(piece, worker: worker) }
   }
 
   deinit { losses.deallocate() }
@@ -56,15 +70,19 @@ package final class TechniqueWork: MiniBatchComputation, @unchecked Sendable {
     positions.removeAll(keepingCapacity: true)
     for position in miniBatch.indices where isOwn(position) { positions.append(position) }
     failure.withLock { $0 = nil }
+    observer?.begin(units: positions.count, sums: sums)
     loop.forEach(positions.count, computePiece)
     self.sums = nil
     if let error = failure.withLock({ $0 }) { throw error }
   }
 
-  private func compute(_ position: Int, worker: Int) {
+  private func compute(_ piece: Int, worker: Int) {
     guard let sums else { return }
+    let position = positions[piece]
     do throws(TrainingFailure) {
-      losses[position] = try technique.train(miniBatch[position], worker: worker, sink: sums)
+      losses[position] = try technique.train(
+        miniBatch[position], worker: worker, sink: observer?.sink(unit: piece, sums: sums) ?? sums)
+      observer?.finished(unit: piece)
     } catch {
       failure.withLock { $0 = $0 ?? error }
     }

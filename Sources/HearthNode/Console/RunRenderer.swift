@@ -36,10 +36,7 @@ package struct RunRenderer: Sendable {
       return line(
         "fill: \(grouped(summary.samples)) samples in \(duration(summary.seconds)), "
           + "\(decimal(Double(summary.samples) / max(summary.seconds, 1e-9), 1)) samples/s")
-    case .epoch(let index, let summary):
-      return line(
-        "epoch \(index)/\(epochs) \(summary.mode.rawValue): \(duration(summary.seconds)), "
-          + "\(decimal(summary.samplesPerSecond, 1)) samples/s, loss \(decimal(summary.loss, 4))")
+    case .epoch(let index, let summary): return line(Self.epochText(index, of: epochs, summary))
     case .backboneReleased(let before, let after):
       return line(
         "backbone left memory: \(ByteCount(before)) resident before, \(ByteCount(after)) after")
@@ -47,6 +44,12 @@ package struct RunRenderer: Sendable {
     case .warning(let message): return line(style.paint("warning: ", .yellow) + message)
     case .finished: return clearedBar()
     }
+  }
+
+  /// One line that says how an epoch went.
+  static func epochText(_ index: Int, of epochs: Int, _ summary: EpochSummary) -> String {
+    "epoch \(index)/\(epochs) \(summary.mode.rawValue): \(duration(summary.seconds)), "
+      + "\(decimal(summary.samplesPerSecond, 1)) samples/s, loss \(decimal(summary.loss, 4))"
   }
 
   /// Text that removes a bar, to be written before anything else is.
@@ -74,7 +77,7 @@ package struct RunRenderer: Sendable {
   private func phaseText(_ phase: RunPhase) -> String? {
     switch phase {
     case .preparation: "reading model and data"
-    case .evaluation, .fill, .liveEpoch, .cachedEpoch: nil
+    case .evaluation, .fill, .liveEpoch, .cachedEpoch, .transition: nil
     case .saving: "writing the adapter"
     }
   }

@@ -14,6 +14,10 @@ package struct ControlRequest: Codable, Sendable, Equatable {
     case demote
     case recover
     case leave
+    case submit
+    case jobs
+    case watchJob
+    case stopJob
   }
 
   /// What to do.
@@ -34,6 +38,10 @@ package struct ControlRequest: Codable, Sendable, Equatable {
   package var devices: [String]?
   /// The person's answer (`answer`).
   package var accept: Bool?
+  /// What is to be trained (`submit`).
+  package var submission: JobSubmission?
+  /// Which job is meant, 32 hexadecimal digits (`watchJob`, `stopJob`).
+  package var job: String?
 
   /// A request.
   package init(_ command: Command) { self.command = command }
@@ -52,6 +60,9 @@ package struct ControlEvent: Codable, Sendable, Equatable {
     case declined
     case failed
     case done
+    case submitted
+    case jobs
+    case job
   }
 
   /// Which event.
@@ -76,6 +87,12 @@ package struct ControlEvent: Codable, Sendable, Equatable {
   package var address: String?
   /// How many devices were told (`done` of `leave`).
   package var told: Int?
+  /// The new job's id (`submitted`).
+  package var job: String?
+  /// All jobs that the daemon knows (`jobs`).
+  package var jobs: [JobReport]?
+  /// Where a job is (`job`).
+  package var report: JobReport?
   /// Why not (`failed`).
   package var message: String?
   /// The exit code that a command ends with (`failed`).
@@ -116,6 +133,8 @@ enum ControlCoding {
   static func decode<Value: Decodable>(_ type: Value.Type, _ line: [UInt8]) throws -> Value {
     let decoder = JSONDecoder()
     decoder.keyDecodingStrategy = .convertFromSnakeCase
+    decoder.nonConformingFloatDecodingStrategy = .convertFromString(
+      positiveInfinity: "inf", negativeInfinity: "-inf", nan: "nan")
     return try decoder.decode(type, from: Data(line))
   }
 }

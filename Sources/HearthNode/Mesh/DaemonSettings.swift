@@ -19,6 +19,10 @@ package struct DaemonSettings: Sendable, Equatable {
   package var usesAvahi = true
   /// Whether the household may use this device.
   package var isAvailable = true
+  /// Compute threads of jobs; nil uses the cores that the process may use.
+  package var jobThreads: Int?
+  /// Most memory that jobs may take; nil uses what is available.
+  package var jobMemory: Int?
   /// Least level that is logged.
   package var logLevel = "info"
   /// Whether the log is JSON.
@@ -39,23 +43,46 @@ package struct DaemonSettings: Sendable, Equatable {
   }
 }
 
+extension DaemonSettings {
+  /// The daemon's options in a place, with peers as they were read.
+  func options(_ peers: [(host: String, port: UInt16)], place: HouseholdPlace) -> HouseholdDaemon.Options {
+    var options = HouseholdDaemon.Options(
+      stateDirectory: place.stateDirectory, controlSocket: place.controlSocket)
+    options.port = port
+    options.staticPeers = peers.map { StaticPeer(host: $0.host, port: $0.port) }
+    options.interfaces = interfaces
+    options.loopbackOnly = loopbackOnly
+    options.usesAvahi = usesAvahi
+    options.isAvailable = isAvailable
+    options.jobThreads = jobThreads
+    options.jobMemory = jobMemory
+    return options
+  }
+
+  func log(environment: [String: String]) -> Logger {
+    let level = Logger.Level(rawValue: logLevel) ?? .info
+    let style = logStyle(environment: environment)
+    return Logger(label: "hearth") { _ in DaemonLogHandler(style: style, level: level) }
+  }
+}
+
+extension HouseholdDaemon {
+  /// Starts the daemon that these settings describe in this process.
+  package static func start(
+    _ settings: DaemonSettings, place: HouseholdPlace, environment: [String: String]
+  ) async throws -> HouseholdDaemon {
+    try await start(settings.options([], place: place), log: settings.log(environment: environment))
+  }
+}
+
 extension DaemonProcess {
   /// Runs the daemon that these settings describe.
   package static func run(
     _ settings: DaemonSettings, peers: [(host: String, port: UInt16)], place: HouseholdPlace,
     environment: [String: String]
   ) throws {
-    var options = HouseholdDaemon.Options(
-      stateDirectory: place.stateDirectory, controlSocket: place.controlSocket)
-    options.port = settings.port
-    options.staticPeers = peers.map { StaticPeer(host: $0.host, port: $0.port) }
-    options.interfaces = settings.interfaces
-    options.loopbackOnly = settings.loopbackOnly
-    options.usesAvahi = settings.usesAvahi
-    options.isAvailable = settings.isAvailable
-    let level = Logger.Level(rawValue: settings.logLevel) ?? .info
-    let style = settings.logStyle(environment: environment)
-    let log = Logger(label: "hearth") { _ in DaemonLogHandler(style: style, level: level) }
-    try run(options, log: log, environment: environment)
+    try run(
+      settings.options(peers, place: place), log: settings.log(environment: environment),
+      environment: environment)
   }
 }

@@ -22,6 +22,7 @@ extension HouseholdDaemon {
       case .answer: try await decide(request, message)
       case .revoke, .promote, .demote, .recover: try await change(request, message)
       case .leave: try await leaveHousehold(request)
+      case .submit, .jobs, .watchJob, .stopJob: try await answerJobs(request, message)
       }
     } catch {
       var event = ControlEvent(.failed)

@@ -1,4 +1,5 @@
 import ComputeRuntime
+import GossipMembership
 import HearthStorage
 import HouseholdTrust
 import Logging

@@ -1,5 +1,4 @@
 import ComputeRuntime
-package import LanguageModels
 import TensorKernels
 
 /// What this device was measured to do, in the words of a household file.

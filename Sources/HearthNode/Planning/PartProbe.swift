@@ -196,6 +196,12 @@ private final class MeasuredModel {
   private let sums: any GradientSums
   private let team: ComputeTeam
   private var best: [[Double]]
+  private var knowsExponents = false
+
+  /// Passes that are measured; one more place takes what does not count.
+  private static let passes = 4
+  /// Values added to one sum at most: what 32-bit sums allow. Only times are wanted of them.
+  private static let contributions = 1 << 16
 
   init(_ model: ProbeModel, _ shape: JobShape, team: ComputeTeam) throws {
     self.team = team
@@ -220,12 +226,23 @@ private final class MeasuredModel {
         taps: ReplayedTaps(source, workers: team.width)
       ).computation
     }
-    sums = technique.gradientSums.makeSums(of: parameters, maximumContributions: 1 << 20)
-    best = Array(repeating: [.infinity, .infinity], count: 4)
+    sums = technique.gradientSums.makeSums(of: parameters, maximumContributions: Self.contributions)
+    best = Array(repeating: [.infinity, .infinity], count: Self.passes + 1)
   }
 
   /// Measures each pass once more: forward and training of the whole, and of the side network alone.
   func measure(leastTime: Double) throws {
+    if !knowsExponents {
+      // Sums whose exponents are unknown only look at the first gradients: that would be too fast.
+      sums.begin()
+      technique.begin(step: 1)
+      try note(Self.passes, 0) { [technique, sums] unit, worker throws(TrainingFailure) in
+        _ = try technique.train(unit, worker: worker, sink: sums)
+      }
+      _ = sums.conclude()
+      knowsExponents = true
+    }
+    sums.zero(0..<sums.count)
     sums.begin()
     technique.begin(step: 1)
     try note(0, leastTime) { [technique] unit, worker throws(TrainingFailure) in

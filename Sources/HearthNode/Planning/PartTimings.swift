@@ -88,6 +88,19 @@ package struct PartTimings: Sendable, Codable, Hashable {
   /// Clipping and update of a million trained values by all threads, once a step, in nanoseconds.
   package var updateOfMillion: Int64
 
+  /// What was measured.
+  package init(
+    threads: Int, stacks: [Stack], head: PartTimes, cacheWrite: UnitDuration, cacheRead: UnitDuration,
+    updateOfMillion: Int64
+  ) {
+    self.threads = threads
+    self.stacks = stacks
+    self.head = head
+    self.cacheWrite = cacheWrite
+    self.cacheRead = cacheRead
+    self.updateOfMillion = updateOfMillion
+  }
+
   /// Times for `units` units and fewer of every kind of layer of a model.
   package func unitTimes(_ work: [KindWork], units: Int) -> [UnitTimes] {
     work.map { kind in

@@ -77,18 +77,17 @@ package struct PlanningModel: Sendable {
     workload: CostWorkload, longest: CostWorkload? = nil, counting: TechniqueCosts.Counting,
     accounting: MemoryAccounting = .engine
   ) throws {
-    func count(_ workload: CostWorkload) throws -> [Block] {
+    func count(_ workload: CostWorkload) throws -> TechniqueCosts {
       do {
-        return PlanningModel.blocks(
-          try TechniqueCosts(
-            architecture, technique: technique, head: head, workload: workload, counting: counting
-          ).parts)
+        return try TechniqueCosts(
+          architecture, technique: technique, head: head, workload: workload, counting: counting)
       } catch {
         throw PlanFailure.technique(detail: "\(error)")
       }
     }
-    let blocks = try count(workload)
-    let largest = try longest.map(count) ?? blocks
+    let counted = try count(workload)
+    let blocks = PlanningModel.blocks(counted.parts)
+    let largest = try longest.map { PlanningModel.blocks(try count($0).parts) } ?? blocks
     var work: [KindWork] = []
     var layers: [LayerCosts] = []
     let table = Int64(4 * architecture.vocabulary * architecture.width)
@@ -120,8 +119,10 @@ package struct PlanningModel: Sendable {
     costs = ModelCosts(
       name: "\(name), \(technique.name)", kinds: work.indices.map { "kind \($0 + 1)" }, layers: layers,
       shared: isFrozen ? [SharedWeights(bytes: table, layers: PlanningModel.tableReaders(blocks, head))] : [],
-      // Weights, gradient, and AdamW's two moments; the paper's timing runs have plain SGD.
-      trainableCopies: accounting == .paper ? 2 : 4,
+      // Weights, the gradient's sums, and AdamW's two moments; the paper's timing runs have plain SGD.
+      trainableCopies: accounting == .paper ? 2 : Int64(3 + counted.gradientSums.bytesPerParameter / 4),
+      // A 64-bit sum travels in as few bytes as the largest of its piece needs, usually five.
+      sumBytes: accounting == .paper ? 4 : min(5, Int64(counted.gradientSums.bytesPerParameter)),
       // Rows of one block: input, normed, query, key, value, mixed, and the feed-forward's hidden ones.
       transientBytes: Int64(4 * tokens * (6 * architecture.width + hidden)),
       cachedUnitBytes: canCache

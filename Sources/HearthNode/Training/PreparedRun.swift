@@ -2,6 +2,7 @@ package import ActivationCache
 import ComputeRuntime
 package import CryptoPrimitives
 package import FineTuning
+import HearthStorage
 package import LanguageModels
 import NeuralNetworks
 import TensorKernels
@@ -142,6 +143,17 @@ package struct PreparedRun {
   package var writerSettings: GenerationSettings? {
     guard case .seq2seq(let most) = task, !validation.isEmpty else { return nil }
     return GenerationSettings(maximumTokens: most)
+  }
+
+  /// Refuses a run whose adapter and state would not fit on their disk: full fine-tuning writes a whole model.
+  package func checkDisk(_ output: String) throws {
+    let adapter = AdapterDirectory.tensorBytes(parameterCount)
+    let free = try freeDiskBytes(RunPreflight.nearestExisting(output))
+    // A state holds the values and both moments, and replaces the one before only when it is complete.
+    let state = 2 * 3 * adapter
+    guard adapter + state <= free else {
+      throw RunFailure.outputDiskExceeded(adapter: adapter, state: state, free: free, path: output)
+    }
   }
 
   /// Identity of the cache that this run fills and reads.

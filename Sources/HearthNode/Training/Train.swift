@@ -23,7 +23,7 @@ package func train(
   let run = try PreparedRun(request, model: model)
   let directory = RunDirectory(request.output)
   let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: budget)
-  try host.checkDisk(request.output)
+  try run.checkDisk(request.output)
   try directory.create(request)
   do {
     return try host.run(directory, cancellation: cancellation, report: report)
@@ -114,17 +114,6 @@ struct RunHost {
     let summary = try finish(trained, directory: directory, cache: cache, report: report)
     report(.finished(summary))
     return summary
-  }
-
-  /// Refuses a run whose adapter and state would not fit on their disk: full fine-tuning writes a whole model.
-  func checkDisk(_ output: String) throws {
-    let adapter = AdapterDirectory.tensorBytes(prepared.parameterCount)
-    let free = try freeDiskBytes(RunPreflight.nearestExisting(output))
-    // A state holds the values and both moments, and replaces the one before only when it is complete.
-    let state = 2 * 3 * adapter
-    guard adapter + state <= free else {
-      throw RunFailure.outputDiskExceeded(adapter: adapter, state: state, free: free, path: output)
-    }
   }
 
   /// What is left of a session when its optimizer is gone.

@@ -244,17 +244,11 @@ final class TrainingSession {
     defer {
       if isStreamed { opened.releasePages() } else if released { opened.release() }
     }
-    guard let backbone = opened.backbone as? any EncoderDecoderBackbone, let settings = run.writerSettings
-    else { preconditionFailure("held-out texts need a model that writes") }
-    let writers = WritingTeam(team) {
-      run.technique.generator(
-        backbone, parameters: technique.parameters, settings: settings, maximumSource: run.maximumLength)
-    }
-    let written = try writers.write(
-      run.validationSamples.map { ($0.encoderIDs, $0.encoderTypes) }, finished: evaluationWatch(epoch: epoch))
-    guard let written else { throw try interruption() }
-    return FineTuning.exactMatch(
-      predicted: written.map { opened.tokenizer.decode($0.ids) }, actual: run.validationTexts)
+    let match = try HeldOutTexts(run.validationTexts).exactMatch(
+      run, model: opened, parameters: technique.parameters, team: team,
+      finished: evaluationWatch(epoch: epoch))
+    guard let match else { throw try interruption() }
+    return match
   }
 
   /// Reports how many held-out samples are done; false when the person stopped the run.

@@ -3,6 +3,7 @@ import Foundation
 import HearthNode
 import LanguageModels
 import ParallelPlanner
+import TensorKernels
 import Testing
 
 @Suite struct JobPlanningTests {

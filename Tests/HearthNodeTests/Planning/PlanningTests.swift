@@ -1,6 +1,7 @@
 import FineTuning
 import Foundation
 import HearthNode
+import LanguageModels
 import MeshPeer
 import ParallelPlanner
 import Testing

@@ -26,12 +26,13 @@ struct BlobFetchTests {
   @Test("fails with the fault of each source when none has all of it", arguments: 0..<10)
   func noSource(seed: UInt64) throws {
     var lab = FetchLab(seed: seed, chunks: 6, kinds: [.corrupt, .vanishing, .refusing, .mute])
+    lab.nobodyHas = 2
     try lab.run()
     guard case .noSource(_, let missing, let faults)? = lab.failure else {
       Issue.record("seed \(seed): it ended with \(String(describing: lab.failure))")
       return
     }
-    #expect(missing == 6 - lab.stored.count)
+    #expect(missing == 6 - lab.stored.count && missing > 0)
     #expect(Set(faults).isSubset(of: [.corrupt, .vanished, .refused, .silent]) && faults.count == 4)
   }
 
@@ -87,6 +88,8 @@ private struct FetchLab {
   private(set) var kinds: [DeviceID: Kind] = [:]
   var rates: [Double] = []
   var part = BlobPart.all
+  /// A chunk that no source has.
+  var nobodyHas: Int?
   private let devices: [DeviceID]
   private var generator: SeededGenerator
   private var queue: [(at: Int64, number: Int, event: Event)] = []
@@ -159,6 +162,7 @@ private struct FetchLab {
       return [.refused(device, chunk: chunk)]
     case .offer(let device):
       var held = BlobChunks(all: content.count)
+      if let nobodyHas { held.remove(nobodyHas) }
       if kinds[device] == .partial {
         for chunk in 0..<content.count where chunk % 3 == 0 { held.remove(chunk) }
       }

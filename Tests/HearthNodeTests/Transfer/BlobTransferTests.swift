@@ -105,8 +105,7 @@ struct BlobTransferTests {
       try await bench.devices[1].desk.fetch(id, for: job, from: bench.roster)
     }
     bench.devices[1].refusesToDial.withLock { $0 = false }
-    let (device, job, roster) = (bench.devices[1], job, bench.roster)
-    let task = Task { try await device.desk.fetch(id, for: job, from: roster) }
+    let task = Task { try await bench.devices[1].desk.fetch(id, for: job, from: bench.roster) }
     task.cancel()
     let result = await task.result
     #expect(throws: BlobFetchFailure.cancelled(id)) { try result.get() }

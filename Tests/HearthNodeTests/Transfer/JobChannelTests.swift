@@ -178,7 +178,7 @@ struct JobChannelTests {
     // The first waits for the second, which is well; the second learns of it from the first or by itself.
     async let first = failure { try channels[0].receive(JobTag(.forward, step: 1), from: 1) }
     async let second = failure { try channels[1].receive(JobTag(.forward, step: 1), from: 0) }
-    await bench.devices[2].transport.shutdown()
+    await bench.devices[2].die()
     let ends = await [first, second]
     #expect(ends == [.lost(place: 2), .lost(place: 2)])
     await bench.shutdown()

@@ -122,6 +122,12 @@ final class TransferDevice: Sendable {
     }
   }
 
+  /// Ends without a word of its desk, as a process that is killed.
+  func die() async {
+    tap.desk.withLock { $0 = nil }
+    await transport.shutdown()
+  }
+
   /// A bulk session that the desk knows nothing of.
   func rawSession(to other: TransferDevice) async -> SessionID {
     await withCheckedContinuation { waiting in
@@ -217,5 +223,5 @@ func failure<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) as
 
 /// Bytes that say where they belong.
 func pattern(_ seed: Int, _ count: Int) -> [UInt8] {
-  (0..<count).map { UInt8(truncatingIfNeeded: ($0 &+ seed) &* 167 &+ $0 >> 8) }
+  (0..<count).map { UInt8(truncatingIfNeeded: ($0 &+ seed) &* 167 &+ $0 >> 8 &+ ($0 >> 16) &* 5) }
 }

@@ -15,7 +15,7 @@ struct BlobStoreTests {
   }
 
   private func bytes(_ count: Int) -> [UInt8] {
-    (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ $0 >> 9) }
+    (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ $0 >> 9 &+ ($0 >> 20) &* 5) }
   }
 
   /// Digests of `b2sum -l 256` over each MiB of the bytes.

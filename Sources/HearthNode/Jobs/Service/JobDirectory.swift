@@ -1,5 +1,6 @@
 import HearthStorage
 import TrainingCoordination
+import WireCoding
 
 /// What this device keeps of jobs on its disk: a directory each in `jobs/` of the state directory.
 ///

@@ -18,7 +18,6 @@ struct JobOutput: Sendable {
   let digest: ContentDigest?
   let results: RunPosition
   let cacheBytes: Int
-  let threads: Int
 
   func write() throws -> TrainSummary {
     var hasher = ContentHasher()

@@ -5,7 +5,9 @@ import DistributedTraining
 import FineTuning
 import HearthStorage
 import LanguageModels
+import MeshModel
 import NeuralNetworks
+import ParallelPlanner
 import TensorKernels
 import TrainingCoordination
 
@@ -28,6 +30,8 @@ struct JobRun: Sendable {
     let parameters: [Float]?
     let digest: ContentDigest?
     let results: RunPosition
+    /// Bytes of the activations that were kept here.
+    let cacheBytes: Int
   }
 
   func run() throws -> Outcome {
@@ -51,7 +55,8 @@ struct JobRun: Sendable {
     progress.send()
     return Outcome(
       parameters: result.isComplete ? values(of: result.parameters) : nil,
-      digest: result.isComplete ? result.digest : nil, results: progress.results(result))
+      digest: result.isComplete ? result.digest : nil, results: progress.results(result),
+      cacheBytes: cache?.bytes ?? 0)
   }
 
   private func values(of tree: ParameterTree) -> [Float] {

@@ -1,4 +1,5 @@
 import CryptoPrimitives
+import Determinism
 import FineTuning
 import MeshModel
 import MeshTransport

@@ -1,6 +1,7 @@
 import CryptoPrimitives
 import Determinism
 import HearthStorage
+import Logging
 import MeshModel
 import MeshTransport
 package import TrainingCoordination
@@ -116,8 +117,8 @@ private struct OfferedJob: Sendable {
     epochs = read.settings.epochs
     let kept = try store.add(bytes: bytes)
     package = BlobReference(digest: kept, byteCount: UInt64(bytes.count))
-    let offer = try JobModel.offer(submission.modelDirectory, store: store)
-    listing = offer.listing
+    let offer = try SparseModel.offer(submission.modelDirectory, store: store)
+    listing = BlobReference(digest: offer.listing, byteCount: UInt64(offer.byteCount))
     blobs = [kept] + offer.blobs
     try removeFile(submission.packagePath)
   }

@@ -1,10 +1,13 @@
 import ComputeRuntime
 import CryptoPrimitives
+import Determinism
+import HouseholdTrust
 import DistributedTraining
 import FineTuning
 import FoundationEssentials
 import HearthStorage
 import LanguageModels
+import Logging
 import MeshModel
 import MeshPeer
 import NeuralNetworks
@@ -102,7 +105,7 @@ extension JobService {
     guard let place = devices.firstIndex(of: own) else { throw JobServiceFailure.stopping }
     let links = measured.compactMap { link in
       devices.firstIndex(of: link.device).map {
-        JobLink(
+        MeasuredLink(
           from: place, to: $0, bytesPerSecond: link.bytesPerSecond,
           roundTripSeconds: link.roundTrip?.inSeconds)
       }
@@ -136,13 +139,20 @@ extension JobService {
     let sources = [job.specification.owner] + job.coordinator.participants.filter {
       $0 != own && $0 != job.specification.owner
     }
-    let blobs = try await JobModel.obtain(
-      job.specification.modelFiles.digest, layers: stage.map { plan.stages[$0].layers } ?? 0..<0,
-      needsOutput: stage == plan.stages.count - 1 || plan.cached.contains { $0.device == place }, job: id,
-      from: sources, desk: doors.desk, store: doors.blobs, into: directory.modelPath(of: id)
+    let listing = job.specification.modelFiles.digest
+    let needs = WeightNeeds(
+      layers: stage.map { plan.stages[$0].layers } ?? 0..<0,
+      needsOutput: stage == plan.stages.count - 1 || plan.cached.contains { $0.device == place })
+    let model = try await SparseModel.obtain(
+      listing, needs, for: id, from: sources, by: doors.desk, store: doors.blobs,
+      into: directory.modelPath(of: id)
     ) { [weak self] fetched, total in
-      Task { await self?.take(.fetched(fetched, of: total, budget: nil), id) }
+      Task {
+        await self?.take(
+          .fetched(UInt64(clamping: fetched), of: UInt64(clamping: total), budget: nil), id)
+      }
     }
+    let blobs = [listing] + model.listing.blobs
     jobs[id]?.blobs += blobs
     doors.desk.blobs.admit(
       job: id, blobs: [job.specification.package.digest] + blobs, readers: job.specification.roster)
@@ -199,7 +209,9 @@ extension JobService {
     }
     take(
       .completed(
-        RunCompletion(digest: outcome.digest, result: reference, results: Self.encoded(outcome.results))), id)
+        RunCompletion(
+          digest: outcome.digest, result: reference, results: Self.encoded(outcome.results),
+          cacheBytes: UInt64(clamping: outcome.cacheBytes))), id)
   }
 
   private func runFailed(_ id: JobID, _ error: any Error, _ failure: JobChannelFailure?) {
@@ -255,8 +267,7 @@ extension JobService {
     let output = JobOutput(
       submission: submission, package: package, parameters: parameters, digest: completion.digest,
       results: mergedResults(id, completion),
-      cacheBytes: job.coordinator.certificate?.proposal.plan.cached.reduce(0) { $0 + Int($1.cacheBytes) } ?? 0,
-      threads: max(1, doors.limits.threads ?? MachineProfile.current().usableCores))
+      cacheBytes: Int(clamping: job.coordinator.cacheBytes))
     return try await onOwnThread("job-save") { try output.write() }
   }
 

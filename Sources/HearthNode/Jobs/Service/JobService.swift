@@ -1,5 +1,5 @@
 import CryptoPrimitives
-package import Determinism
+import Determinism
 package import HearthStorage
 package import HouseholdTrust
 package import Logging
@@ -7,6 +7,7 @@ package import MeshModel
 package import MeshPeer
 import MeshTransport
 package import TrainingCoordination
+import WireCoding
 
 /// The household as the jobs of a device see it.
 package struct JobHousehold: Sendable, Equatable {
@@ -195,7 +196,7 @@ package actor JobService {
   }
 
   /// Lets a job take in what happened, does what it wants, and sets the alarm.
-  func take(_ event: JobEvent, _ id: JobID) {
+  func take(_ event: JobInput, _ id: JobID) {
     guard let effects = jobs[id]?.coordinator.handle(event, at: DeviceClocks.now().monotonic) else { return }
     perform(effects, id)
     settle(id)

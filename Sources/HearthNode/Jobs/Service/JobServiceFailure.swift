@@ -1,13 +1,7 @@
-package import TrainingCoordination
-
 /// Why a job could not be taken, found or carried on.
 package enum JobServiceFailure: UserFacingFailure, Equatable {
   /// This device works on another job.
   case busy(name: String)
-  /// No job has this name.
-  case unknownJob(String)
-  /// The job is over already.
-  case isOver(String)
   /// The package was made for another model than the directory holds.
   case otherModel(directory: String)
   /// The daemon stops.
@@ -21,8 +15,6 @@ package enum JobServiceFailure: UserFacingFailure, Equatable {
   package var reason: ExitReason {
     switch self {
     case .busy: .insufficientResources
-    case .unknownJob: .missingInput
-    case .isOver: .usage
     case .otherModel, .unfitResult: .mismatch
     case .stopping, .noResult: .unreachable
     }
@@ -33,8 +25,6 @@ package enum JobServiceFailure: UserFacingFailure, Equatable {
     switch self {
     case .busy(let name):
       "this device works on job '\(name)'; wait for its end with 'hearth watch', or end it with 'hearth stop'"
-    case .unknownJob(let job): "no job '\(job)' is known on this device; 'hearth jobs' lists them"
-    case .isOver(let job): "job '\(job)' is over already; 'hearth jobs' says how it ended"
     case .otherModel(let directory):
       "the job was prepared for another model than '\(directory)' holds now; run the same command again"
     case .stopping: "the daemon stops; run 'hearth up' and then the same command again"

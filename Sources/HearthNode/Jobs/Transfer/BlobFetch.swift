@@ -360,7 +360,9 @@ package struct BlobFetch: Sendable {
   private mutating func settle(at now: MonotonicInstant) {
     if let wanted, let held, manifest != nil {
       if held.isSuperset(of: wanted) { return end(.finished) }
-      ask(open: wanted.subtracting(held), at: now)
+      let missing = wanted.subtracting(held)
+      ask(open: missing, at: now)
+      pauseUseless(missing, at: now)
     }
     let faults = sources.compactMap { if case .out(let fault) = $0.standing { fault } else { nil } }
     guard faults.count == sources.count else { return }
@@ -370,6 +372,14 @@ package struct BlobFetch: Sendable {
   private mutating func end(_ effect: Effect) {
     isOver = true
     effects.append(effect)
+  }
+
+  /// A source that has nothing of what is missing may have more in a while: it fetches too.
+  private mutating func pauseUseless(_ missing: BlobChunks, at now: MonotonicInstant) {
+    for index in sources.indices where sources[index].standing == .serving && sources[index].asked.isEmpty {
+      guard let held = sources[index].held, missing.subtracting(held) == missing else { continue }
+      refused(index: index, nil, at: now)
+    }
   }
 
   private mutating func ask(open missing: BlobChunks, at now: MonotonicInstant) {

@@ -30,7 +30,7 @@ package enum RunCulprit: Hashable, Sendable {
 }
 
 /// What happens to a job on one device.
-package enum JobEvent: Sendable {
+package enum JobInput: Sendable {
   /// Time has passed; due at `nextDeadline`, harmless at any other time.
   case tick
   /// A member said something about this job.

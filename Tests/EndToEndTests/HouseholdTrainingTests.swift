@@ -1,0 +1,167 @@
+import Foundation
+import Testing
+
+/// Training on several daemons of one machine, each with a state, a port and a process of its own.
+@Suite(.timeLimit(.minutes(5)), .serialized) struct HouseholdTrainingTests {
+  private static func rows(_ count: Int) -> String {
+    let subjects = ["the harbour", "a small boat", "our neighbour", "the old baker", "rain"]
+    let tails = ["", " in the morning", " and nobody said a word about it for a long time", " again"]
+    var lines = ["sentence\tlabel"]
+    for row in 0..<count {
+      let isGood = (row * 7 + row / 3) % 2 == 0
+      let subject = subjects[row % subjects.count]
+      lines.append(
+        "\(subject) was \(isGood ? "good" : "bad")\(tails[(row / 2) % tails.count]) \(row)\t\(isGood ? 1 : 0)"
+      )
+    }
+    return lines.joined(separator: "\n") + "\n"
+  }
+
+  /// A training of a small model; `output` and the data lie beside the devices' states.
+  private static func arguments(
+    _ model: String, _ device: HouseholdDevice, output: String, rows count: Int = 60, extra: [String] = []
+  ) throws -> [String] {
+    let data = "\(device.home)-rows.tsv"
+    try rows(count).write(toFile: data, atomically: true, encoding: .utf8)
+    return [
+      "train", "--model", HearthProcess.fixtures.appending(path: model).path, "--data", data, "--task",
+      "classify",
+      "--output", "\(device.home)-\(output)", "--batch", "8", "--micro-batch", "1", "--json",
+    ] + extra
+  }
+
+  private static func events(_ result: HearthProcess.Result, _ name: String) throws -> [[String: Any]] {
+    try result.events.filter { $0["event"] as? String == name }
+  }
+
+  @Test(
+    "two and three devices make the adapter that one makes, bit for bit, however they share the work",
+    arguments: [
+      (2, "tiny-bert", ["--planner", "ecofl", "--epochs", "3"]),
+      (2, "tiny-bert", ["--planner", "eddl", "--first-epoch", "fill", "--epochs", "3"]),
+      (3, "tiny-t5", ["--planner", "eddl", "--epochs", "3"]),
+      (2, "tiny-bert", ["--technique", "lora", "--rank", "4", "--planner", "eddl", "--epochs", "2"]),
+    ])
+  func sameBits(count: Int, model: String, options: [String]) throws {
+    let names = Array(["desk", "laptop", "tablet"].prefix(count))
+    try withHousehold(named: names) { devices in
+      let desk = devices[0]
+      let aloneOptions = options.filter {
+        !["--planner", "ecofl", "eddl", "--first-epoch", "fill"].contains($0)
+      }
+      let alone = try desk.run(
+        try Self.arguments(model, desk, output: "alone", extra: aloneOptions + ["--alone"]))
+      #expect(alone.exitCode == 0, "\(alone.errors)")
+      let together = try desk.run(try Self.arguments(model, desk, output: "together", extra: options))
+      #expect(together.exitCode == 0, "\(together.errors)")
+      #expect(together.errors.contains("training with "), "\(together.errors)")
+      let (one, many) = (try alone.lastEvent, try together.lastEvent)
+      let digest = try #require(one["adapter_digest"] as? String)
+      #expect(many["adapter_digest"] as? String == digest, "\(together.errors)")
+      #expect(many["steps"] as? Int == one["steps"] as? Int)
+      #expect(
+        (many["metric"] as? [String: Any])?["after"] as? Double == (one["metric"] as? [String: Any])?["after"]
+          as? Double)
+
+      let planned = try #require(try Self.events(together, "planned").first)
+      #expect((planned["plan_digest"] as? String)?.count == 64)
+      let seen = try #require(try Self.events(together, "devices").last?["devices"] as? [[String: Any]])
+      #expect(seen.compactMap { $0["name"] as? String }.sorted() == names.sorted())
+
+      // The adapter directory is that of a run on one device.
+      let evaluation = try desk.run(
+        "evaluate", "--adapter", "\(desk.home)-together", "--data", "\(desk.home)-rows.tsv", "--json")
+      #expect(evaluation.exitCode == 0, "\(evaluation.errors)")
+      #expect(try evaluation.lastEvent["adapter_digest"] as? String == digest)
+
+      // Every device knows of it.
+      for device in devices {
+        let jobs = try #require(try device.run("jobs", "--json").lastEvent["jobs"] as? [[String: Any]])
+        #expect(jobs.map { $0["state"] as? String } == ["finished"], "\(device.name)")
+        #expect(jobs.first?["owner"] as? String == "desk")
+      }
+    }
+  }
+
+  @Test(
+    "Ctrl-C leaves a job to the household; any device watches it and stops it, and its id may be cut short")
+  func detachWatchStop() throws {
+    try withHousehold("desk", "laptop") { devices in
+      let (desk, laptop) = (devices[0], devices[1])
+      let training = try desk.start(
+        try Self.arguments(
+          "tiny-bert", desk, output: "long", extra: ["--planner", "eddl", "--epochs", "10000"]))
+      #expect(training.waitForLine { $0.contains(#""event":"progress""#) } != nil)
+      kill(training.process.processIdentifier, SIGINT)
+      let left = training.wait()
+      #expect(left.exitCode == 130 && left.errors.contains("hearth watch"), "\(left.errors)")
+
+      let jobs = try #require(try laptop.run("jobs", "--json").lastEvent["jobs"] as? [[String: Any]])
+      let id = try #require(jobs.first?["id"] as? String)
+      #expect(jobs.first?["state"] as? String == "training")
+      #expect(try laptop.run("jobs").output.contains(String(id.prefix(8))))
+      let watch = try laptop.start(["watch", String(id.prefix(4)), "--json"])
+      #expect(watch.waitForLine { $0.contains(#""event":"progress""#) } != nil)
+      let unknown = try laptop.run("stop", "nothing")
+      #expect(unknown.exitCode == 64 && unknown.errors.contains("hearth jobs"), "\(unknown.errors)")
+      let stop = try laptop.run("stop", String(id.prefix(4)))
+      #expect(stop.exitCode == 0 && stop.output.contains("is stopped"), "\(stop.errors)")
+      let watched = watch.wait()
+      #expect(watched.exitCode == 130 && watched.errors.contains("was stopped"), "\(watched.errors)")
+      let again = try laptop.run("stop", String(id.prefix(4)))
+      #expect(again.exitCode == 64 && again.errors.contains("stopped already"), "\(again.errors)")
+    }
+  }
+
+  @Test("a job whose device is killed ends with its name and code 68, and the same command runs again")
+  func lostDevice() throws {
+    try withHousehold("desk", "laptop") { devices in
+      let (desk, laptop) = (devices[0], devices[1])
+      let words = try Self.arguments(
+        "tiny-bert", desk, output: "lost", extra: ["--planner", "eddl", "--epochs", "10000"])
+      let training = try desk.start(words)
+      #expect(training.waitForLine { $0.contains(#""event":"progress""#) } != nil)
+      _ = try laptop.down(SIGKILL)
+      let end = training.wait()
+      #expect(end.exitCode == 68, "\(end.errors)")
+      #expect(end.errors.contains("laptop") && end.errors.contains("again"), "\(end.errors)")
+      let last = try end.lastEvent
+      #expect(last["event"] as? String == "failed" && last["reason"] as? String == "unreachable")
+      let short = words.map { $0 == "10000" ? "1" : $0 }.filter { $0 != "--planner" && $0 != "eddl" }
+      let again = try desk.run(short)
+      #expect(again.exitCode == 0, "\(again.errors)")
+    }
+  }
+
+  @Test("what only this device can do runs here and says why; options that contradict each other are refused")
+  func alone() throws {
+    try withHousehold("desk", "laptop") { devices in
+      let desk = devices[0]
+      let bounded = try desk.run(
+        try Self.arguments(
+          "tiny-bert", desk, output: "bounded", extra: ["--epochs", "1", "--memory-budget", "1GiB"]))
+      #expect(bounded.exitCode == 0 && bounded.errors.contains("laptop cannot help"), "\(bounded.errors)")
+      let both = try desk.run(
+        try Self.arguments("tiny-bert", desk, output: "both", extra: ["--alone", "--planner", "pac"]))
+      #expect(both.exitCode == 64 && both.errors.contains("--planner"), "\(both.errors)")
+      let none = try desk.run("watch")
+      #expect(none.exitCode == 64 && none.errors.contains("no job is under way"), "\(none.errors)")
+      #expect(try desk.run("jobs").output.contains("no jobs"))
+    }
+  }
+
+  @Test("without the daemon jobs are not listed, and training goes on alone with a word about it")
+  func daemonDown() throws {
+    try withDevices("desk") { devices in
+      let desk = devices[0]
+      _ = try desk.createHousehold()
+      for command in ["jobs", "watch", "stop"] {
+        let result = try desk.run(command)
+        #expect(result.exitCode == 68 && result.errors.contains("hearth up"), "\(result.errors)")
+      }
+      let result = try desk.run(
+        try Self.arguments("tiny-bert", desk, output: "alone", extra: ["--epochs", "1"]))
+      #expect(result.exitCode == 0 && result.errors.contains("daemon is not running"), "\(result.errors)")
+    }
+  }
+}

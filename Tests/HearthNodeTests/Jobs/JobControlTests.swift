@@ -1,0 +1,200 @@
+import Foundation
+import HearthNode
+import Synchronization
+import Testing
+import TrainingCoordination
+
+/// Jobs without a household: what a test lets happen.
+private final class ScriptedJobs: JobServing {
+  private struct State {
+    var submissions: [JobSubmission] = []
+    var stopped: [JobID] = []
+    var reports: [JobReport] = []
+    var watchers: [AsyncStream<JobReport>.Continuation] = []
+  }
+  private let state = Mutex(State())
+  let id = JobID(0x3FA9_0000_0000_0000, 1)
+
+  var submissions: [JobSubmission] { state.withLock { $0.submissions } }
+  var stopped: [JobID] { state.withLock { $0.stopped } }
+
+  /// What everybody who watches is told next.
+  func tell(_ change: (inout JobReport) -> Void) {
+    state.withLock { state in
+      guard var report = state.reports.last else { return }
+      change(&report)
+      state.reports = [report]
+      for watcher in state.watchers {
+        watcher.yield(report)
+        if report.state.isOver { watcher.finish() }
+      }
+    }
+  }
+
+  func submit(_ submission: JobSubmission) async throws -> JobID {
+    state.withLock { state in
+      state.submissions.append(submission)
+      state.reports = [
+        JobReport(id: id.description, name: submission.name, owner: "desk", isOwn: true, epochs: 3)
+      ]
+    }
+    return id
+  }
+
+  func jobs() async -> [JobReport] { state.withLock { $0.reports } }
+
+  func watch(_ job: JobID?) async -> AsyncStream<JobReport> {
+    let (stream, continuation) = AsyncStream.makeStream(of: JobReport.self)
+    state.withLock { state in
+      if let report = state.reports.last { continuation.yield(report) }
+      state.watchers.append(continuation)
+    }
+    return stream
+  }
+
+  func stop(_ job: JobID) async throws {
+    guard job == id else { throw JobFailure.unknown(job.short) }
+    state.withLock { $0.stopped.append(job) }
+    tell { report in
+      report.state = .stopped
+      report.failure = JobReport.Failure(message: "stopped on desk", reason: .interrupted)
+    }
+  }
+}
+
+/// A daemon on 127.0.0.1 that nobody else knows, and its jobs.
+private struct Desk {
+  let place: HouseholdPlace
+  let jobs = ScriptedJobs()
+  let root: String
+
+  static func run(_ body: (Desk) async throws -> Void) async throws {
+    let root = NSTemporaryDirectory() + "hearth-jobs-\(UUID().uuidString.prefix(8))"
+    defer { try? FileManager.default.removeItem(atPath: root) }
+    let place = try HouseholdPlace(environment: ["HEARTH_HOME": root + "/home"])
+    _ = try HouseholdOffice(place).create(name: "desk")
+    var settings = DaemonSettings(environment: [:])
+    (settings.port, settings.loopbackOnly, settings.usesAvahi) = (0, true, false)
+    settings.logLevel = "error"
+    let daemon = try await HouseholdDaemon.start(settings, place: place, environment: [:])
+    let desk = Desk(place: place, root: root)
+    await daemon.train(with: desk.jobs)
+    do { try await body(desk) } catch {
+      await daemon.stop()
+      throw error
+    }
+    await daemon.stop()
+  }
+
+  /// A submission whose paths are there.
+  func submission() throws -> JobSubmission {
+    let model = root + "/model"
+    let output = root + "/out"
+    for path in [model, output] {
+      try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    }
+    try Data([1]).write(to: URL(filePath: output + "/job.package"))
+    return JobSubmission(
+      packagePath: output + "/job.package", modelDirectory: model, outputDirectory: output, name: "sentiment",
+      planner: "pac", firstEpoch: "auto")
+  }
+}
+
+/// Runs a blocking command on a thread of its own, as a process would.
+private func command<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+  try await withCheckedThrowingContinuation { continuation in
+    Thread.detachNewThread { continuation.resume(with: Result { try body() }) }
+  }
+}
+
+@Suite struct JobControlTests {
+  @Test("a job is submitted, listed, followed and stopped over the daemon's socket")
+  func wholeWay() async throws {
+    try await Desk.run { desk in
+      let client = JobClient(desk.place)
+      #expect(try await command { try client.jobs() } == [])
+      let submission = try desk.submission()
+      let id = try await command { try client.submit(submission) }
+      #expect(id == desk.jobs.id.description && desk.jobs.submissions == [submission])
+      #expect(try await command { try client.jobs() }.map(\.name) == ["sentiment"])
+      let seen = Mutex<[JobReport.State]>([])
+      async let last = command {
+        try client.follow(id, isCancelled: { false }) { report in
+          let count = seen.withLock {
+            $0.append(report.state)
+            return $0.count
+          }
+          if count == 1 {
+            desk.jobs.tell {
+              $0.state = .training; $0.loss = .nan
+            }
+          }
+          if count == 2 {
+            let client = JobClient(desk.place)
+            Thread.detachNewThread { try? client.stop(id) }
+          }
+        }
+      }
+      let end = try #require(try await last)
+      #expect(seen.withLock { $0 } == [.gathering, .training, .stopped])
+      #expect(end.failure?.message == "stopped on desk" && desk.jobs.stopped == [desk.jobs.id])
+    }
+  }
+
+  @Test("who stops following leaves the job alone")
+  func detach() async throws {
+    try await Desk.run { desk in
+      let client = JobClient(desk.place)
+      let submission = try desk.submission()
+      let id = try await command { try client.submit(submission) }
+      let leave = CancellationFlag()
+      let last = try await command {
+        try client.follow(id, isCancelled: { leave.isCancelled }, show: { _ in leave.cancel() })
+      }
+      #expect(last == nil && desk.jobs.stopped.isEmpty)
+    }
+  }
+
+  @Test("paths that the daemon cannot use are refused before the service hears of them")
+  func access() async throws {
+    try await Desk.run { desk in
+      let client = JobClient(desk.place)
+      var submission = try desk.submission()
+      submission.modelDirectory = desk.root + "/elsewhere"
+      let bad = submission
+      await #expect(throws: DaemonRefusal.self) { _ = try await command { try client.submit(bad) } }
+      #expect(desk.jobs.submissions.isEmpty)
+      await #expect(throws: DaemonRefusal.self) { try await command { try client.stop("not a job") } }
+    }
+  }
+
+  @Test("a report with every field is read as it was written")
+  func coding() async throws {
+    try await Desk.run { desk in
+      let client = JobClient(desk.place)
+      let submission = try desk.submission()
+      _ = try await command { try client.submit(submission) }
+      desk.jobs.tell { report in
+        report.state = .finished
+        (report.phase, report.epoch, report.step, report.steps) = (.cachedEpoch, 3, 7, 9)
+        (report.samplesPerSecond, report.loss, report.etaSeconds, report.seconds) = (1.5, 0.25, 2, 61.5)
+        var device = JobReport.Device(name: "laptop", device: String(repeating: "a", count: 32))
+        (device.place, device.layers, device.units, device.cachedUnits) = (1, "encoder 0", 2, 3)
+        (device.memoryBytes, device.budgetBytes, device.waitingShare) = (1 << 40, 1 << 41, 0.5)
+        (device.samplesPerSecond, device.note) = (2.5, "slow")
+        device.links = [JobReport.Link(place: 0, sentBytes: 1, receivedBytes: 2)]
+        report.devices = [device]
+        report.finishedEpochs = [EpochSummary(mode: .live, seconds: 1, samplesPerSecond: 2, loss: 3)]
+        report.metrics = [JobReport.Measured(name: "accuracy", value: 0.5, epoch: 1)]
+        report.warnings = ["w"]
+        report.result = TrainSummary(
+          metric: MetricChange(name: "accuracy", before: nil, after: 1), epochs: report.finishedEpochs,
+          cacheBytes: 1, peakResidentBytes: 2, adapterDigest: "d", adapterDirectory: "/out", steps: 4,
+          metrics: [])
+        report.failure = JobReport.Failure(message: "m", device: "laptop", reason: .unreachable)
+      }
+      let expected = await desk.jobs.jobs()
+      #expect(try await command { try client.jobs() } == expected)
+    }
+  }
+}

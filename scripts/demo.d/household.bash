@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Part of scripts/demo: the same training on a household that scripts/household plays on this machine.
+#
+# Needs of its caller: root, directory, hearth, devices, namespaces, threads, json, request, say.
+# shellcheck disable=SC2154  # they are set there
+
+lab=demo$$
+logs=$(mktemp -d)
+# Seconds that a device may take to come up, and the household to be complete.
+readonly PATIENCE=60
+
+household() { "$root/scripts/household" --name "$lab" "$@"; }
+
+# on I ARGUMENTS...: hearth on device I.
+on() {
+  local device=$1
+  shift
+  household exec "$device" "$hearth" "$@"
+}
+
+end_household() {
+  household down >/dev/null 2>&1 || true
+  rm -rf "$logs"
+}
+trap end_household EXIT
+
+fail() {
+  say "$*"
+  for log in "$logs"/*.log; do [ -e "$log" ] && tail -n 5 "$log" >&2; done
+  exit 1
+}
+
+# The value of a key of text in the last JSON object of a file.
+text_value() { sed -n "\$s/.*\"$2\":\"\([^\"]*\)\".*/\1/p" "$1"; }
+
+# The value of a key with a number.
+number_value() { sed -n "\$s/.*\"$2\":\([-+0-9.eE]*\).*/\1/p" "$1"; }
+
+# await WHAT CMD...: until CMD succeeds.
+await() {
+  local what=$1 end=$((SECONDS + PATIENCE))
+  shift
+  until "$@"; do
+    [ $SECONDS -lt $end ] || fail "$what took more than $PATIENCE s"
+    sleep 0.3
+  done
+}
+
+answers() { on "$1" peers --json >/dev/null 2>&1; }
+
+all_here() {
+  local here
+  here=$(on 1 peers --json 2>/dev/null | grep -o '"state":"alive"' | wc -l)
+  [ "$here" -eq "$devices" ]
+}
+
+train_alone() {
+  "$hearth" "${request[@]}" --alone --output "$directory/adapter" --json ${threads:+--threads "$threads"} \
+    >"$logs/alone.json" || fail "training alone failed"
+}
+
+start_device() {
+  local each=${threads:-$(($(nproc) / devices))}
+  [ "$each" -ge 1 ] || each=1
+  on "$1" up --threads "$each" >"$logs/device-$1.log" 2>&1 &
+  await "device $1" answers "$1"
+}
+
+bring_household_up() {
+  local device token address=()
+  if $namespaces; then
+    household up "$devices" >&2
+  else
+    household up "$devices" --loopback >&2
+    address=(--address "127.0.0.1:$(household exec 1 printenv HEARTH_PORT)")
+  fi
+  on 1 household create --name device-1 >/dev/null
+  start_device 1
+  for device in $(seq 2 "$devices"); do
+    token=$(on 1 invite --token)
+    on "$device" join "$token" --name "device-$device" ${address[@]+"${address[@]}"} >/dev/null
+    start_device "$device"
+  done
+  await "the household" all_here
+  say "$devices devices are here"
+  on 1 peers >&2
+}
+
+train_together() {
+  on 1 "${request[@]}" --output "$directory/adapter-household" --json >"$logs/together.json" ||
+    fail "training on the household failed"
+}
+
+compare_adapters() {
+  local alone together line
+  alone=$(text_value "$logs/alone.json" adapter_digest)
+  together=$(text_value "$logs/together.json" adapter_digest)
+  if [ -z "$alone" ] || [ "$alone" != "$together" ]; then
+    fail "the adapters differ: one device made $alone, the household $together"
+  fi
+  say "the household's adapter is that of one device, bit for bit: $together"
+  if [ ${#json[@]} -gt 0 ]; then
+    line=$(tail -n 1 "$logs/together.json")
+    printf '{"adapter_digest_alone":"%s","devices":%s,"training_seconds_alone":%s,%s\n' "$alone" "$devices" \
+      "$(number_value "$logs/alone.json" training_seconds)" "${line#\{}"
+  else
+    printf 'one device: %s s of training; %s devices on one machine: %s s\n' \
+      "$(number_value "$logs/alone.json" training_seconds)" "$devices" \
+      "$(number_value "$logs/together.json" training_seconds)"
+    echo "adapter: $directory/adapter-household"
+    echo "digest: $together"
+  fi
+}
