@@ -43,7 +43,7 @@ struct RingCommand: ParsableCommand {
       members.append(try await RingMember.start(place, of: ring.members, seed: 1, host: host))
     }
     for member in members { member.open(members.map(\.address)) }
-    let sums = members.map { _ in ring.element.makeSums(mebibytes: ring.mebibytes) }
+    let sums = members.map { _ in RingSums(ring.element, mebibytes: ring.mebibytes) }
     var seconds: [Double] = []
     var cpu: [Double] = []
     // Once without counting: pages, windows, sessions.
@@ -101,7 +101,7 @@ struct RingMemberCommand: ParsableCommand {
       throw ValidationError("\(addresses.count) addresses for \(ring.members) members")
     }
     member.open(addresses)
-    let sums = ring.element.makeSums(mebibytes: ring.mebibytes)
+    let sums = RingSums(ring.element, mebibytes: ring.mebibytes)
     var number: UInt64 = 0
     while readLine() == "round" {
       let round = try member.round(number, sums)

@@ -93,7 +93,7 @@ final class RingMember: Sendable {
   /// Fills the vector, waits for all members, and reduces; blocks.
   ///
   /// Processor seconds are counted until all members have finished, so that none of what still had to be sent is missing.
-  func round(_ number: UInt64, _ sums: any RingSums) throws -> RingRound {
+  func round(_ number: UInt64, _ sums: RingSums) throws -> RingRound {
     guard let channel = channel.withLock({ $0 }) else { preconditionFailure("a round before open()") }
     sums.fill(place: place)
     try meet(channel, 2 * number)
@@ -139,97 +139,113 @@ enum RingElement: String, ExpressibleByArgument, Encodable, CaseIterable {
   case int32, int64
 
   var byteCount: Int { self == .int32 ? 4 : 8 }
-
-  func makeSums(mebibytes: Int) -> any RingSums {
-    let count = (mebibytes << 20) / byteCount
-    switch self {
-    case .int32: return IntegerSums<Int32>(count: count)
-    case .int64: return IntegerSums<Int64>(count: count)
-    }
-  }
 }
 
 /// A vector of integer sums of one member.
-protocol RingSums: AnyObject, Sendable {
-  /// Writes what member `place` has to add.
-  func fill(place: Int)
-  /// Makes the vector the sum of all members' vectors.
-  func reduce(over channel: MeshJobChannel, members: Int, round: UInt64) throws
-  /// Whether every element is the sum of what `members` members have written.
-  func isSum(members: Int) -> Bool
-}
-
+///
 /// - Safety: one thread at a time uses it.
-private final class IntegerSums<Element: FixedWidthInteger & Sendable>: RingSums, @unchecked Sendable {
-  private let vector: UnsafeMutableBufferPointer<Element>
+final class RingSums: @unchecked Sendable {
+  /// Bytes of a message, as training has them.
+  static let pieceBytes = 256 << 10
 
-  init(count: Int) {
-    vector = .allocate(capacity: count)
-    vector.initialize(repeating: 0)
+  private let element: RingElement
+  private let bytes: UnsafeMutableRawBufferPointer
+
+  init(_ element: RingElement, mebibytes: Int) {
+    self.element = element
+    bytes = .allocate(byteCount: mebibytes << 20, alignment: 64)
+    bytes.initializeMemory(as: UInt8.self, repeating: 0)
   }
 
-  deinit { vector.deallocate() }
+  deinit { bytes.deallocate() }
 
+  /// Writes what member `place` has to add.
   func fill(place: Int) {
-    for index in vector.indices { vector[index] = Self.spread(index) &+ Self.value(index, times: place) }
+    switch element {
+    case .int32: fillPattern(bytes.bindMemory(to: Int32.self), members: 1, places: place)
+    case .int64: fillPattern(bytes.bindMemory(to: Int64.self), members: 1, places: place)
+    }
   }
 
+  /// Whether every element is the sum of what `members` members have written.
   func isSum(members: Int) -> Bool {
-    vector.indices.allSatisfy { index in
-      vector[index] == Element(truncatingIfNeeded: members) &* Self.spread(index)
-        &+ Self.value(index, times: members * (members - 1) / 2)
+    let places = members * (members - 1) / 2
+    switch element {
+    case .int32: return isPattern(bytes.bindMemory(to: Int32.self), members: members, places: places)
+    case .int64: return isPattern(bytes.bindMemory(to: Int64.self), members: members, places: places)
     }
   }
 
-  private static func spread(_ index: Int) -> Element {
-    Element(truncatingIfNeeded: UInt64(index) &* 0x9E37_79B9_7F4A_7C15)
-  }
-
-  private static func value(_ index: Int, times factor: Int) -> Element {
-    Element(truncatingIfNeeded: index &* factor)
-  }
-
+  /// Makes the vector the sum of all members' vectors.
   func reduce(over channel: MeshJobChannel, members: Int, round: UInt64) throws {
-    let chunks = RingChunks(count: vector.count, members: members)
+    let size = element.byteCount
     var ring = RingReduction(
-      place: channel.place, chunks: chunks, piece: ringPieceBytes / MemoryLayout<Element>.stride)
-    func perform(_ effects: [RingEffect], _ message: [UInt8]) throws {
-      for effect in effects {
-        switch effect {
-        case .send(let piece, let range):
-          let bytes = UnsafeRawBufferPointer(UnsafeMutableBufferPointer(rebasing: vector[range]))
-          try channel.send([UInt8](bytes), tag(piece, round), to: ring.successor)
-        case .add(let range): add(message, to: range)
-        case .store(let range):
-          message.withUnsafeBytes {
-            UnsafeMutableRawBufferPointer(UnsafeMutableBufferPointer(rebasing: vector[range]))
-              .copyMemory(from: $0)
-          }
-        case .finished: break
-        }
-      }
-    }
-    try perform(ring.start(), [])
+      place: channel.place, chunks: RingChunks(count: bytes.count / size, members: members),
+      piece: Self.pieceBytes / size)
+    try perform(ring.start(), [], ring, channel, round)
     while let piece = ring.awaited {
       let message = try channel.receive(tag(piece, round), from: ring.predecessor)
-      try perform(ring.received(piece, elements: message.count / MemoryLayout<Element>.stride), message)
+      let effects = try ring.received(piece, elements: message.count / size)
+      try perform(effects, message, ring, channel, round)
     }
+  }
+
+  private func perform(
+    _ effects: [RingEffect], _ message: [UInt8], _ ring: RingReduction, _ channel: MeshJobChannel,
+    _ round: UInt64
+  ) throws {
+    for effect in effects {
+      switch effect {
+      case .send(let piece, let range):
+        try channel.send([UInt8](part(range)), tag(piece, round), to: ring.successor)
+      case .add(let range):
+        message.withUnsafeBytes { terms in
+          switch element {
+          case .int32: addTerms(terms, to: part(range).bindMemory(to: Int32.self))
+          case .int64: addTerms(terms, to: part(range).bindMemory(to: Int64.self))
+          }
+        }
+      case .store(let range): message.withUnsafeBytes { part(range).copyMemory(from: $0) }
+      case .finished: break
+      }
+    }
+  }
+
+  private func part(_ range: Range<Int>) -> UnsafeMutableRawBufferPointer {
+    let size = element.byteCount
+    return UnsafeMutableRawBufferPointer(rebasing: bytes[range.lowerBound * size..<range.upperBound * size])
   }
 
   private func tag(_ piece: RingPiece, _ round: UInt64) -> JobTag {
     JobTag(piece.phase == .reduceScatter ? .reduceScatter : .allGather, step: round, part: piece.part)
   }
-
-  private func add(_ message: [UInt8], to range: Range<Int>) {
-    message.withUnsafeBytes { bytes in
-      guard let own = vector.baseAddress.map({ $0 + range.lowerBound }) else { return }
-      for index in 0..<range.count {
-        own[index] &+= bytes.loadUnaligned(
-          fromByteOffset: index * MemoryLayout<Element>.stride, as: Element.self)
-      }
-    }
-  }
 }
 
-/// Bytes of a message, as training has them.
-let ringPieceBytes = 256 << 10
+// Called with a known type, so that the compiler makes loops of vector instructions of them.
+
+/// Element `i` is the sum of `members` numbers spread by `i`, and of `i` times the sum of their `places`.
+private func pattern<Element: FixedWidthInteger>(_ index: Int, _ members: Int, _ places: Int) -> Element {
+  let spread = UInt64(truncatingIfNeeded: index) &* 0x9E37_79B9_7F4A_7C15
+  return Element(truncatingIfNeeded: spread &* UInt64(members) &+ UInt64(index &* places))
+}
+
+private func fillPattern<Element: FixedWidthInteger>(
+  _ vector: UnsafeMutableBufferPointer<Element>, members: Int, places: Int
+) {
+  for index in 0..<vector.count { vector[index] = pattern(index, members, places) }
+}
+
+private func isPattern<Element: FixedWidthInteger>(
+  _ vector: UnsafeMutableBufferPointer<Element>, members: Int, places: Int
+) -> Bool {
+  for index in 0..<vector.count where vector[index] != pattern(index, members, places) { return false }
+  return true
+}
+
+private func addTerms<Element: FixedWidthInteger>(
+  _ terms: UnsafeRawBufferPointer, to vector: UnsafeMutableBufferPointer<Element>
+) {
+  let terms = terms.bindMemory(to: Element.self)
+  precondition(terms.count == vector.count, "\(terms.count) terms for \(vector.count) sums")
+  for index in 0..<vector.count { vector[index] &+= terms[index] }
+}
