@@ -2,8 +2,10 @@
 import argparse
 import json
 import os
-import statistics
+import shutil
+import signal
 import sys
+import tempfile
 import time
 
 import household_report
@@ -11,8 +13,9 @@ import machine
 from mesh_lab import Household, Lab, LabFailure, parsed, quiet_share
 
 MIB = 1 << 20
-# Seconds that a job may take, its measurements and transfers included.
+# Seconds that a job may take, its measurements and transfers included, and that it may say nothing.
 PATIENCE = 1200
+SILENCE = 240
 
 
 def say(text):
@@ -88,6 +91,7 @@ class Bench:
     def close(self):
         self.leave()
         self.lab.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def leave(self):
         if self.household:
@@ -112,7 +116,7 @@ class Bench:
         # A budget above the limit: whether the limit holds is what is measured.
         budget = ["--memory-budget", str(4 * case.memory)] if case.memory else []
         household = Household(self.lab, f"{case.devices}-{self.runs}", case.devices,
-                              ["--threads", "1", "--log-level", "info", *budget])
+                              ["--threads", "1", "--log-level", os.environ.get("HB_LOG", "info"), *budget])
         self.household = household
         for host in range(1, case.devices + 1):
             household.up(host)
@@ -150,9 +154,11 @@ class Bench:
         started = time.time()
         deadline = time.monotonic() + PATIENCE
         while program.process.poll() is None:
-            if time.monotonic() > deadline:
+            silent = time.time() - max([started, *(moment for moment, _ in program.lines[-1:])])
+            if time.monotonic() > deadline or silent > self.options.silence:
                 program.process.kill()
-                raise LabFailure(f"no end within {PATIENCE} s")
+                last = program.lines[-1][1][:300] if program.lines else "nothing"
+                raise LabFailure(f"no end, and nothing new for {silent:.0f} s; last: {last}")
             time.sleep(0.2)
         time.sleep(0.3)
         events = [(moment - started, fields) for moment, line in program.lines if (fields := parsed(line))]
@@ -247,6 +253,7 @@ def parse():
     parser.add_argument("--loopback", action="store_true", help="daemons on 127.0.0.1 without limits")
     parser.add_argument("--earlier", metavar="FILE", help="keeps the jobs of an earlier run that are not run now")
     parser.add_argument("--events", metavar="FILE", help="appends every event of every job")
+    parser.add_argument("--silence", type=int, default=SILENCE, help="seconds without news after which a job is given up")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--document", metavar="FILE")
     options = parser.parse_args()
@@ -262,6 +269,8 @@ def parse():
 
 def main():
     options = parse()
+    # So that what is up comes down when somebody ends the benchmark.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if not os.path.exists(os.path.join(options.model, "model.safetensors")):
         sys.exit(f"scripts/benchmark: {options.model} has no model; run 'scripts/benchmark memory' once, which makes it")
     options.loopback = options.loopback or not Lab.is_possible()[0]
@@ -272,8 +281,7 @@ def main():
             run["jobs"] = json.load(file)["jobs"]
     bench = None
     try:
-        bench = Bench(options, options.cache and os.path.join(options.cache, "household"))
-        os.makedirs(bench.directory, exist_ok=True)
+        bench = Bench(options, tempfile.mkdtemp(prefix="household-", dir=options.cache))
         options.data = rows_of(options, bench.directory)
         cases = cases_of(options)
         if options.short:
