@@ -103,7 +103,8 @@ package struct DecreeProposer: Sendable {
       if roster.isMajority(attempt.answered) { finish(&attempt) }
       self.attempt = attempt
       return []
-    case (.refused(attempt.ballot, let promised), .promising), (.refused(attempt.ballot, let promised), .voting):
+    case (.refused(attempt.ballot, let promised), .promising),
+      (.refused(attempt.ballot, let promised), .voting):
       attempt.phase = .waiting
       self.attempt = attempt
       pause(after: promised, at: now)

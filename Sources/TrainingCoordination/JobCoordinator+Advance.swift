@@ -100,7 +100,8 @@ extension JobCoordinator {
         .failure(
           of: nil,
           digests.isEmpty
-            ? "no device holds all trained parameters" : "the devices trained \(digests.count) different adapters"
+            ? "no device holds all trained parameters"
+            : "the devices trained \(digests.count) different adapters"
         ))
     }
     isDelivering = true
@@ -118,7 +119,9 @@ extension JobCoordinator {
         for device in others { say(.progress(progress), to: device) }
       } else {
         nextBeat = now.advanced(by: JobLimits.watcherBeat)
-        if membership.alive.contains(specification.owner) { say(.progress(progress), to: specification.owner) }
+        if membership.alive.contains(specification.owner) {
+          say(.progress(progress), to: specification.owner)
+        }
       }
     }
     guard nextResend <= now else { return }

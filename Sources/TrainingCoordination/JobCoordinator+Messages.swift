@@ -6,7 +6,8 @@ import MeshModel
 /// What others say about the job.
 extension JobCoordinator {
   mutating func receive(_ message: JobMessage, from sender: DeviceID, at now: MonotonicInstant) {
-    guard message.stamp.job == specification.id, message.stamp.term == specification.term, sender != own else {
+    guard message.stamp.job == specification.id, message.stamp.term == specification.term, sender != own
+    else {
       return drop()
     }
     if let outcome = record.outcome { return answerLate(message, from: sender, outcome) }

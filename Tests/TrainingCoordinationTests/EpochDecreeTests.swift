@@ -49,7 +49,8 @@ private struct DecreeWorld {
     let seed = generator.next()
     perform(
       nodes[index].decree.propose(
-        proposal, generator: SeededGenerator(seed: seed), keys: JobFixture.devices[index], at: now), of: index)
+        proposal, generator: SeededGenerator(seed: seed), keys: JobFixture.devices[index], at: now), of: index
+    )
   }
 
   mutating func tick(_ index: Int) {
@@ -149,7 +150,8 @@ private struct DecreeWorld {
     #expect(pair.isMajority([JobFixture.ids[0]]) && !pair.isMajority([JobFixture.ids[1]]))
   }
 
-  @Test("Whatever is lost, repeated, reordered or crashes, a plan epoch never has two plans", arguments: 0..<40)
+  @Test(
+    "Whatever is lost, repeated, reordered or crashes, a plan epoch never has two plans", arguments: 0..<40)
   func safety(_ block: Int) {
     for seed in 0..<25 {
       let number = UInt64(block * 25 + seed)
@@ -272,7 +274,8 @@ private struct DecreeWorld {
     let few = JobFixture.certificate(proposal, roster: roster, voters: Array(ids[2..<4]))
     #expect(failure(few) == .noMajority(weight: 4, of: 9))
     #expect(failure(good, without: ids[1]) == .notOfRoster(ids[1]))
-    let foreign = JobFixture.certificate(proposal, roster: roster, voters: [ids[0], ids[1], JobFixture.ids[7]])
+    let foreign = JobFixture.certificate(
+      proposal, roster: roster, voters: [ids[0], ids[1], JobFixture.ids[7]])
     #expect(failure(foreign) == .notOfRoster(JobFixture.ids[7]))
     #expect(failure(good, roster: DecreeRoster(ids, owner: ids[1])) == .otherRoster(proposal.stamp))
     // The votes of one plan, ballot or roster are none for another.

@@ -161,7 +161,8 @@ private struct JobWorld {
 @Suite struct JobCoordinatorTests {
   private let finished = JobOutcome.finished(adapter: JobFixture.digest(99), results: [7])
 
-  @Test("A job of one to eight devices ends with the adapter on the owner, and everybody knows", arguments: 1...8)
+  @Test(
+    "A job of one to eight devices ends with the adapter on the owner, and everybody knows", arguments: 1...8)
   func walkThrough(_ count: Int) {
     for (seed, loss) in [(1, 0), (2, 5), (3, 3)] {
       var world = JobWorld(
@@ -268,7 +269,9 @@ private struct JobWorld {
     #expect(world.nodes[0].coordinator?.declines[JobFixture.ids[2]] == "its disk is full")
   }
 
-  @Test("A device that is lost in a phase after the plan fails the job everywhere, with its name", arguments: ["fetch", "run"])
+  @Test(
+    "A device that is lost in a phase after the plan fails the job everywhere, with its name",
+    arguments: ["fetch", "run"])
   func loss(_ phase: String) {
     for count in [2, 3, 5] {
       var world = JobWorld(count: count, roster: count, seed: UInt64(20 + count))
@@ -299,7 +302,9 @@ private struct JobWorld {
     #expect(world.outcomes(0..<2) == [failure, failure])
   }
 
-  @Test("The owner's loss fails the job in every phase, also before the plan", arguments: ["prepare", "plan", "fetch", "run"])
+  @Test(
+    "The owner's loss fails the job in every phase, also before the plan",
+    arguments: ["prepare", "plan", "fetch", "run"])
   func ownerLoss(_ phase: String) {
     var world = JobWorld(count: 3, roster: 3, owner: 1, leader: 0, seed: 31)
     world.stuck = [phase == "plan" ? 0 : 2: phase]
@@ -311,7 +316,9 @@ private struct JobWorld {
     #expect(world.outcomes([0, 2]) == [failure, failure])
   }
 
-  @Test("A leader that is lost before the plan is followed by another, with a higher ballot", arguments: ["plan", "vote"])
+  @Test(
+    "A leader that is lost before the plan is followed by another, with a higher ballot",
+    arguments: ["plan", "vote"])
   func leaderLoss(_ phase: String) {
     for seed in 0..<10 {
       var world = JobWorld(count: 4, roster: 4, owner: 1, leader: 3, seed: UInt64(40 + seed))
@@ -427,7 +434,8 @@ private struct JobWorld {
             + "more than half is needed"))
   }
 
-  @Test("What cannot be right is dropped and counted: other jobs, strangers' ends, certificates without votes")
+  @Test(
+    "What cannot be right is dropped and counted: other jobs, strangers' ends, certificates without votes")
   func drops() {
     var world = JobWorld(count: 4, roster: 3, seed: 91)
     world.stuck = [0: "plan"]

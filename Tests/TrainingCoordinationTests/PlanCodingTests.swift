@@ -14,7 +14,8 @@ import WireCoding
       PlanStage(
         layers: 0..<3,
         members: [
-          StageMember(device: 0, units: 1, memoryBytes: 0x11), StageMember(device: 2, units: 2, memoryBytes: 0x12),
+          StageMember(device: 0, units: 1, memoryBytes: 0x11),
+          StageMember(device: 2, units: 2, memoryBytes: 0x12),
         ], times: StageTimes(forward: 1, backward: 2, reduction: 3)),
       PlanStage(
         layers: 3..<300, members: [StageMember(device: 1, units: 3, memoryBytes: 0x13)],

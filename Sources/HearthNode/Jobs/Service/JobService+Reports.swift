@@ -81,7 +81,8 @@ extension JobService {
       device.samplesPerSecond = samplesPerSecond(of: device, progress, job)
       device.links = progress.links.map {
         JobReport.Link(
-          place: Int($0.place), sentBytes: Int64(clamping: $0.sent), receivedBytes: Int64(clamping: $0.received))
+          place: Int($0.place), sentBytes: Int64(clamping: $0.sent),
+          receivedBytes: Int64(clamping: $0.received))
       }
       return device
     }
@@ -91,7 +92,9 @@ extension JobService {
   private func samplesPerSecond(
     of device: JobReport.Device, _ progress: DeviceProgress, _ job: OpenJob
   ) -> Double? {
-    guard let plan = job.coordinator.certificate?.proposal.plan, progress.samplesPerSecond > 0 else { return nil }
+    guard let plan = job.coordinator.certificate?.proposal.plan, progress.samplesPerSecond > 0 else {
+      return nil
+    }
     let (own, all) =
       progress.phase == .cached
       ? (device.cachedUnits, plan.cached.reduce(0) { $0 + $1.units })
@@ -100,7 +103,9 @@ extension JobService {
     return progress.samplesPerSecond * Double(own) / Double(all)
   }
 
-  private func state(of device: DeviceID, _ progress: DeviceProgress?, _ job: OpenJob) -> JobReport.Device.State {
+  private func state(of device: DeviceID, _ progress: DeviceProgress?, _ job: OpenJob)
+    -> JobReport.Device.State
+  {
     let coordinator = job.coordinator
     if case .failed(device, _) = coordinator.record.outcome { return .lost }
     if device != own, !household.membership.alive.contains(device) { return .lost }
@@ -129,7 +134,8 @@ extension JobService {
       budgets: certificate.proposal.household.map {
         Int64(clamping: job.coordinator.progress(of: $0)?.budgetBytes ?? 0)
       },
-      layerNames: job.layerNames.flatMap { $0.count >= layers ? $0 : nil } ?? (0..<layers).map { "layer \($0)" },
+      layerNames: job.layerNames.flatMap { $0.count >= layers ? $0 : nil }
+        ?? (0..<layers).map { "layer \($0)" },
       unitsPerMiniBatch: plan.microBatches * (plan.stages.first?.members.reduce(0) { $0 + $1.units } ?? 0),
       planEpoch: certificate.stamp.epoch, leader: name(of: certificate.ballot.proposer))
   }

@@ -30,7 +30,8 @@ extension JobService: JobServing {
     open(StoredJob(specification), isRestart: false, submission: submission)
     jobs[id]?.blobs += offered.blobs
     log.info(
-      "job-submitted", metadata: ["job": "\(id.short)", "name": "\(submission.name)", "devices": "\(roster.count)"])
+      "job-submitted",
+      metadata: ["job": "\(id.short)", "name": "\(submission.name)", "devices": "\(roster.count)"])
     return id
   }
 

@@ -1,11 +1,11 @@
 import ComputeRuntime
 import CryptoPrimitives
 import Determinism
-import HouseholdTrust
 import DistributedTraining
 import FineTuning
 import FoundationEssentials
 import HearthStorage
+import HouseholdTrust
 import LanguageModels
 import Logging
 import MeshModel
@@ -136,9 +136,11 @@ extension JobService {
     if job.coordinator.isOwner { return }
     let plan = certificate.proposal.plan
     let stage = plan.stages.firstIndex { $0.members.contains { $0.device == place } }
-    let sources = [job.specification.owner] + job.coordinator.participants.filter {
-      $0 != own && $0 != job.specification.owner
-    }
+    let sources =
+      [job.specification.owner]
+      + job.coordinator.participants.filter {
+        $0 != own && $0 != job.specification.owner
+      }
     let listing = job.specification.modelFiles.digest
     let needs = WeightNeeds(
       layers: stage.map { plan.stages[$0].layers } ?? 0..<0,

@@ -204,7 +204,9 @@ package actor JobService {
 
   private func tick() {
     for id in jobs.keys.sorted() {
-      guard let due = jobs[id]?.coordinator.nextDeadline, due <= DeviceClocks.now().monotonic else { continue }
+      guard let due = jobs[id]?.coordinator.nextDeadline, due <= DeviceClocks.now().monotonic else {
+        continue
+      }
       take(.tick, id)
     }
     setAlarm()
@@ -282,7 +284,9 @@ package actor JobService {
   }
 
   private func forgetOldJobs() {
-    let over = jobs.values.filter { $0.isOver && !$0.isRunning }.sorted { ($0.opened, $0.id) < ($1.opened, $1.id) }
+    let over = jobs.values.filter { $0.isOver && !$0.isRunning }.sorted {
+      ($0.opened, $0.id) < ($1.opened, $1.id)
+    }
     for job in over.dropLast(JobDirectory.keptJobs) {
       jobs[job.id] = nil
       directory.remove(job.id)
