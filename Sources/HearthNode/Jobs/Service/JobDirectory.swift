@@ -65,7 +65,7 @@ package struct JobDirectory: Sendable {
 }
 
 /// Removes a directory with all that is in it, without following links; one that is not there is fine.
-func removeTree(_ path: String) throws(FileFailure) {
+package func removeTree(_ path: String) throws(FileFailure) {
   let names: [String]
   do throws(FileFailure) {
     names = try directoryNames(path)
