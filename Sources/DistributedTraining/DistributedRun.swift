@@ -91,9 +91,9 @@ package final class DistributedRun {
       try runPhases()
     } catch {
       context.links.abort("device \(context.place) of the plan failed: \(error)")
-      flow?.cancel()
       first.training?.cancel()
       cached?.cancel()
+      flow?.cancel()
       throw error
     }
     return result

@@ -12,7 +12,8 @@ final class PipelineWork: MiniBatchComputation {
   let stage: any StageComputation
   private let seat: StageSeat
   private let links: JobLinks
-  private let outbox: Outbox
+  private let forwards: Outbox
+  private let backwards: Outbox
   private let loop: any ParallelLoop
   private let schedule: PipelineSchedule
   /// Called with the encoded taps of each unit after its first forward in a step; nil when nobody keeps them.
@@ -30,13 +31,14 @@ final class PipelineWork: MiniBatchComputation {
 
   init(
     _ stage: any StageComputation, seat: StageSeat, schedule: PipelineSchedule, links: JobLinks,
-    outbox: Outbox, loop: any ParallelLoop, firstRound: UInt64
+    forwards: Outbox, backwards: Outbox, loop: any ParallelLoop, firstRound: UInt64
   ) {
     self.stage = stage
     self.seat = seat
     self.schedule = schedule
     self.links = links
-    self.outbox = outbox
+    self.forwards = forwards
+    self.backwards = backwards
     self.loop = loop
     round = firstRound
   }
@@ -92,7 +94,7 @@ final class PipelineWork: MiniBatchComputation {
   }
 
   private func forward(_ units: [StageUnit]) throws(DistributedRunFailure) {
-    let pass = StageForward(stage: stage, seat: seat, links: links, outbox: outbox, loop: loop)
+    let pass = StageForward(stage: stage, seat: seat, links: links, outbox: forwards, loop: loop)
     let outputs = try pass.run(
       units, pass: .train, round: round, withTaps: keepTaps != nil && !isRepeated)
     for (unit, output) in zip(units, outputs) {
@@ -124,7 +126,7 @@ final class PipelineWork: MiniBatchComputation {
     let outgoing = try results.values()
     guard seat.stage > 0 else { return }
     for (unit, gradient) in zip(units, outgoing) {
-      try outbox.put(
+      try backwards.put(
         gradient, JobTag(.backward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage - 1)),
         to: seat.previous(unit.place), urgent: true)
     }

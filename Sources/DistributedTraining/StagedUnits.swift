@@ -13,7 +13,9 @@ final class StagedUnits: TrainingPhase {
   /// The leaves of every stage.
   let leaves: [HeldLeaves]
   private let context: RunContext
-  private let outbox: Outbox
+  /// Sends activations; another thread sends gradients, which must not wait behind them.
+  let forwards: Outbox
+  private let backwards: Outbox
   private let work: PipelineWork
   private let reduction: DeviceReduction
   /// Gives the taps of a held-out unit away, in the evaluation that fills the cache.
@@ -29,12 +31,13 @@ final class StagedUnits: TrainingPhase {
     let division = context.division
     self.seat = StageSeat(division, stage: seat.stage, member: seat.member)
     leaves = try Self.leavesOfAll(stage, at: seat.stage, context: context)
-    outbox = Outbox(links: context.links, name: "boundaries-out")
+    forwards = Outbox(links: context.links, name: "forwards-out")
+    backwards = Outbox(links: context.links, name: "backwards-out")
     work = PipelineWork(
       stage, seat: self.seat,
       schedule: PipelineSchedule(
         .oneForwardOneBackward, stages: division.stages, microBatches: division.plan.microBatches),
-      links: context.links, outbox: outbox, loop: context.team, firstRound: 0)
+      links: context.links, forwards: forwards, backwards: backwards, loop: context.team, firstRound: 0)
     reduction = DeviceReduction(
       links: context.links, groups: (0..<division.stages).map { division.members(stage: $0) },
       stage: seat.stage, leaves: leaves, tree: stage.parameters, firstRound: 0)
@@ -104,10 +107,16 @@ final class StagedUnits: TrainingPhase {
   func prefetch(_ miniBatch: MiniBatch) {}
 
   /// Waits until all boundaries are sent; nothing more may be computed.
-  func finish() throws(DistributedRunFailure) { try outbox.finish() }
+  func finish() throws(DistributedRunFailure) {
+    try forwards.finish()
+    try backwards.finish()
+  }
 
-  /// Ends the sending thread after a failure elsewhere; the channel must have been aborted.
-  func cancel() { outbox.cancel() }
+  /// Ends the sending threads after a failure elsewhere; the channel must have been aborted.
+  func cancel() {
+    forwards.cancel()
+    backwards.cancel()
+  }
 
   func compareReplicas() throws(DistributedRunFailure) {
     try reduction.compareReplicas(step: trainer.optimizer.step)
@@ -123,7 +132,7 @@ final class StagedUnits: TrainingPhase {
     _ finished: (_ unit: Int, StageForward.Result) throws(DistributedRunFailure) -> Void
   ) throws(DistributedRunFailure) {
     let forward = StageForward(
-      stage: stage, seat: seat, links: context.links, outbox: outbox, loop: context.team)
+      stage: stage, seat: seat, links: context.links, outbox: forwards, loop: context.team)
     for start in stride(from: 0, to: units.count, by: seat.unitsPerMicroBatch) {
       try context.checkCancellation(step: trainer.optimizer.step)
       let own = seat.positions.compactMap { place -> StageUnit? in

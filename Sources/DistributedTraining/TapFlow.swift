@@ -61,11 +61,16 @@ final class TapFlow: Sendable {
   }
 
   /// Sends the taps of one stage of a unit to their owner; waits while too many are on their way.
-  func put(_ taps: [UInt8], tag: JobTag, to device: Int) throws(DistributedRunFailure) {
+  ///
+  /// - Parameter moment: when the boundaries of the unit, and of those before it, are sent. Taps never overtake them: a full
+  ///   link would keep boundaries back without which nobody can take the taps.
+  func put(
+    _ taps: [UInt8], tag: JobTag, to device: Int, after moment: SentMoment?
+  ) throws(DistributedRunFailure) {
     let start = MonotonicClock.nanoseconds()
     defer { book(start) }
     do throws(DistributedRunFailure) {
-      try outbox.put(taps, tag, to: device)
+      try outbox.put(taps, tag, to: device, after: moment)
     } catch {
       throw failure.withLock { $0 } ?? error
     }

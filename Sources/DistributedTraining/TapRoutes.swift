@@ -13,6 +13,8 @@ final class TapRoutes {
   let miniBatches: [MiniBatch]
   /// The mini-batch at hand.
   var miniBatch = 0
+  /// What sends this device's boundaries; nil in a plan of one stage.
+  private var boundaries: Outbox?
 
   private let context: RunContext
   private let flow: TapFlow
@@ -60,6 +62,7 @@ final class TapRoutes {
   func attach(to first: FirstPhase) {
     guard case .pipeline(let stage) = first else { return }
     let number = UInt32(stage.seat.stage)
+    boundaries = stage.forwards
     stage.keepTaps { [self] (lane, _, taps) throws(DistributedRunFailure) in
       try put(taps, lane: lane, stage: number)
     }
@@ -71,13 +74,13 @@ final class TapRoutes {
   func put(_ taps: [UInt8], lane: Int, stage: UInt32) throws(DistributedRunFailure) {
     try flow.put(
       taps, tag: JobTag(.taps, step: UInt64(miniBatch + 1), unit: UInt32(lane), part: stage),
-      to: context.division.owner(lane: lane))
+      to: context.division.owner(lane: lane), after: boundaries?.moment)
   }
 
   func put(_ taps: [UInt8], validation unit: Int, stage: UInt32) throws(DistributedRunFailure) {
     try flow.put(
       taps, tag: JobTag(.taps, step: 0, unit: UInt32(unit), part: stage),
-      to: context.division.owner(validation: unit))
+      to: context.division.owner(validation: unit), after: boundaries?.moment)
   }
 
   // MARK: Plans of one stage

@@ -38,7 +38,7 @@ package protocol MeshEndpoint: AnyObject, Sendable {
 /// on a thread of the transport, which they must not hold up: `opened`, then frames, then `closed`. The owner reads of
 /// `opened` and `closed` in `events` as well.
 package protocol BulkReceiver: AnyObject, Sendable {
-  /// A bulk session with full standing stands.
+  /// A bulk session with full standing stands; the transport's table is locked, so it must not be called from here.
   func opened(_ session: SessionID, _ info: SessionInfo)
   /// A frame of kind `bulk`; false stops reading until `MeshEndpoint.resume`, but for what has been read already.
   func received(_ frame: MeshFrame, on session: SessionID) -> Bool

@@ -51,6 +51,7 @@ extension JobCoordinator {
     leadingSince = since
     let missing = specification.roster.contains { device in
       reports[device] == nil && declines[device] == nil && isPresent(device, at: now)
+        && (device == own || membership.reachable.contains(device))
     }
     guard !missing || since.duration(to: now) >= JobLimits.reportWait else { return }
     hasPlanned = true

@@ -6,14 +6,19 @@ package import ParallelPlanner
 package struct JobMembership: Hashable, Sendable {
   /// Members that take part in gossip, this device included.
   package var alive: Set<DeviceID>
+  /// Those of them to whom a session leads; the others hear nothing of this device.
+  package var reachable: Set<DeviceID>
   /// Whom gossip suggests as leader.
   package var leader: DeviceID?
   /// The keys that verify what members sign.
   package var keys: [DeviceID: SigningPublicKey]
 
   /// A household.
-  package init(alive: Set<DeviceID>, leader: DeviceID?, keys: [DeviceID: SigningPublicKey]) {
+  package init(
+    alive: Set<DeviceID>, reachable: Set<DeviceID>, leader: DeviceID?, keys: [DeviceID: SigningPublicKey]
+  ) {
     self.alive = alive
+    self.reachable = reachable
     self.leader = leader
     self.keys = keys
   }

@@ -24,6 +24,7 @@ struct PlannerCommand: ParsableCommand {
 
   func run() throws {
     try printPlanningTimes()
+    try printExactSearch()
     try printSearchQuality()
     try PaperComparison().printTables()
   }
@@ -47,6 +48,32 @@ struct PlannerCommand: ParsableCommand {
       print(
         "| \(layers) | \(devices), all different | \(oneDecimal(median * 1000)) ms | \(oneDecimal(times.last! * 1000)) ms |"
       )
+    }
+    print("")
+  }
+
+  /// How long the exact search takes on common households, and how often it ends before its limit.
+  private func printExactSearch() throws {
+    print("The exact search on 24 layers:")
+    print("| devices, all different | units | proven | planning, median | slowest |")
+    print("|---|---|---|---|---|")
+    for (devices, units) in [(2, 8), (3, 8), (4, 8), (4, 16), (5, 8), (5, 16)] {
+      var times: [Double] = []
+      var proven = 0
+      for repetition in 0..<2 * repetitions {
+        var household = SeededHousehold(seed: UInt64(77 + repetition))
+        let costs = household.costs(layers: 24)
+        let profile = household.profile(devices: devices, memory: 1500)
+        let job = PlanningJob(epochs: 3, stepsPerEpoch: 230, unitsPerMiniBatch: units)
+        let start = MonotonicClock.seconds()
+        let result = try ParallelPlanner().plan(costs, household: profile, job: job)
+        times.append(MonotonicClock.seconds() - start)
+        if result.isProven { proven += 1 }
+      }
+      times.sort()
+      print(
+        "| \(devices) | \(units) | \(proven) of \(times.count) | \(oneDecimal(times[times.count / 2] * 1000)) ms "
+          + "| \(oneDecimal(times.last! * 1000)) ms |")
     }
     print("")
   }

@@ -59,3 +59,33 @@ struct BlockingQueueTests {
     #expect(full.pop() == nil)
   }
 }
+
+@Suite("A gate between two threads")
+struct ProgressGateTests {
+  @Test("opens when as many are done as somebody waits for, and for those who come later")
+  func opens() {
+    let gate = ProgressGate()
+    let done = Atomic(0)
+    let worker = OperatingSystemThread(name: "worker") {
+      for _ in 0..<100 {
+        done.add(1, ordering: .sequentiallyConsistent)
+        gate.advance()
+      }
+    }
+    #expect(gate.wait(for: 60))
+    #expect(done.load(ordering: .sequentiallyConsistent) >= 60)
+    worker.join()
+    #expect(gate.wait(for: 100))
+    #expect(gate.wait(for: 0))
+  }
+
+  @Test("an end says whether it was reached")
+  func ended() {
+    let gate = ProgressGate()
+    gate.advance()
+    let waiting = OperatingSystemThread(name: "waiting") { #expect(!gate.wait(for: 2)) }
+    gate.end()
+    waiting.join()
+    #expect(gate.wait(for: 1))
+  }
+}

@@ -140,6 +140,9 @@ struct DataParallelTests {
     #expect(result.epochs.map(\.phase) == [.live, .cached])
     #expect(result.epochs[1].traffic[1].sent > 0 && result.epochs[1].traffic[1].received > 0)
     #expect(result.epochs[1].times.ring > 0)
+    // Each of two devices sends the whole vector once a step; 64-bit sums take fewer bytes on their way.
+    let whole = 3 * 8 * TinyJob.bits(result.parameters).count
+    #expect(result.epochs[1].traffic[1].sent < UInt64(whole * 3 / 4))
     let transition = try #require(outcomes[1].result?.transition)
     // Three of four lanes and the held-out units beside them; the device had computed two lanes.
     #expect(transition.cachedSamples >= 17)

@@ -185,8 +185,8 @@ import Testing
     }
     off.sort()
     #expect(off.count > 100)
-    #expect(off[off.count / 2] <= 0.05, "median \(off[off.count / 2])")
-    #expect(off[off.count * 9 / 10] <= 0.3, "ninth decile \(off[off.count * 9 / 10])")
+    #expect(off[off.count / 2] <= 0.01, "median \(off[off.count / 2])")
+    #expect(off[off.count * 9 / 10] <= 0.1, "ninth decile \(off[off.count * 9 / 10])")
     #expect(off.count { $0 == .infinity } <= off.count / 25)
   }
 }

@@ -37,6 +37,8 @@ private struct JobWorld {
   /// What a device's run gives; different digests are a defect that must be seen.
   var digests: [Int: UInt8] = [:]
   var planned: [Int] = []
+  /// Devices to which no session leads, although gossip goes round.
+  var unreachable: Set<DeviceID> = []
 
   init(count: Int, roster: Int, owner: Int = 0, leader: Int = 0, seed: UInt64) {
     specification = JobFixture.specification(roster, owner: owner, leader: leader)
@@ -45,9 +47,10 @@ private struct JobWorld {
   }
 
   var membership: JobMembership {
-    JobMembership(
-      alive: Set(nodes.filter(\.isUp).map(\.keys.device)), leader: nodes.first(where: \.isUp)?.keys.device,
-      keys: JobFixture.keys)
+    let alive = Set(nodes.filter(\.isUp).map(\.keys.device))
+    return JobMembership(
+      alive: alive, reachable: alive.filter { !unreachable.contains($0) },
+      leader: nodes.first(where: \.isUp)?.keys.device, keys: JobFixture.keys)
   }
 
   mutating func submit() { begin(nodes.firstIndex { $0.keys.device == specification.owner }!) }
@@ -239,6 +242,17 @@ private struct JobWorld {
     world.run(15)
     #expect(world.outcomes(0..<3) == [finished, finished, finished])
     #expect(world.now > MonotonicInstant.zero.advanced(by: JobLimits.reportWait))
+  }
+
+  @Test("Nobody waits for a device to which no session leads")
+  func noSession() {
+    var world = JobWorld(count: 3, roster: 3, seed: 14)
+    world.unreachable = [JobFixture.ids[2]]
+    world.stuck = [2: "prepare"]
+    world.submit()
+    world.run(20) { $0.outcomes(0..<2).allSatisfy { $0 != nil } }
+    #expect(world.planned == [0, 1])
+    #expect(world.outcomes(0..<2) == [finished, finished])
   }
 
   @Test("A device that cannot take part says why, and the others do without it at once")

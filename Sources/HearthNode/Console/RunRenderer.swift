@@ -130,6 +130,9 @@ struct ProgressLine {
     self.epochs = epochs
   }
 
+  /// What the progress counts: a fill layer by layer goes over samples, one by several devices over steps.
+  private var unit: String { progress.phase == .fill && progress.layer != nil ? "samples" : "steps" }
+
   private var title: String {
     progress.epoch > 0
       ? "epoch \(progress.epoch)/\(epochs) \(progress.phase.rawValue)" : progress.phase.rawValue
@@ -150,7 +153,7 @@ struct ProgressLine {
 
   /// The line of a log.
   var plain: String {
-    (["\(title) \(progress.step)/\(progress.steps) \(progress.phase == .fill ? "samples" : "steps")"] + facts)
+    (["\(title) \(progress.step)/\(progress.steps) \(unit)"] + facts)
       .joined(separator: ", ")
   }
 

@@ -85,7 +85,7 @@ extension HouseholdDaemon {
     }
     return JobHousehold(
       membership: JobMembership(
-        alive: alive, leader: peer.membership.suggestedLeader,
+        alive: alive, reachable: alive.filter { peer.absence(of: $0) == nil }, leader: peer.membership.suggestedLeader,
         keys: Dictionary(uniqueKeysWithValues: members.map { ($0.device, $0.signingKey) })),
       names: Dictionary(uniqueKeysWithValues: members.map { ($0.device, $0.name) }))
   }

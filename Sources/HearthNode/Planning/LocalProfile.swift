@@ -87,7 +87,7 @@ package struct LocalProfile: Sendable, Encodable {
     func row(_ name: String, _ forward: UnitDuration, _ backward: UnitDuration) {
       guard forward.together + backward.together > 0 else { return }
       let cells = [forward, backward].map { time in
-        let text = decimal(Double(time.together) / 1e6, 2)
+        let text = time.together > 0 ? decimal(Double(time.together) / 1e6, 2) : "-"
         return String(repeating: " ", count: max(0, 10 - text.count)) + text
       }
       lines.append("  \(name)\(String(repeating: " ", count: max(1, 29 - name.count)))\(cells.joined())")

@@ -65,8 +65,13 @@ struct PartProbe {
   private func timings(_ totals: [PartTimes], sizes: [(Int, Int)]) throws -> PartTimings {
     var blocks = [(totals[1] - totals[0]).divided(by: sizes[1].0 - sizes[0].0)]
     if totals.count > 2 { blocks.append((totals[2] - totals[0]).divided(by: sizes[2].1 - sizes[0].1)) }
+    let shares = try operationShares()
+    // On a machine that is busy with other things a difference may come out as nothing: a block takes no less than a
+    // quarter of what its operations are of the smallest model's.
+    for place in blocks.indices {
+      blocks[place] = blocks[place].atLeast(totals[0].share(shares.blocks[place]).divided(by: 4))
+    }
     let rest = blocks.reduce(totals[0]) { $0 - $1 }
-    let shares = try restShares()
     let cache = try measureCache()
     return PartTimings(
       threads: team.width,
@@ -78,8 +83,9 @@ struct PartProbe {
       updateOfMillion: try measureUpdate())
   }
 
-  /// How embeddings and head share what is left: by their operations; the backbone's embeddings by their tokens.
-  private func restShares() throws -> (embeddings: [RestShare], head: RestShare) {
+  /// How embeddings and head share what blocks leave: by their operations, the backbone's embeddings by their tokens; and
+  /// what part of the operations of a model of one block a stack each block has.
+  private func operationShares() throws -> (blocks: [TimeShare], embeddings: [TimeShare], head: TimeShare) {
     let counted: TechniqueCosts
     do {
       counted = try TechniqueCosts(
@@ -88,28 +94,40 @@ struct PartProbe {
     } catch {
       throw JobPlanningFailure.settings(detail: "\(error)")
     }
-    var embeddings: [RestShare] = []
-    var head = RestShare()
+    var embeddings: [TimeShare] = []
+    var blocks: [TimeShare] = []
+    var head = TimeShare()
     for part in counted.parts {
       switch part.part {
       case .embedding(let kind):
         // A gather and a norm: about a width of operations a token.
         let rows = shape.workload.tokens(kind) * architecture.width
         embeddings.append(
-          RestShare(backbone: Double(part.forward + rows), side: Double(part.sideForward + part.sideBackward))
+          TimeShare(backbone: Double(part.forward + rows), side: Double(part.sideForward + part.sideBackward))
         )
       case .head:
-        head = RestShare(
+        head = TimeShare(
           backbone: Double(part.forward), side: Double(part.sideForward + part.sideBackward))
+      case .layer where blocks.count < embeddings.count:
+        blocks.append(
+          TimeShare(
+            backbone: Double(part.forward + part.backward),
+            side: Double(part.sideForward + part.sideBackward)))
       case .layer: continue
       }
     }
+    let whole = (embeddings + blocks).reduce(head) {
+      TimeShare(backbone: $0.backbone + $1.backbone, side: $0.side + $1.side)
+    }
     let backbone = max(1, embeddings.reduce(head.backbone) { $0 + $1.backbone })
     let side = max(1, embeddings.reduce(head.side) { $0 + $1.side })
-    func share(_ part: RestShare) -> RestShare {
-      RestShare(backbone: part.backbone / backbone, side: part.side / side)
+    func share(_ part: TimeShare) -> TimeShare {
+      TimeShare(backbone: part.backbone / backbone, side: part.side / side)
     }
-    return (embeddings.map(share), share(head))
+    let parts = blocks.map {
+      TimeShare(backbone: $0.backbone / max(1, whole.backbone), side: $0.side / max(1, whole.side))
+    }
+    return (parts, embeddings.map(share), share(head))
   }
 
   // MARK: Cache
@@ -145,14 +163,14 @@ struct PartProbe {
   }
 }
 
-/// Parts of what blocks leave.
-private struct RestShare {
+/// Parts of a time.
+private struct TimeShare {
   var backbone = 0.0
   var side = 0.0
 }
 
 extension PartTimes {
-  fileprivate func share(_ share: RestShare) -> PartTimes {
+  fileprivate func share(_ share: TimeShare) -> PartTimes {
     func part(_ time: UnitDuration, _ share: Double) -> UnitDuration {
       UnitDuration(
         alone: Int64(Double(time.alone) * share), together: Int64(Double(time.together) * share))
@@ -174,6 +192,12 @@ extension PartTimes {
     times.sideForward = change(sideForward, other.sideForward)
     times.sideBackward = change(sideBackward, other.sideBackward)
     return times
+  }
+
+  fileprivate func atLeast(_ other: PartTimes) -> PartTimes {
+    map(other) {
+      UnitDuration(alone: max($0.alone, $1.alone), together: max($0.together, $1.together))
+    }
   }
 
   fileprivate static func - (left: PartTimes, right: PartTimes) -> PartTimes {
@@ -200,7 +224,7 @@ private final class MeasuredModel {
 
   /// Passes that are measured; one more place takes what does not count.
   private static let passes = 4
-  /// Values added to one sum at most: what 32-bit sums allow. Only times are wanted of them.
+  /// Values added to one sum at most, as 32-bit sums allow; only times are wanted of them.
   private static let contributions = 1 << 16
 
   init(_ model: ProbeModel, _ shape: JobShape, team: ComputeTeam) throws {

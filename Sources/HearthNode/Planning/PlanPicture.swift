@@ -55,8 +55,13 @@ enum PlanPicture {
     return devices.map { device in
       let name = device.name + String(repeating: " ", count: width - device.name.count)
       var line = "          \(name)  \(device.share)/\(units)  "
-      line += "[\(bar(device.memoryBytes, of: device.budgetBytes))] "
-      line += "\(ByteCount(Int(device.memoryBytes))) of \(ByteCount(Int(device.budgetBytes)))"
+      // A plan may be known before the budgets of all its devices are.
+      if device.budgetBytes > 0 {
+        line += "[\(bar(device.memoryBytes, of: device.budgetBytes))] "
+        line += "\(ByteCount(Int(device.memoryBytes))) of \(ByteCount(Int(device.budgetBytes)))"
+      } else {
+        line += "\(ByteCount(Int(device.memoryBytes)))"
+      }
       if let cache = device.cacheBytes { line += ", cache \(ByteCount(Int(cache)))" }
       return line
     }
@@ -86,7 +91,7 @@ extension JobPlanSummary {
       stages: stages, cached: cachedDevices, idle: idle, units: unitsPerMiniBatch, microBatches: microBatches)
     lines += chart
     lines.append(
-      "predicted total \(duration(predictedSeconds.total)); plan \(planEpoch) by \(leader), \(planDigest.prefix(16))"
+      "predicted total \(brief(predictedSeconds.total)); plan \(planEpoch) by \(leader), \(planDigest.prefix(16))"
     )
     return lines
   }
@@ -128,7 +133,7 @@ extension Plan {
     }
     let legend = mode == .fill ? "0-9 forward" : "0-9 forward, a-j backward, = sum of gradients"
     lines.append(
-      "          0 \(String(repeating: " ", count: columns - 14)) \(duration(PlanReport.seconds(end)))")
+      "          0 \(String(repeating: " ", count: columns - 14)) \(brief(PlanReport.seconds(end)))")
     lines.append("          \(legend), . waiting")
     return lines
   }
@@ -140,4 +145,9 @@ extension Plan {
     case .backward: return Character(UnicodeScalar(UInt8(ascii: "a") + digit))
     }
   }
+}
+
+/// A duration that may be much less than a second.
+private func brief(_ seconds: Double) -> String {
+  seconds < 0.1 ? "\(decimal(seconds * 1000, 1)) ms" : duration(seconds)
 }

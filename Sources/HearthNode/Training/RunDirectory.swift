@@ -31,6 +31,8 @@ package struct RunPosition: Codable, Equatable, Sendable {
   package var after: [MetricValue]
   /// Number of finished epochs at the latest evaluation; −1 before the first.
   package var evaluatedEpoch: Int
+  /// What the cache was filled with before the first epoch of a job; nil in a run on one device, which counts its own.
+  package var fill: FillSummary?
   /// Digest of the backbone that the state belongs to.
   package var backboneDigest: String
   /// Digest of the rows that the state belongs to.

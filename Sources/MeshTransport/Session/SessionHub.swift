@@ -145,15 +145,15 @@ final class SessionHub: Sendable {
       table.nextSession += 1
       table.sessions[handle.id] = handle
       if let datagrams = peer.datagrams { table.byIndex[datagrams.index] = handle }
-      // Under the lock, so that no frame and no `closed` comes before it.
+      // Under the lock, so that no frame and no `closed` comes before it. The receiver first: the owner may give it the
+      // session as soon as it reads the event.
+      handle.bulkReceiver?.opened(handle.id, info)
       events.put(.opened(handle.id, info))
       return .entered(handle)
     }
     switch entry {
-    case .entered(let handle):
+    case .entered:
       counts.withLock { $0.opened += 1 }
-      // Without the lock, which the receiver may need; the session's frames are read by this thread, later.
-      handle.bulkReceiver?.opened(handle.id, info)
     case .refused(.revoked): drop(.handshakeRefused)
     case .refused: drop(.queueFull)
     }

@@ -1,13 +1,12 @@
 import CryptoPrimitives
 import Glibc
+import HearthNode
 import HearthStorage
 import HouseholdTrust
 import MeshModel
 import Testing
 import TrainingCoordination
 import WireCoding
-
-@testable import HearthNode
 
 @Suite struct JobDirectoryTests {
   private static func withState(_ body: (String) throws -> Void) throws {

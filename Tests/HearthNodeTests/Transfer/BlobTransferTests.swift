@@ -10,7 +10,7 @@ import Testing
 import TrainingCoordination
 import WireCoding
 
-@Suite("Blobs between devices", .timeLimit(.minutes(2)))
+@Suite("Blobs between devices", .timeLimit(.minutes(5)))
 struct BlobTransferTests {
   private let job = JobID(7, 8)
 

@@ -8,7 +8,7 @@ import Testing
 import TrainingCoordination
 import WireCoding
 
-@Suite("A model of which a device needs a part", .timeLimit(.minutes(2)))
+@Suite("A model of which a device needs a part", .timeLimit(.minutes(5)))
 struct SparseModelTests {
   private let job = JobID(3, 4)
 

@@ -63,13 +63,17 @@ package struct JobNarrator: Sendable {
     {
       events.append(.planned(plan))
     }
-    if report.state != last?.state { events.append(.state(report.state)) }
+    // A short job may be over with its first report: what happened before its end is told before it.
+    let isEnd = report.state == .saving || report.state.isOver
+    let state: [JobEvent] = report.state == last?.state ? [] : [.state(report.state)]
+    if !isEnd { events += state }
     events += measured(report)
     if let phase = report.phase, phase != last?.phase || report.epoch != last?.epoch {
       events.append(.run(.phase(phase)))
     }
     if let progress = report.progress, progress != last?.progress { events.append(.run(.progress(progress))) }
     if !report.devices.isEmpty, report.devices != last?.devices { events.append(.devices(report.devices)) }
+    if isEnd { events += state }
     return events
   }
 

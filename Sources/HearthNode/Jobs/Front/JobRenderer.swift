@@ -15,6 +15,7 @@ package struct JobRenderer: Sendable {
   private var epochs: Int
   private var devices: [JobReport.Device] = []
   private var progress: RunProgress?
+  private var phase: RunPhase?
   private var drawnLines = 0
   private var lastShown = -Double.infinity
   private var lastTable = -Double.infinity
@@ -34,7 +35,11 @@ package struct JobRenderer: Sendable {
       return line(
         "job \(short) '\(name)' of \(owner); 'hearth watch \(short)' shows it on any device, 'hearth stop \(short)' ends it"
       )
-    case .state(let state): return stateText(state).map { line($0) } ?? ""
+    case .state(let state):
+      // The last table stays: what every device has done in the end.
+      let table = state == .finished ? deviceLines(columns: style.columns) : []
+      let lines = [stateText(state)].compactMap { $0 } + table
+      return lines.isEmpty ? "" : line(lines.joined(separator: "\n"))
     case .planned(let plan): return line(plan.lines.joined(separator: "\n"))
     case .devices(let devices):
       let changed = lost(devices)
@@ -64,6 +69,7 @@ package struct JobRenderer: Sendable {
       return plainProgress(progress, at: now)
     case .phase(let phase):
       progress = nil
+      self.phase = phase
       // A plain log waits a whole interval before the first progress line of a phase; a bar does not.
       lastShown = style.columns == nil ? now : -Double.infinity
       return phase == .transition ? line("cached activations move to the devices that will read them") : ""
@@ -111,7 +117,8 @@ package struct JobRenderer: Sendable {
 
   private func deviceLines(columns: Int?) -> [String] {
     let shown = devices.prefix(Self.shownDevices)
-    var lines = tableLines(shown.map(\.cells)).map { "  " + $0 }
+    let isCached = progress?.phase == .cachedEpoch || phase == .cachedEpoch
+    var lines = tableLines(shown.map { $0.cells(isCached: isCached) }).map { "  " + $0 }
     if shown.count < devices.count { lines.append("  and \(devices.count - shown.count) more") }
     guard let columns else { return lines }
     return lines.map { String($0.prefix(columns - 1)) }
@@ -130,11 +137,11 @@ package struct JobRenderer: Sendable {
 }
 
 extension JobReport.Device {
-  /// A device's row: name, state, layers, share, rate, memory, traffic, waiting.
-  var cells: [String] {
-    let share = cachedUnits > 0 && units == 0 ? "\(cachedUnits) cached units" : "\(units) units"
+  /// A device's row: name, state, layers, share, rate, memory, traffic, waiting; from the cache all have the same layers.
+  func cells(isCached: Bool) -> [String] {
+    let share = isCached ? cachedUnits : units
     return [
-      name, state.rawValue, layers ?? "-", units + cachedUnits > 0 ? share : "-",
+      name, state.rawValue, isCached ? "cached" : layers ?? "-", share > 0 ? "\(share) units" : "-",
       samplesPerSecond.map { "\(decimal($0, 1)) samples/s" } ?? "-", memoryText, trafficText,
       waitingShare.map { "waits \(Int(($0 * 100).rounded())) %" } ?? "-",
     ]

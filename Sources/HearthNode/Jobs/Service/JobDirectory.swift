@@ -1,41 +1,42 @@
-import HearthStorage
-import TrainingCoordination
+package import HearthStorage
+package import TrainingCoordination
 import WireCoding
 
 /// What this device keeps of jobs on its disk: a directory each in `jobs/` of the state directory.
 ///
 /// The record says what must survive a restart; beside it lie the activation cache and the model's files while the job
 /// runs.
-struct JobDirectory: Sendable {
+package struct JobDirectory: Sendable {
   /// Jobs that are over and still known; the oldest give way.
-  static let keptJobs = 32
+  package static let keptJobs = 32
 
   private let path: String
   private static let recordName = "record"
 
-  init(stateDirectory: String) throws(FileFailure) {
+  /// The jobs of a state directory; makes the place when it is not there.
+  package init(stateDirectory: String) throws(FileFailure) {
     path = stateDirectory + "/jobs"
     try createDirectory(path, isPrivate: true)
   }
 
   /// Where a job's files lie.
-  func path(of job: JobID) -> String { "\(path)/\(job)" }
+  package func path(of job: JobID) -> String { "\(path)/\(job)" }
 
   /// Where a job's activations lie on this device.
-  func cachePath(of job: JobID) -> String { path(of: job) + "/cache" }
+  package func cachePath(of job: JobID) -> String { path(of: job) + "/cache" }
 
   /// Where the parts of the model lie that this device needs.
-  func modelPath(of job: JobID) -> String { path(of: job) + "/model" }
+  package func modelPath(of job: JobID) -> String { path(of: job) + "/model" }
 
   /// Keeps a record; it survives a power cut from then on.
-  func store(_ record: StoredJob) throws(FileFailure) {
+  package func store(_ record: StoredJob) throws(FileFailure) {
     let directory = path(of: record.specification.id)
     try createDirectory(directory, isPrivate: true)
     try AtomicFile.write(record.encoded, to: "\(directory)/\(Self.recordName)", permissions: 0o600)
   }
 
   /// The records that an earlier start left, in the order of the jobs, and the jobs whose record cannot be read.
-  func records() throws(FileFailure) -> (records: [StoredJob], damaged: [JobID]) {
+  package func records() throws(FileFailure) -> (records: [StoredJob], damaged: [JobID]) {
     var records: [StoredJob] = []
     var damaged: [JobID] = []
     for name in try directoryNames(path) {
@@ -53,18 +54,18 @@ struct JobDirectory: Sendable {
   }
 
   /// Removes what only a running job needs.
-  func removeWork(of job: JobID) {
+  package func removeWork(of job: JobID) {
     // Best effort: what stays is removed with the job.
     try? removeTree(cachePath(of: job))
     try? removeTree(modelPath(of: job))
   }
 
   /// Removes everything of a job.
-  func remove(_ job: JobID) { try? removeTree(path(of: job)) }
+  package func remove(_ job: JobID) { try? removeTree(path(of: job)) }
 }
 
 /// Removes a directory with all that is in it, without following links; one that is not there is fine.
-func removeTree(_ path: String) throws(FileFailure) {
+package func removeTree(_ path: String) throws(FileFailure) {
   let names: [String]
   do throws(FileFailure) {
     names = try directoryNames(path)

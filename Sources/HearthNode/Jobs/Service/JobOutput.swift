@@ -18,6 +18,8 @@ struct JobOutput: Sendable {
   let digest: ContentDigest?
   let results: RunPosition
   let cacheBytes: Int
+  /// Threads that write held-out texts.
+  let threads: Int
 
   func write() throws -> TrainSummary {
     var hasher = ContentHasher()
@@ -39,9 +41,34 @@ struct JobOutput: Sendable {
     }
     for (index, value) in parameters.enumerated() { tree.vector[index] = value }
     let output = AdapterOutput(
-      run: run, model: model, results: results, steps: run.totalSteps, cacheBytes: cacheBytes)
+      run: run, model: model, results: try measured(run, model: model, backbone: backbone, result: tree),
+      steps: run.totalSteps, cacheBytes: cacheBytes, fill: results.fill)
     let summary = try output.write(tree, to: directory)
     try directory.removeState()
+    if let path = submission.validationTextsPath { _ = try removeFile(path) }
     return summary
+  }
+
+  /// Adds what the owner alone can measure: whether the held-out texts are written as the rows have them.
+  private func measured(
+    _ run: PreparedRun, model: OpenedModel, backbone: any Backbone, result: ParameterTree
+  ) throws -> RunPosition {
+    guard case .seq2seq = run.task, let path = submission.validationTextsPath, run.writerSettings != nil
+    else {
+      return results
+    }
+    let texts = try HeldOutTexts(contentsOf: path)
+    guard texts.texts.count == run.validationSamples.count else { throw JobServiceFailure.noResult }
+    let team = ComputeTeam(width: threads)
+    let start = try PackagedRun(package, backbone: backbone).initialParameters(backbone)
+    var position = results
+    let name = Measurement.mainMetric(run.task)
+    if let match = try texts.exactMatch(run, model: model, parameters: start, team: team) {
+      position.before.insert(MetricValue(name: name, value: match), at: 0)
+    }
+    if let match = try texts.exactMatch(run, model: model, parameters: result, team: team) {
+      position.after.insert(MetricValue(name: name, value: match), at: 0)
+    }
+    return position
   }
 }

@@ -197,6 +197,8 @@ final class JobProgress: @unchecked Sendable {
         mode: $0.phase == .cached ? .cached : .live, seconds: $0.times.seconds,
         samplesPerSecond: $0.samplesPerSecond, loss: $0.loss)
     }
+    let filling = result.epochs.filter { $0.phase == .filling }.reduce(0) { $0 + $1.times.seconds }
+    if filling > 0 { position.fill = FillSummary(samples: run.sampleCount, seconds: filling) }
     position.before = measured.first { $0.epoch == 0 }?.metrics ?? []
     position.after = measured.last?.metrics ?? []
     position.evaluatedEpoch = measured.last?.epoch ?? -1

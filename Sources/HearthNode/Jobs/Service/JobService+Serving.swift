@@ -19,7 +19,7 @@ extension JobService: JobServing {
     guard !isStopping else { throw JobServiceFailure.stopping }
     var entropy = SystemEntropy()
     let id = JobID(entropy.integer(), entropy.integer())
-    let others = household.membership.alive.filter { $0 != own }.sorted()
+    let others = household.membership.reachable.filter { $0 != own }.sorted()
     let roster = [own] + others.prefix(JobLimits.roster - 1)
     let suggested = household.membership.leader ?? own
     let specification = JobSpecification(

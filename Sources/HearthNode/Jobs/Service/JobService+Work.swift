@@ -158,6 +158,11 @@ extension JobService {
       job: id, blobs: [job.specification.package.digest] + blobs, readers: job.specification.roster)
   }
 
+  /// Threads that a job may use here.
+  private var threads: Int {
+    max(1, min(doors.limits.threads ?? MachineProfile.current().usableCores, ComputeTeam.maximumWidth))
+  }
+
   /// Runs this device's part on a thread of its own.
   func run(_ id: JobID, _ certificate: PlanCertificate) {
     guard let job = jobs[id], let package = job.package else {
@@ -166,11 +171,10 @@ extension JobService {
     jobs[id]?.isRunning = true
     let channel = doors.desk.openChannel(certificate.stamp, roster: certificate.proposal.household)
     job.activity.open(channel)
-    let threads = doors.limits.threads ?? MachineProfile.current().usableCores
     let run = JobRun(
       package: package, certificate: certificate, own: own,
       modelDirectory: job.submission?.modelDirectory ?? directory.modelPath(of: id),
-      cacheDirectory: directory.cachePath(of: id), threads: max(1, min(threads, ComputeTeam.maximumWidth)),
+      cacheDirectory: directory.cachePath(of: id), threads: threads,
       budgetBytes: job.coordinator.progress.budgetBytes, channel: channel, activity: job.activity
     ) { [weak self] progress in
       Task { await self?.take(.progressed(progress), id) }
@@ -267,7 +271,7 @@ extension JobService {
     let output = JobOutput(
       submission: submission, package: package, parameters: parameters, digest: completion.digest,
       results: mergedResults(id, completion),
-      cacheBytes: Int(clamping: job.coordinator.cacheBytes))
+      cacheBytes: Int(clamping: job.coordinator.cacheBytes), threads: threads)
     return try await onOwnThread("job-save") { try output.write() }
   }
 
