@@ -91,7 +91,7 @@ import Testing
       let training = try desk.start(
         try Self.arguments(
           "tiny-bert", desk, output: "long", extra: ["--planner", "eddl", "--epochs", "10000"]))
-      #expect(training.waitForLine { $0.contains(#""event":"progress""#) } != nil)
+      #expect(training.waitForLine(limit: 100_000) { $0.contains(#""event":"epoch""#) } != nil)
       kill(training.process.processIdentifier, SIGINT)
       let left = training.wait()
       #expect(left.exitCode == 130 && left.errors.contains("hearth watch"), "\(left.errors)")
@@ -101,7 +101,7 @@ import Testing
       #expect(jobs.first?["state"] as? String == "training")
       #expect(try laptop.run("jobs").output.contains(String(id.prefix(8))))
       let watch = try laptop.start(["watch", String(id.prefix(4)), "--json"])
-      #expect(watch.waitForLine { $0.contains(#""event":"progress""#) } != nil)
+      #expect(watch.waitForLine(limit: 100_000) { $0.contains(#""event":"epoch""#) } != nil)
       let unknown = try laptop.run("stop", "nothing")
       #expect(unknown.exitCode == 64 && unknown.errors.contains("hearth jobs"), "\(unknown.errors)")
       let stop = try laptop.run("stop", String(id.prefix(4)))
@@ -120,7 +120,7 @@ import Testing
       let words = try Self.arguments(
         "tiny-bert", desk, output: "lost", extra: ["--planner", "eddl", "--epochs", "10000"])
       let training = try desk.start(words)
-      #expect(training.waitForLine { $0.contains(#""event":"progress""#) } != nil)
+      #expect(training.waitForLine(limit: 100_000) { $0.contains(#""event":"epoch""#) } != nil)
       _ = try laptop.down(SIGKILL)
       let end = training.wait()
       #expect(end.exitCode == 68, "\(end.errors)")
