@@ -47,6 +47,12 @@ class Case:
                 "mode": self.mode, "memory_bytes": self.memory}
 
 
+    @property
+    def epochs(self):
+        """Only what has a cache differs from epoch to epoch."""
+        return None if self.technique == "parallel" else 1
+
+
 def sizes(options, share, counts):
     """One device, and households by both first epochs."""
     cases = [Case(1, share)]
@@ -107,7 +113,7 @@ class Bench:
             return
         for host in hosts:
             self.lab.household("cpu", str(host), f"{share:g}" if share else "none")
-            self.lab.household("mem", str(host), str(memory) if memory else "none")
+            self.lab.household("mem", str(host), str(memory or self.options.device_memory * MIB))
 
     def make(self, case):
         """A household of the case's size, all of whose devices are in."""
@@ -130,7 +136,7 @@ class Bench:
         options = self.options
         words = ["train", "--json", "--model", options.model, "--data", options.data, "--task", options.task,
                  *options.columns, "--output", os.path.join(self.directory, f"adapter-{self.runs}"),
-                 "--technique", case.technique, "--epochs", str(options.epochs), "--batch", str(options.batch),
+                 "--technique", case.technique, "--epochs", str(case.epochs or options.epochs), "--batch", str(options.batch),
                  "--micro-batch", str(options.micro_batch), "--max-length", str(options.length), "--seed", "1",
                  "--validation-fraction", "0"]
         if case.technique == "parallel":
@@ -241,6 +247,7 @@ def parse():
     parser.add_argument("--counts", type=lambda text: [int(word) for word in text.split(",")], default=[2, 4, 8])
     parser.add_argument("--modes", type=lambda text: text.split(","), default=["hybrid", "fill"])
     parser.add_argument("--share", type=float, default=0.25, help="of a processor, for each device")
+    parser.add_argument("--device-memory", type=int, default=2560, help="MiB that no device may exceed")
     parser.add_argument("--memory", type=lambda text: int(text) * MIB, default=1536 * MIB, help="MiB, for the part memory")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=3)

@@ -216,7 +216,8 @@ def facts(run):
         f"- {machine['processor']}, {machine['processors']} processors, {machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"{machine['system']}; {where}",
         f"- {options['model'].rpartition('/')[2]}, {options['rows']} pairs of MRPC, {options['epochs']} epochs, batches of "
-        f"{options['batch']} in units of {options['micro_batch']}, at most {options['length']} tokens, one thread a device",
+        f"{options['batch']} in units of {options['micro_batch']}, at most {options['length']} tokens, one thread and at "
+        f"most {options['device_memory']} MiB a device; techniques without a cache one epoch",
         "- hours of MRPC are the measured rates times 3,668 samples and 3 epochs: extrapolated, on emulated devices",
         f"- load before the run: {run['load_before']:.2f}" + (" (**not a quiet machine: do not publish**)" if loud else "")])
 
