@@ -110,6 +110,12 @@ import Testing
       #expect(watched.exitCode == 130 && watched.errors.contains("was stopped"), "\(watched.errors)")
       let again = try laptop.run("stop", String(id.prefix(4)))
       #expect(again.exitCode == 64 && again.errors.contains("stopped already"), "\(again.errors)")
+
+      // The command that began it has gone long ago; its output is free all the same once its device knows.
+      _ = try desk.run("watch", String(id.prefix(4)))
+      let next = try desk.run(
+        try Self.arguments("tiny-bert", desk, output: "long", extra: ["--epochs", "1"]))
+      #expect(next.exitCode == 0, "\(next.errors)")
     }
   }
 

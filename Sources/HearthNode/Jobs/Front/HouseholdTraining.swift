@@ -42,7 +42,7 @@ package struct HouseholdTraining {
     guard let last = try client.follow(job, isCancelled: { cancellation.isCancelled }, show: show) else {
       throw JobFailure.detached(job: String(job.prefix(8)))
     }
-    if last.state != .finished { clear(directory) }
+    if last.state != .finished { Self.clear(directory) }
     return last
   }
 
@@ -63,7 +63,7 @@ package struct HouseholdTraining {
       }
       return try client.submit(submission)
     } catch {
-      clear(directory)
+      Self.clear(directory)
       throw error
     }
   }
@@ -71,8 +71,8 @@ package struct HouseholdTraining {
   /// Takes away what a job without an adapter left.
   ///
   /// Best effort: what the person has to hear about is why there is no adapter.
-  private func clear(_ directory: RunDirectory) {
-    for name in [Self.packageName, Self.textsName] { _ = try? removeFile(directory.path + "/" + name) }
+  static func clear(_ directory: RunDirectory) {
+    for name in [packageName, textsName] { _ = try? removeFile(directory.path + "/" + name) }
     directory.removeIfUnused()
   }
 

@@ -264,6 +264,10 @@ package actor JobService {
     job.activity.end(text(of: outcome), abortsChannel: !isFinished)
     if let stamp = job.coordinator.certificate?.stamp, !job.isRunning { doors.desk.closeChannel(stamp) }
     if !job.isRunning { clean(id) }
+    // Also when the command has gone: the same command must find its output free.
+    if !isFinished, let submission = job.submission {
+      HouseholdTraining.clear(RunDirectory(submission.outputDirectory))
+    }
     log.info("job-ended", metadata: ["job": "\(id.short)", "outcome": "\(text(of: outcome))"])
     forgetOldJobs()
   }
