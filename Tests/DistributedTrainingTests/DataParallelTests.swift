@@ -11,27 +11,6 @@ struct DataParallelTests {
     (0..<devices).map { ($0, lanes / devices + ($0 < lanes % devices ? 1 : 0)) }
   }
 
-  private func expectSame(
-    _ outcomes: [DeviceOutcome], _ reference: TinyJob.Reference, complete: [Int], _ comment: Comment
-  ) {
-    for place in complete {
-      guard let result = outcomes[place].result else {
-        Issue.record("device \(place): \(String(describing: outcomes[place].failure))")
-        continue
-      }
-      #expect(result.isComplete)
-      #expect(TinyJob.bits(result.parameters) == reference.vector, "\(comment), device \(place)")
-      #expect(result.before?.predictions == reference.before)
-      #expect(result.after?.predictions == reference.after)
-      if let loss = reference.lossBefore { #expect(result.before?.lossSum == loss) }
-      if let loss = reference.lossAfter { #expect(result.after?.lossSum == loss) }
-      let trained = result.epochs.filter { $0.phase != .filling }
-      #expect(!trained.isEmpty)
-      #expect(
-        trained.map(\.loss) == Array(reference.losses.suffix(trained.count)), "\(comment), device \(place)")
-    }
-  }
-
   static let tuned: [TinyJob] = [
     .tuned(.full(FullConfiguration(dropout: 0.1)), "tiny-t5", .languageModel),
     .tuned(

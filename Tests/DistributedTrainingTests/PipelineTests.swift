@@ -6,26 +6,6 @@ import Testing
 
 @Suite("A distributed run of several stages")
 struct PipelineTests {
-  private func expectSame(
-    _ outcomes: [DeviceOutcome], _ reference: TinyJob.Reference, complete: [Int], _ comment: Comment
-  ) {
-    for place in complete {
-      guard let result = outcomes[place].result else {
-        Issue.record("\(comment), device \(place): \(String(describing: outcomes[place].failure))")
-        continue
-      }
-      #expect(result.isComplete)
-      #expect(TinyJob.bits(result.parameters) == reference.vector, "\(comment), device \(place)")
-      #expect(result.before?.predictions == reference.before)
-      #expect(result.after?.predictions == reference.after)
-      if let loss = reference.lossBefore { #expect(result.before?.lossSum == loss) }
-      if let loss = reference.lossAfter { #expect(result.after?.lossSum == loss) }
-      let trained = result.epochs.filter { $0.phase != .filling }
-      #expect(
-        trained.map(\.loss) == Array(reference.losses.suffix(trained.count)), "\(comment), device \(place)")
-    }
-  }
-
   /// Plans of the first phase for four lanes, with their devices: the paper's groupings in small.
   static let plans:
     [(name: String, devices: Int, microBatches: Int, layers: [Range<Int>], stages: [[(Int, Int)]])] =

@@ -3,26 +3,12 @@ import Testing
 
 /// Training on several daemons of one machine, each with a state, a port and a process of its own.
 @Suite(.timeLimit(.minutes(5)), .serialized) struct HouseholdTrainingTests {
-  private static func rows(_ count: Int) -> String {
-    let subjects = ["the harbour", "a small boat", "our neighbour", "the old baker", "rain"]
-    let tails = ["", " in the morning", " and nobody said a word about it for a long time", " again"]
-    var lines = ["sentence\tlabel"]
-    for row in 0..<count {
-      let isGood = (row * 7 + row / 3) % 2 == 0
-      let subject = subjects[row % subjects.count]
-      lines.append(
-        "\(subject) was \(isGood ? "good" : "bad")\(tails[(row / 2) % tails.count]) \(row)\t\(isGood ? 1 : 0)"
-      )
-    }
-    return lines.joined(separator: "\n") + "\n"
-  }
-
   /// A training of a small model; `output` and the data lie beside the devices' states.
   private static func arguments(
     _ model: String, _ device: HouseholdDevice, output: String, rows count: Int = 60, extra: [String] = []
   ) throws -> [String] {
     let data = "\(device.home)-rows.tsv"
-    try rows(count).write(toFile: data, atomically: true, encoding: .utf8)
+    try wordRows(count).write(toFile: data, atomically: true, encoding: .utf8)
     return [
       "train", "--model", HearthProcess.fixtures.appending(path: model).path, "--data", data, "--task",
       "classify",

@@ -7,21 +7,6 @@ import Testing
   private static let t5 = HearthProcess.fixtures.appending(path: "tiny-t5").path
   private static let bart = HearthProcess.fixtures.appending(path: "tiny-bart").path
 
-  /// Rows whose label is decided by one word; lengths differ, order is mixed but fixed.
-  private static func rows(_ count: Int) -> String {
-    let subjects = ["the harbour", "a small boat", "our neighbour", "the old baker", "rain"]
-    let tails = ["", " in the morning", " and nobody said a word about it for a long time", " again"]
-    var lines = ["sentence\tlabel"]
-    for row in 0..<count {
-      let isGood = (row * 7 + row / 3) % 2 == 0
-      let subject = subjects[row % subjects.count]
-      lines.append(
-        "\(subject) was \(isGood ? "good" : "bad")\(tails[(row / 2) % tails.count]) \(row)\t\(isGood ? 1 : 0)"
-      )
-    }
-    return lines.joined(separator: "\n") + "\n"
-  }
-
   private static func arguments(
     model: String = bert, data: String, output: String, extra: [String] = []
   ) -> [String] {
@@ -34,7 +19,7 @@ import Testing
   @Test(arguments: [bert, t5, bart])
   func aRunEndsInTheDocumentedLineAndAnAdapterThatEveryCommandReads(model: String) throws {
     try HearthProcess.withScratch { hearth in
-      let data = try hearth.file("data.tsv", Self.rows(80))
+      let data = try hearth.file("data.tsv", wordRows(80))
       let result = try hearth.run(
         Self.arguments(model: model, data: data, output: "out", extra: ["--epochs", "3"]))
       #expect(result.exitCode == 0, "\(result.errors)")
@@ -83,7 +68,7 @@ import Testing
 
   @Test func oneThreadAndTwoGiveTheSameAdapter() throws {
     try HearthProcess.withScratch { hearth in
-      let data = try hearth.file("data.tsv", Self.rows(60))
+      let data = try hearth.file("data.tsv", wordRows(60))
       let one = try hearth.run(Self.arguments(data: data, output: "one", extra: ["--epochs", "2"]))
       let two = try hearth.run(
         Self.arguments(data: data, output: "two", extra: ["--epochs", "2"]).map { $0 == "1" ? "2" : $0 })
@@ -95,7 +80,7 @@ import Testing
 
   @Test func anInterruptedRunGoesOnToTheAdapterOfAnUninterruptedOne() throws {
     try HearthProcess.withScratch { hearth in
-      let data = try hearth.file("data.tsv", Self.rows(200))
+      let data = try hearth.file("data.tsv", wordRows(200))
       let extra = ["--epochs", "100", "--validation-fraction", "0.1"]
       let whole = try hearth.run(Self.arguments(data: data, output: "whole", extra: extra))
       let digest = try #require(try whole.lastEvent["adapter_digest"] as? String, "\(whole.errors)")
@@ -124,7 +109,7 @@ import Testing
 
   @Test func aKilledRunGoesOnToTheSameAdapter() throws {
     try HearthProcess.withScratch { hearth in
-      let data = try hearth.file("data.tsv", Self.rows(200))
+      let data = try hearth.file("data.tsv", wordRows(200))
       let extra = ["--epochs", "100"]
       let whole = try hearth.run(Self.arguments(data: data, output: "whole", extra: extra))
       let digest = try #require(try whole.lastEvent["adapter_digest"] as? String, "\(whole.errors)")
@@ -139,7 +124,7 @@ import Testing
 
   @Test func aKeptCacheMakesTheNextRunsFirstEpochCachedWithTheSameResult() throws {
     try HearthProcess.withScratch { hearth in
-      let data = try hearth.file("data.tsv", Self.rows(60))
+      let data = try hearth.file("data.tsv", wordRows(60))
       let extra = ["--epochs", "2", "--keep-cache", "--cache-directory", "cache"]
       let first = try hearth.run(Self.arguments(data: data, output: "first", extra: extra)).lastEvent
       let cache = try hearth.run(["inspect", "cache", "--json"]).lastEvent
@@ -153,7 +138,7 @@ import Testing
   @Test(arguments: ["float32", "float16", "int8"])
   func everyCacheElementTrains(element: String) throws {
     try HearthProcess.withScratch { hearth in
-      let data = try hearth.file("data.tsv", Self.rows(30))
+      let data = try hearth.file("data.tsv", wordRows(30))
       let result = try hearth.run(
         Self.arguments(data: data, output: "out", extra: ["--epochs", "2", "--cache", element]))
       #expect(result.exitCode == 0, "\(result.errors)")
@@ -180,7 +165,7 @@ import Testing
 
   @Test func humanOutputIsPlainLinesAndTheResult() throws {
     try HearthProcess.withScratch { hearth in
-      let data = try hearth.file("data.tsv", Self.rows(40))
+      let data = try hearth.file("data.tsv", wordRows(40))
       let result = try hearth.run(
         Self.arguments(data: data, output: "out", extra: ["--epochs", "2"]).filter { $0 != "--json" })
       #expect(result.exitCode == 0)
@@ -192,7 +177,7 @@ import Testing
 
   @Test func aClosedOutputEndsAPredictionQuietly() throws {
     try HearthProcess.withScratch { hearth in
-      let data = try hearth.file("data.tsv", Self.rows(30))
+      let data = try hearth.file("data.tsv", wordRows(30))
       #expect(
         try hearth.run(Self.arguments(data: data, output: "out", extra: ["--epochs", "1"])).exitCode == 0)
       // Whoever runs the tests may ignore SIGPIPE; then the programs before Hearth complain too.

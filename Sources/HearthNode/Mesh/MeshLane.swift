@@ -1,6 +1,5 @@
 import ComputeRuntime
 import Determinism
-import Glibc
 import MeshTransport
 
 /// The operating-system thread on which a daemon's actor runs, with one alarm.
@@ -8,31 +7,13 @@ import MeshTransport
 /// A thread of its own, because a device that computes must still answer probes: the cooperative pool has as many
 /// threads as cores and no priority.
 ///
-/// - Safety: everything that changes is touched under the mutex only.
+/// - Safety: everything that changes is touched under the monitor's lock only.
 final class MeshLane: SerialExecutor, @unchecked Sendable {
-  private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-  private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+  private let monitor = Monitor()
   private var jobs: [UnownedJob] = []
   private var alarm: MonotonicInstant?
   private var ring: (@Sendable () -> Void)?
   private var isStopped = false
-
-  init() {
-    var attributes = pthread_condattr_t()
-    pthread_condattr_init(&attributes)
-    // Alarms are of the monotonic clock; the default would be the wall clock.
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
-    pthread_mutex_init(mutex, nil)
-    pthread_cond_init(condition, &attributes)
-    pthread_condattr_destroy(&attributes)
-  }
-
-  deinit {
-    pthread_cond_destroy(condition)
-    pthread_mutex_destroy(mutex)
-    condition.deallocate()
-    mutex.deallocate()
-  }
 
   /// Starts the thread, without which no job of the actor ever runs.
   func start(name: String) {
@@ -59,38 +40,47 @@ final class MeshLane: SerialExecutor, @unchecked Sendable {
   }
 
   private func locked(_ body: () -> Void) {
-    pthread_mutex_lock(mutex)
-    body()
-    pthread_cond_signal(condition)
-    pthread_mutex_unlock(mutex)
+    monitor.locked {
+      body()
+      monitor.wakeAll()
+    }
+  }
+
+  /// What the thread does next.
+  private enum Turn {
+    case run([UnownedJob])
+    case ring((@Sendable () -> Void)?)
+    case end
   }
 
   private func run() {
-    pthread_mutex_lock(mutex)
     while true {
-      if !jobs.isEmpty {
-        let waiting = jobs
-        jobs.removeAll(keepingCapacity: true)
-        pthread_mutex_unlock(mutex)
+      switch monitor.locked({ nextTurn() }) {
+      case .run(let waiting):
         for job in waiting { job.runSynchronously(on: asUnownedSerialExecutor()) }
-        pthread_mutex_lock(mutex)
-      } else if isStopped {
-        break
-      } else if let alarm, alarm <= DeviceClocks.now().monotonic {
-        self.alarm = nil
-        let ring = ring
-        pthread_mutex_unlock(mutex)
-        ring?()
-        pthread_mutex_lock(mutex)
-      } else if let alarm {
-        var until = timespec()
-        until.tv_sec = Int(alarm.nanoseconds / 1_000_000_000)
-        until.tv_nsec = Int(alarm.nanoseconds % 1_000_000_000)
-        pthread_cond_timedwait(condition, mutex, &until)
-      } else {
-        pthread_cond_wait(condition, mutex)
+      case .ring(let ring): ring?()
+      case .end: return
       }
     }
-    pthread_mutex_unlock(mutex)
+  }
+
+  /// Waits for the next turn, under the lock: jobs come before the end, and both before an alarm.
+  private func nextTurn() -> Turn {
+    while true {
+      if !jobs.isEmpty {
+        defer { jobs.removeAll() }
+        return .run(jobs)
+      }
+      if isStopped { return .end }
+      guard let alarm else {
+        monitor.wait()
+        continue
+      }
+      if alarm <= DeviceClocks.now().monotonic {
+        self.alarm = nil
+        return .ring(ring)
+      }
+      monitor.wait(until: alarm)
+    }
   }
 }

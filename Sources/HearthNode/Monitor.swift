@@ -1,7 +1,7 @@
 import Determinism
 import Glibc
 
-/// A lock with one condition, for threads that block until callbacks of the transport have brought something.
+/// A lock with one condition, for threads that block until others have brought something.
 ///
 /// - Safety: the C objects are made in `init`, freed in `deinit`, and used only through their own calls.
 final class Monitor: @unchecked Sendable {
