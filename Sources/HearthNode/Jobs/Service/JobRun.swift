@@ -62,7 +62,7 @@ struct JobRun: Sendable {
     let driver = try DistributedRun(
       DistributedJob(packaged.prepared), plan: proposal.plan,
       entry: RunEntry(held: material.held, next: proposal.next), devices: proposal.household.count,
-      collector: proposal.household.firstIndex(of: owner), technique: technique(packaged),
+      collector: proposal.household.firstIndex(of: owner), technique: try technique(packaged),
       channel: activity.channel, team: ComputeTeam(width: threads),
       isCancelled: { activity.isInterrupted }, checkpoint: { material.save($0) }, report: progress.note)
     let stop = StopDoor(driver)
@@ -102,7 +102,8 @@ struct JobRun: Sendable {
       if technique.replacesBackbone { material.releasePages() }
       return WorkingTechnique(computation: work.computation, source: work.source)
     }
-    let depth = try material.backbone().architecture.depths.reduce(0, +)
+    // The stages are the whole model.
+    let depth = certificate.proposal.plan.stages.last?.layers.upperBound ?? 0
     return DeviceTechnique(
       parameters: { packaged.initialParameters(try material.backbone()) },
       whole: {
