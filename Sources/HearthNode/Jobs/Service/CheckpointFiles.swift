@@ -81,7 +81,7 @@ final class CheckpointWriter: @unchecked Sendable {
   /// A state, and what must be on the disk before it.
   private struct Order {
     let state: TrainingState
-    let first: (@Sendable () throws -> Void)?
+    let first: @Sendable () throws -> Void
   }
 
   private let files: CheckpointFiles
@@ -101,7 +101,7 @@ final class CheckpointWriter: @unchecked Sendable {
   }
 
   /// Has a state written, unless one of the same step is on the disk; what must be there `first` is done before.
-  func submit(_ new: TrainingState, after first: (@Sendable () throws -> Void)? = nil) {
+  func submit(_ new: TrainingState, after first: @escaping @Sendable () throws -> Void) {
     let starts = monitor.locked {
       guard new.step > written else { return false }
       waiting = Order(state: new, first: first)
@@ -117,7 +117,7 @@ final class CheckpointWriter: @unchecked Sendable {
   private func run() {
     while let (order, slot) = nextOrder() {
       do {
-        try order.first?()
+        try order.first()
         try files.write(order.state, slot: slot)
         monitor.locked {
           self.slot = 1 - slot

@@ -42,7 +42,8 @@ final class JobMaterial: @unchecked Sendable {
 
   /// Has a state written, after the activations that its steps have left.
   func save(_ state: TrainingState) {
-    checkpoints.submit(state, after: cache.map { cache in { try cache.flush() } })
+    let cache = cache
+    checkpoints.submit(state) { try cache?.flush() }
   }
 
   /// The run, laid out; the same whoever computes it.
