@@ -45,12 +45,16 @@ extension HouseholdDaemon {
     let door = JobService.Doors(
       keys: peer.household.keys, stateDirectory: options.stateDirectory, desk: bulk, blobs: blobs,
       limits: DeviceLimits(threads: options.jobThreads, memoryBytes: options.jobMemory),
+      pause: pause.reason,
       send: { send.yield(JobFarewell(device: $0, body: $1)) },
       measureLinks: { [weak self] in await self?.measuredLinks() })
     do {
       let service = try await JobService.start(door, household: jobHousehold, seed: seed, log: log)
       jobs = service
       jobService = service
+      // What changed while it was being made it has not heard.
+      toldPause = door.pause
+      await tellPause()
       Task { for await message in outbox { handle(.job(to: message.device, body: message.body)) } }
       tellJobs()
     } catch {

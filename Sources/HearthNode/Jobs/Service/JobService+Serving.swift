@@ -66,6 +66,18 @@ extension JobService: JobServing {
     take(.stop, job)
   }
 
+  /// Takes this device out of jobs.
+  package func pauseDevice(_ reason: String) async {}
+
+  /// Lets this device take part again.
+  package func resumeDevice() async {}
+
+  /// Goes on with a job by the devices that are here.
+  package func adopt(_ job: JobID) async throws {
+    guard let known = jobs[job] else { throw JobFailure.unknown(job.description) }
+    throw JobFailure.notPaused(job: job.short, state: known.coordinator.state.rawValue)
+  }
+
   /// Tells those who follow a job what has changed, not more than a few times a second.
   func tellWatchers(_ id: JobID) {
     guard !watchers.isEmpty, let job = jobs[id] else { return }

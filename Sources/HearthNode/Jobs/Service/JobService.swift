@@ -40,6 +40,8 @@ package actor JobService {
     package var blobs: BlobStore
     /// What a job may use of this device.
     package var limits: DeviceLimits
+    /// Why this device takes no part in jobs at the start; nil when it does.
+    package var pause: String?
     /// Says something about a job to a member; may be lost.
     package var send: @Sendable (DeviceID, [UInt8]) -> Void
     /// Measures the links to the other members; nil when the daemon stops.
@@ -48,7 +50,8 @@ package actor JobService {
     /// Doors.
     package init(
       keys: DeviceKeys, stateDirectory: String, desk: BulkDesk, blobs: BlobStore,
-      limits: DeviceLimits = DeviceLimits(), send: @escaping @Sendable (DeviceID, [UInt8]) -> Void,
+      limits: DeviceLimits = DeviceLimits(), pause: String? = nil,
+      send: @escaping @Sendable (DeviceID, [UInt8]) -> Void,
       measureLinks: @escaping @Sendable () async -> [LinkMeasurement]?
     ) {
       self.keys = keys
@@ -56,6 +59,7 @@ package actor JobService {
       self.desk = desk
       self.blobs = blobs
       self.limits = limits
+      self.pause = pause
       self.send = send
       self.measureLinks = measureLinks
     }
