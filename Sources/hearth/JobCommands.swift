@@ -45,7 +45,7 @@ struct WatchCommand: ReportingCommand {
 
       Devices may come and go: a line tells of each that joined (with samples a second and the time left before and \
       after), left, was lost or was not used and why, and of the step from which the job goes on. While too few devices \
-      are here to agree on a plan, it shows 'paused (no quorum)' and goes on by itself when they are back; 'hearth \
+      are here to agree on a plan, it shows 'paused: no quorum' and goes on by itself when they are back; 'hearth \
       adopt' is for those that will not be.
 
       Ends as the job does: 0 with an adapter, 68 when it could not go on, 130 when somebody stopped it. Ctrl-C ends \

@@ -72,7 +72,7 @@ struct AdoptCommand: ReportingCommand {
     abstract: "Let a job go on with the devices that are here when too few are here to agree.",
     discussion: """
       A plan counts when most of a job's devices agree on it. When fewer are left, the job waits: 'hearth watch' shows \
-      'paused (no quorum)', because the others may be at work on it where this device cannot see them. When you know \
+      'paused: no quorum', because the others may be at work on it where this device cannot see them. When you know \
       that they are off, broken or gone for good, adopt the job: it goes on from the last step that the devices here \
       have, with a vote of their own.
 

@@ -20,6 +20,8 @@ extension JobReport {
       case recovered
       /// The job waits for devices.
       case paused
+      /// An admin let the job go on without a majority of its devices.
+      case adopted
     }
 
     /// A pace: how fast the job was or is, and how long it would take from where it is.
@@ -81,8 +83,9 @@ extension JobReport.Note {
     case .lost: return "\(name) was lost\(why)\(goingOn)"
     case .notUsed: return "\(name) was not used: \(reason ?? "no reason was given")"
     case .replanned: return "the work is divided anew\(why)\(goingOn)"
-    case .recovered: return tookSeconds.map { "recovered in \(duration($0))" } ?? "recovered\(goingOn)"
-    case .paused: return "paused\(why)"
+    case .recovered: return (tookSeconds.map { "recovered in \(duration($0))" } ?? "recovered") + goingOn
+    case .paused: return "paused: \(reason ?? "it waits for devices")"
+    case .adopted: return "adopted by \(name): it goes on with the devices that are here"
     }
   }
 
@@ -95,7 +98,7 @@ extension JobReport.Note {
       case .left: "without \(device ?? "a device")"
       case .lost: "without \(device ?? "a device")"
       case .replanned: "divided anew"
-      case .notUsed, .recovered, .paused: "since then"
+      case .notUsed, .recovered, .paused, .adopted: "since then"
       }
     let rate = "\(decimal(after.samplesPerSecond, 1)) samples/s"
     let left = after.etaSeconds.map { ", about \(spokenDuration($0)) left" } ?? ""

@@ -67,7 +67,7 @@ package struct JobReport: Codable, Sendable, Equatable {
   package var warnings: [String]
   /// Devices that came and went, and what came of it; the last `JobReport.noteLimit` of them, numbers ascending.
   package var notes: [Note]
-  /// What a paused job waits for, as "no quorum: weight 2 of 5"; nil unless it is paused.
+  /// What a paused job waits for, as "no quorum (weight 2 of 5)"; nil unless it is paused.
   package var pauseReason: String?
   /// What came of it; only on the owner, and only when it is finished.
   package var result: TrainSummary?

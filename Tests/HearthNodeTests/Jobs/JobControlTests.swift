@@ -233,7 +233,7 @@ private func command<Value: Sendable>(_ body: @escaping @Sendable () throws -> V
         note.before = JobReport.Note.Pace(samplesPerSecond: 1, etaSeconds: 2)
         note.after = JobReport.Note.Pace(samplesPerSecond: 3, etaSeconds: nil)
         report.notes = [note]
-        report.pauseReason = "no quorum: weight 2 of 5"
+        report.pauseReason = "no quorum (weight 2 of 5)"
         report.result = TrainSummary(
           metric: MetricChange(name: "accuracy", before: nil, after: 1), epochs: report.finishedEpochs,
           cacheBytes: 1, peakResidentBytes: 2, adapterDigest: "d", adapterDirectory: "/out", steps: 4,

@@ -178,13 +178,13 @@ private func summary(_ mode: EpochMode) -> EpochSummary {
   func states() {
     var renderer = JobRenderer(style: ConsoleStyle(columns: nil, colored: false))
     #expect(
-      renderer.text(for: .state(.paused, reason: "no quorum: weight 2 of 5"), epochs: 3, at: 0)
-        == "paused (no quorum: weight 2 of 5); it goes on by itself when enough devices are back\n")
+      renderer.text(for: .state(.paused, reason: "no quorum (weight 2 of 5)"), epochs: 3, at: 0)
+        == "paused: no quorum (weight 2 of 5); it goes on by itself when enough devices are back\n")
     #expect(renderer.text(for: .state(.recovering), epochs: 3, at: 0).contains("devices have changed"))
     var job = report(.paused)
-    job.pauseReason = "no quorum: weight 2 of 5"
+    job.pauseReason = "no quorum (weight 2 of 5)"
     let table = JobReport.table([job])
-    #expect(table.contains("  paused  ") && table.contains("3fa90000: paused (no quorum: weight 2 of 5)"))
+    #expect(table.contains("  paused  ") && table.contains("3fa90000: paused: no quorum (weight 2 of 5)"))
   }
 
   @Test("the first plan is shown with its chart, those after it without")
@@ -270,6 +270,8 @@ private func summary(_ mode: EpochMode) -> EpochSummary {
     var recovered = note(4, .recovered, nil)
     recovered.tookSeconds = 1.8
     #expect(recovered.text == "recovered in 1.80 s")
+    (recovered.step, recovered.devices) = (412, 2)
+    #expect(recovered.text == "recovered in 1.80 s; going on from step 412 with 2 devices")
     var left = note(5, .left)
     (left.reason, left.devices) = ("on battery", 1)
     #expect(left.text == "laptop left (on battery); going on with 1 device")

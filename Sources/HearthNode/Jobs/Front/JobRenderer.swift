@@ -115,7 +115,7 @@ package struct JobRenderer: Sendable {
 
   private static func color(_ kind: JobReport.Note.Kind) -> ConsoleStyle.Color? {
     switch kind {
-    case .lost, .paused, .notUsed: .yellow
+    case .lost, .paused, .notUsed, .adopted: .yellow
     case .joined, .recovered: .green
     case .left, .replanned: nil
     }
@@ -138,7 +138,7 @@ package struct JobRenderer: Sendable {
     case .preparing: "fetching weights where they are missing"
     case .recovering: "its devices have changed; agreeing on how it goes on"
     case .paused:
-      style.paint("paused\(reason.map { " (\($0))" } ?? "")", .yellow)
+      style.paint("paused\(reason.map { ": \($0)" } ?? "")", .yellow)
         + "; it goes on by itself when enough devices are back"
     case .saving: "writing the adapter"
     case .training, .finished, .stopped, .failed: nil

@@ -24,10 +24,10 @@ extension JobReport {
     return lines.joined(separator: "\n") + "\n"
   }
 
-  /// The state with what a paused job waits for, as "paused (no quorum: weight 2 of 5)".
+  /// The state with what a paused job waits for, as "paused: no quorum (weight 2 of 5)".
   package var stateText: String {
     guard state == .paused, let pauseReason else { return state.rawValue }
-    return "\(state.rawValue) (\(pauseReason))"
+    return "\(state.rawValue): \(pauseReason)"
   }
 
   private var cells: [String] {
