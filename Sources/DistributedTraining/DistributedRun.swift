@@ -32,6 +32,15 @@ package final class DistributedRun {
   /// Told the number of every mini-batch of an epoch whose taps are kept.
   var beginMiniBatch: ((Int) -> Void)?
   private var flow: TapFlow?
+  private let entry: RunEntry
+  private let checkpoint: (TrainingState) -> Void
+  private let stopRequest = StopRequest()
+
+  /// The states that this device has, newest first; also after `run` has thrown. On the thread that called `run`.
+  package var held: [TrainingState] { entry.held }
+
+  /// Asks all devices of the plan to stop after the step at hand; any thread may call.
+  package func requestStop() { stopRequest.raise() }
 
   /// This device's part of a job.
   ///
@@ -43,9 +52,10 @@ package final class DistributedRun {
   ///   - leastBucketBytes: gradients are reduced in buckets of at least so many bytes; the same on every device.
   ///   - isCancelled: looked at between pieces of work; whoever sets it aborts the channel too, which ends all waiting.
   package init(
-    _ job: DistributedJob, plan: Plan, devices: Int, collector: Int?, technique: DeviceTechnique,
-    channel: any JobChannel, team: ComputeTeam, leastBucketBytes: Int = defaultBucketBytes,
-    isCancelled: @escaping () -> Bool,
+    _ job: DistributedJob, plan: Plan, entry: RunEntry = RunEntry(), devices: Int, collector: Int?,
+    technique: DeviceTechnique, channel: any JobChannel, team: ComputeTeam,
+    leastBucketBytes: Int = defaultBucketBytes, isCancelled: @escaping () -> Bool,
+    checkpoint: @escaping (TrainingState) -> Void = { _ in },
     report: @escaping (DistributedEvent) -> Void
   ) throws {
     let division = try WorkDivision(
@@ -61,6 +71,8 @@ package final class DistributedRun {
       try Self.checkLayers(plan.stages.map(\.layers), of: taps.shape.depths.reduce(0, +))
     }
     self.plan = plan
+    self.entry = entry
+    self.checkpoint = checkpoint
     self.technique = technique
     self.collector = collector.flatMap { division.devices.contains($0) ? $0 : nil } ?? division.devices[0]
     context = RunContext(

@@ -66,6 +66,7 @@ extension HouseholdDaemon {
   func stopJobs() async {
     guard let service = jobs else { return }
     jobService = nil
+    await service.leave("its daemon was stopped")
     for message in await service.stop() { handle(.job(to: message.device, body: message.body)) }
     jobs = nil
     bulk?.shutdown()
@@ -91,7 +92,8 @@ extension HouseholdDaemon {
       membership: JobMembership(
         alive: alive, reachable: alive.filter { peer.absence(of: $0) == nil },
         leader: peer.membership.suggestedLeader,
-        keys: Dictionary(uniqueKeysWithValues: members.map { ($0.device, $0.signingKey) })),
+        keys: Dictionary(uniqueKeysWithValues: members.map { ($0.device, $0.signingKey) }),
+        admins: Set(members.map(\.device).filter(view.isAdmin))),
       names: Dictionary(uniqueKeysWithValues: members.map { ($0.device, $0.name) }))
   }
 }
