@@ -4,7 +4,7 @@ import TrainingCoordination
 
 /// A job's notes as people are told them: its coordinator's words, with the pace around each change.
 struct JobNotes: Sendable {
-  private struct Entry: Sendable {
+  fileprivate struct Entry: Sendable {
     var note: JobReport.Note
     var device: DeviceID?
   }
