@@ -5,13 +5,19 @@ package struct StepBoundary: Sendable, Equatable {
   /// Steps between two gatherings, at least and at most.
   package static let gatherInterval = 8...64
 
+  /// The largest state of which every device keeps all of a gathering.
+  package static let wholeBytes = 128 << 20
+
   /// Steps between two gatherings of the stages' states.
   package let interval: Int
+  /// Whether every device keeps all stages' states, or only one of another stage each.
+  package let gathersWhole: Bool
   /// Whether a device has asked in this step that all stop after it.
   package private(set) var stops = false
 
   /// The rule for a state of so many bytes.
   package init(stateBytes: Int) {
+    gathersWhole = stateBytes <= Self.wholeBytes
     interval = min(
       max(stateBytes / Self.gatheredBytesPerStep, Self.gatherInterval.lowerBound),
       Self.gatherInterval.upperBound)

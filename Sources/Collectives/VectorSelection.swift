@@ -93,6 +93,17 @@ package struct VectorSelection: Sendable, Hashable {
     return found
   }
 
+  /// The number among the selected elements of the flat vector's element `flat`; nil when it is not selected.
+  package func position(of flat: Int) -> Int? {
+    var (low, high) = (0, ranges.count - 1)
+    while low < high {
+      let middle = (low + high + 1) / 2
+      if ranges[middle].lowerBound <= flat { low = middle } else { high = middle - 1 }
+    }
+    guard low <= high, ranges[low].contains(flat) else { return nil }
+    return starts[low] + flat - ranges[low].lowerBound
+  }
+
   /// The last range whose first element is at or before the selected element `position`.
   private func holder(of position: Int) -> Int {
     var (low, high) = (0, max(0, ranges.count - 1))

@@ -36,8 +36,8 @@ package enum RunEnding: Sendable, Equatable {
 package struct RunHandover: Sendable, Equatable {
   /// Optimizer steps that are not done again.
   package var start: Int
-  /// Bytes of state that this device has received.
-  package var stateBytes: Int
+  /// Bytes that this device has received for it.
+  package var bytes: Int
   /// Units whose activations it has received.
   package var unitsFetched: Int
   /// Units whose activations it computes again, or helps to.

@@ -1,4 +1,4 @@
-import Collectives
+package import Collectives
 import CryptoPrimitives
 
 /// The state of training after an optimizer step, as far as a device has it: all that any device needs to go on.
