@@ -170,17 +170,24 @@ extension OpenJob {
 
   /// Takes in what happened to the job's devices, and how fast it is.
   mutating func takeNotes() {
-    var position: JobPace.Position?
+    var moment = JobNotes.Moment()
+    moment.notes = coordinator.notes
+    moment.seconds = opened.duration(to: DeviceClocks.now().monotonic).inSeconds
+    if let certificate = coordinator.certificate {
+      let plan = certificate.proposal.plan
+      moment.epoch = certificate.stamp.epoch
+      moment.participants = coordinator.participants.count
+      moment.cachedEpochSeconds = plan.mode == .live ? nil : PlanReport.seconds(plan.predicted.cachedEpoch)
+    }
     if coordinator.state == .running, let slowest, let phase = RunPhase(slowest.phase) {
-      position = JobPace.Position(
+      moment.position = JobPace.Position(
         phase: phase, epoch: Int(slowest.epoch), step: Int(clamping: slowest.step),
         steps: Int(clamping: slowest.steps))
     }
-    let settings = material?.package.settings
-    notes.take(
-      coordinator, position: position,
-      pace: { settings.map { JobPace(samplesPerStep: $0.batch, epochs: $0.epochs) } },
-      at: opened.duration(to: DeviceClocks.now().monotonic).inSeconds)
+    if !notes.isMeasuring, let settings = material?.package.settings {
+      notes.measure(JobPace(samplesPerStep: settings.batch, epochs: settings.epochs))
+    }
+    notes.take(moment)
   }
 }
 
