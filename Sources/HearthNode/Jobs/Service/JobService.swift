@@ -440,6 +440,8 @@ struct OpenJob: Sendable {
   var metrics: [UInt32: [NamedMetric]] = [:]
   /// What people should know.
   var warnings: [String] = []
+  /// What happened to its devices, and how its pace changed.
+  var notes = JobNotes()
   /// What the model's layers are called; nil until the package is here.
   var layerNames: [String]?
   /// What came of it, on the owner.
@@ -460,6 +462,7 @@ struct OpenJob: Sendable {
 
   /// Remembers what devices tell only once; true when there was something new.
   mutating func note() -> Bool {
+    takeNotes()
     let known = (epochs.count, metrics.count)
     for device in [coordinator.own] + coordinator.participants {
       guard let progress = coordinator.progress(of: device) else { continue }
