@@ -19,6 +19,10 @@ struct CachedReplanning {
     var step: Int64
     var cost: SwitchCost
     var total: Int64
+    /// Lanes whose activations go to another device: of equal divisions the one that moves less.
+    var movedLanes = 0
+
+    func isBefore(_ other: Division) -> Bool { (total, movedLanes) < (other.total, other.movedLanes) }
   }
 
   init(_ replanning: Replanning) {
@@ -70,14 +74,17 @@ struct CachedReplanning {
     let old = oldUnits(order)
     func consider(_ option: CachedOption) {
       let training = repeated(option.step, replanning.stepsLeft)
-      guard training < best?.total ?? .max else { return }
+      guard training <= best?.total ?? .max else { return }
       let ownFill = fillTime == nil || costs.missingLanes == 0 || holdBackbone(option, costing)
       let cost = costs.cost(cachedUnits: option.units, fillTime: ownFill ? nil : fillTime)
-      guard let total = sum(training, cost.total), total < best?.total ?? .max else { return }
-      best = Division(order: order, units: option.units, step: option.step, cost: cost, total: total)
+      guard let total = sum(training, cost.total) else { return }
+      let division = Division(
+        order: order, units: option.units, step: option.step, cost: cost, total: total,
+        movedLanes: costs.movedLanes(option.units))
+      if best.map(division.isBefore) ?? true { best = division }
     }
     for option in phase.options {
-      if let found = best, repeated(option.step, replanning.stepsLeft) >= found.total { break }
+      if let found = best, repeated(option.step, replanning.stepsLeft) > found.total { break }
       consider(option)
       if !phase.hasAllDivisions { consider(settled(option, old, costing)) }
     }

@@ -95,12 +95,16 @@ struct SwitchCosting {
     kept > 0 && (holders.indices.contains(lane) ? holders[lane] == nil : true)
   }
 
-  /// How long the activations take that other devices read from now on: every device sends and receives at once, at the
-  /// slowest of its links to those that it has to do with.
-  private func moving(_ members: [(device: Int, units: Int)]) -> Int64 {
-    guard kept > 0 else { return 0 }
+  /// Lanes whose activations go to another device; units by place of `order`.
+  func movedLanes(_ units: [Int]) -> Int {
+    lanesBetween(units.enumerated().map { (order[$0], $1) }).reduce(0, +)
+  }
+
+  /// Lanes that go from device `i` to device `j`, at `i · devices + j`.
+  private func lanesBetween(_ members: [(device: Int, units: Int)]) -> [Int] {
     let count = request.devices.count
     var lanes = Array(repeating: 0, count: count * count)
+    guard kept > 0 else { return lanes }
     var lane = 0
     for (device, units) in members {
       for place in lane..<lane + units {
@@ -109,6 +113,15 @@ struct SwitchCosting {
       }
       lane += units
     }
+    return lanes
+  }
+
+  /// How long the activations take that other devices read from now on: every device sends and receives at once, at the
+  /// slowest of its links to those that it has to do with.
+  private func moving(_ members: [(device: Int, units: Int)]) -> Int64 {
+    guard kept > 0 else { return 0 }
+    let count = request.devices.count
+    let lanes = lanesBetween(members)
     var slowest: Int64 = 0
     for device in 0..<count {
       var (sent, received, rate, latency) = (0, 0, Int64.max, Int64(0))
