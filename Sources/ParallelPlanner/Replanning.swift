@@ -111,7 +111,8 @@ package struct Replanning {
     let after = found.timeLeft
     let direct = found.cost.total + after
     let learning = learning(found, before: before, after: after)
-    let isLearning = found.cost.moving >= Self.longestPause && learning <= direct
+    let isLearning =
+      request.mayLearn && found.cost.moving >= Self.longestPause && learning <= direct
     let toEnd = isLearning ? learning : direct
     let margin = max(Self.leastGain, before / 1000 * Self.leastGainThousandths)
     guard toEnd <= before - margin else {

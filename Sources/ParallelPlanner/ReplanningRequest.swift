@@ -54,11 +54,13 @@ package struct ReplanRequest: Sendable, Hashable {
   package var cachedMiniBatches: Int
   /// Why it is planned again.
   package var cause: ReplanCause
+  /// Whether a plan may be prepared while the present one runs; not while another one is.
+  package var mayLearn: Bool
 
   /// A request.
   package init(
     costs: ModelCosts, job: PlanningJob, present: Plan, devices: [ReplanDevice], links: [LinkProfile],
-    committedStep: Int, cachedMiniBatches: Int, cause: ReplanCause
+    committedStep: Int, cachedMiniBatches: Int, cause: ReplanCause, mayLearn: Bool = true
   ) {
     self.costs = costs
     self.job = job
@@ -68,6 +70,7 @@ package struct ReplanRequest: Sendable, Hashable {
     self.committedStep = committedStep
     self.cachedMiniBatches = cachedMiniBatches
     self.cause = cause
+    self.mayLearn = mayLearn
   }
 }
 

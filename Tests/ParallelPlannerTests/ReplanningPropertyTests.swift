@@ -162,11 +162,12 @@ import Testing
     #expect(compared > 100, "\(compared)")
   }
 
-  @Test("More than two thousand divisions: lanes still stay where they are when one of many devices is lost")
+  @Test(
+    "Where divisions are too many to look at all, a step takes no longer than it must when a device is lost")
   func manyLanes() throws {
     let second: Int64 = 1_000_000_000
     let profile = DeviceProfile(
-      name: "alike", memoryBudget: 1 << 40, cacheBudget: 1 << 50,
+      name: "alike", memoryBudget: 1 << 40, cacheBudget: 1 << 48,
       diskWriteBytesPerSecond: PlanningLimits.bytes, diskReadBytesPerSecond: PlanningLimits.bytes,
       times: [UnitTimes(proportional: second, backward: second, fill: second, cached: second)])
     let costs = ModelCosts(

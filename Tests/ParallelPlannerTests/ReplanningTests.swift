@@ -138,6 +138,17 @@ import Testing
     #expect(new.gain.toEnd == 5 * second + (before - 5 * second) * 2 / 3 + 2 * Replanning.boundaryTime)
   }
 
+  @Test("While another plan is being prepared, a change waits for what it moves")
+  func mayNotLearn() throws {
+    var request = request(
+      present([3, 3, 2]), devices([0, 1, 2, nil]), .joined, epochs: 100, committed: 200,
+      bytesPerSecond: 2_000_000, costs: costs(cacheBytes: 50_000))
+    request.mayLearn = false
+    let new = try switched(request)
+    #expect(new.next == nil && new.plan.cached.map(\.units) == [2, 2, 2, 2])
+    #expect(new.gain.toEnd == 9800 * 8 * millisecond + 5 * second + Replanning.boundaryTime)
+  }
+
   @Test("A device that comes near the end is not taken in, and the reason has the seconds")
   func joinTooLate() throws {
     // 200 steps left: 2.4 s now, 1.6 s with it.

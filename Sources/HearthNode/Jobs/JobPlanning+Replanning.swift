@@ -43,9 +43,10 @@ extension JobPlanning {
   ///   - committedStep: optimizer steps that are done.
   ///   - cachedMiniBatches: mini-batches of a filling pass that are done; nil when nothing is known of one.
   ///   - cause: why it is planned again.
+  ///   - mayLearn: whether a plan may be prepared while the present one runs.
   package static func replan(
     _ settings: JobPlanningSettings, present: Plan, devices: [DeviceThere], links: [MeasuredLink],
-    committedStep: UInt64, cachedMiniBatches: Int? = nil, cause: ReplanCause
+    committedStep: UInt64, cachedMiniBatches: Int? = nil, cause: ReplanCause, mayLearn: Bool = true
   ) throws(JobPlanningFailure) -> ReplanDecision {
     let model = try planningModel(settings)
     let there = devices.map { device in
@@ -58,7 +59,8 @@ extension JobPlanning {
     let request = ReplanRequest(
       costs: model.costs, job: settings.planningJob, present: present, devices: there,
       links: try linkTable(links, devices: devices.count), committedStep: Int(clamping: committedStep),
-      cachedMiniBatches: min(max(0, filled), settings.stepsPerEpoch), cause: cause)
+      cachedMiniBatches: min(max(0, filled), settings.stepsPerEpoch), cause: cause,
+      mayLearn: mayLearn)
     do {
       return try Replanning(request).decide()
     } catch {
