@@ -13,6 +13,7 @@ import MeshPeer
 import NeuralNetworks
 import ParallelPlanner
 import TrainingCoordination
+import WireCoding
 
 /// A job's material as it was taken up, with what its model's layers are called.
 struct OpenedMaterial: Sendable {
@@ -201,11 +202,8 @@ extension JobService {
     let stamp = certificate.stamp
     guard let job = jobs[id], let material = job.material, !job.isRunning else {
       // Not within the effects that led here.
-      Task {
-        self.take(
-          .stopped(
-            stamp, RunStop(committedStep: 0, culprit: .own, reason: "the job's package is not here")), id)
-      }
+      let stop = RunStop(committedStep: 0, culprit: .own, reason: "the job's package is not here")
+      Task { take(.stopped(stamp, stop), id) }
       return
     }
     jobs[id]?.isRunning = true
@@ -220,10 +218,8 @@ extension JobService {
       material: material, certificate: certificate, own: own, owner: job.specification.owner,
       threads: threads, budgetBytes: job.coordinator.progress.budgetBytes, activity: activity,
       obtain: { [weak self] needs in
-        try activity.await {
-          guard let self else { throw JobServiceFailure.stopping }
-          return try await self.obtainWeights(id, needs)
-        }
+        guard let service = self else { throw JobServiceFailure.stopping }
+        return try activity.await { try await service.obtainWeights(id, needs) }
       },
       report: { [weak self] progress in
         Task { await self?.take(.progressed(stamp, progress), id) }
