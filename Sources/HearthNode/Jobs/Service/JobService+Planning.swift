@@ -1,3 +1,4 @@
+import Determinism
 import Logging
 import MeshModel
 import MeshPeer
@@ -7,7 +8,7 @@ import TrainingCoordination
 /// What a leader does when its job wants a plan.
 extension JobService {
   /// Measures the links, looks for a plan, and answers the request.
-  func plan(_ id: JobID, _ request: PlanRequest) {
+  func plan(_ id: JobID, _ request: TrainingCoordination.PlanRequest) {
     work(id, .planning) { service in
       do {
         service.take(try await service.answer(request, of: id), id)
@@ -18,7 +19,7 @@ extension JobService {
     }
   }
 
-  private func answer(_ request: PlanRequest, of id: JobID) async throws -> JobInput {
+  private func answer(_ request: TrainingCoordination.PlanRequest, of id: JobID) async throws -> JobInput {
     let package = try await material(id).package
     let settings = try JobPlanningSettings(decoding: package.planning)
     let (devices, reports) = usable(request.reports)

@@ -13,6 +13,7 @@ import MeshPeer
 import NeuralNetworks
 import ParallelPlanner
 import TrainingCoordination
+import WireCoding
 
 /// A job's material as it was taken up, with what its model's layers are called.
 struct OpenedMaterial: Sendable {
@@ -220,7 +221,7 @@ extension JobService {
       material: material, certificate: certificate, own: own, owner: job.specification.owner,
       threads: threads, budgetBytes: job.coordinator.progress.budgetBytes, activity: activity,
       obtain: { [weak self] needs in
-        try activity.await {
+        try activity.await { [weak self] in
           guard let self else { throw JobServiceFailure.stopping }
           return try await self.obtainWeights(id, needs)
         }
