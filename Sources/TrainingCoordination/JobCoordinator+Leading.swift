@@ -60,12 +60,14 @@ extension JobCoordinator {
 
   /// Devices that can take part, ascending.
   private func able(at now: MonotonicInstant) -> [DeviceID] {
-    reports.keys.sorted().filter { device in
-      guard let told = progress(of: device), declines[device] == nil, isThere(device, at: now) else {
-        return false
-      }
-      return told.isPrepared && !told.isLeaving
-    }
+    reports.keys.sorted().filter { isAble($0, at: now) }
+  }
+
+  private func isAble(_ device: DeviceID, at now: MonotonicInstant) -> Bool {
+    guard reports[device] != nil, let told = progress(of: device), declines[device] == nil,
+      isThere(device, at: now)
+    else { return false }
+    return told.isPrepared && !told.isLeaving
   }
 
   /// Collects those that are there, and asks for a plan for them.
@@ -123,7 +125,7 @@ extension JobCoordinator {
         declines[device] == nil
       else { return false }
       if devices[device]?.isLeaving ?? false { return !hasStopped(device) }
-      return reports[device] == nil || !hasStopped(device)
+      return !isAble(device, at: now) || !hasStopped(device)
     }
     if !isWaiting || end <= now { return true }
     wake(at: end)
@@ -159,7 +161,7 @@ extension JobCoordinator {
   private mutating func improve(at now: MonotonicInstant) {
     guard let current, !decree.isProposing else { return }
     let proposal = current.proposal
-    if let request = leading.request, !request.candidates.allSatisfy(able(at: now).contains) {
+    if let request = leading.request, !request.candidates.allSatisfy({ isAble($0, at: now) }) {
       leading.request = nil
     }
     let leaving = proposal.participants.filter { progress(of: $0)?.isLeaving ?? false }
@@ -172,7 +174,7 @@ extension JobCoordinator {
     }
     if let next = proposal.next, hasLearned(proposal),
       proposal.household.allSatisfy({ device in
-        !next.places.contains { proposal.household[$0] == device } || able(at: now).contains(device)
+        !next.places.contains { proposal.household[$0] == device } || isAble(device, at: now)
       })
     {
       return propose(

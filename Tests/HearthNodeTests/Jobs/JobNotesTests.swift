@@ -5,8 +5,13 @@ import Testing
 import TrainingCoordination
 
 @Suite struct JobNotesTests {
-  private let laptop = DeviceID(0, 1)
-  private let nas = DeviceID(0, 2)
+  private let laptop: DeviceID
+  private let nas: DeviceID
+
+  init() throws {
+    laptop = try #require(DeviceID(bytes: [UInt8](repeating: 1, count: DeviceID.byteCount)))
+    nas = try #require(DeviceID(bytes: [UInt8](repeating: 2, count: DeviceID.byteCount)))
+  }
 
   private func name(_ device: DeviceID) -> String { device == laptop ? "laptop" : "nas" }
 

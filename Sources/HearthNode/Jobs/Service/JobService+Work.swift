@@ -27,7 +27,7 @@ extension JobService {
   func work(
     _ id: JobID, _ kind: JobActivity.Work, _ body: @escaping @Sendable (isolated JobService) async -> Void
   ) {
-    guard let activity = jobs[id]?.activity else { return }
+    guard !hasStopped, let activity = jobs[id]?.activity else { return }
     activity.begin(
       kind,
       Task { [weak self] in
@@ -199,6 +199,7 @@ extension JobService {
 
   /// Runs this device's part of a plan on a thread of its own; answers once, with `completed` or `stopped`.
   func run(_ id: JobID, _ certificate: PlanCertificate) {
+    if hasStopped { return }
     let stamp = certificate.stamp
     guard let job = jobs[id], let material = job.material, !job.isRunning else {
       // Not within the effects that led here.
