@@ -82,7 +82,7 @@ struct LanePlanTests {
         #expect(balance(plan, lengths, devices: 2, epochs: 5) >= 0.99)
         let blind = LanePlan(
           sampleCount: count, laneCount: lanes, samplesPerMicroBatch: microBatch, seed: seed)
-        #expect(balance(blind, lengths, devices: 8, epochs: 5) < 0.9, "else nothing was to be gained")
+        #expect(balance(blind, lengths, devices: 8, epochs: 5) < 0.95, "else nothing was to be gained")
       }
     }
   }
