@@ -78,7 +78,8 @@ struct LanePlanTests {
       for seed in 1...5 as ClosedRange<UInt64> {
         let lengths = pairLengths(count, seed: seed)
         let plan = LanePlan(lengths: lengths, laneCount: lanes, samplesPerMicroBatch: microBatch, seed: seed)
-        #expect(balance(plan, lengths, devices: 8, epochs: 5) >= 0.97, "\(lanes) x \(microBatch), seed \(seed)")
+        #expect(
+          balance(plan, lengths, devices: 8, epochs: 5) >= 0.97, "\(lanes) x \(microBatch), seed \(seed)")
         #expect(balance(plan, lengths, devices: 2, epochs: 5) >= 0.99)
         let blind = LanePlan(
           sampleCount: count, laneCount: lanes, samplesPerMicroBatch: microBatch, seed: seed)
@@ -87,10 +88,12 @@ struct LanePlanTests {
     }
   }
 
-  @Test("trains every sample exactly once an epoch whatever the lengths are", arguments: [1, 7, 61, 128, 500])
+  @Test(
+    "trains every sample exactly once an epoch whatever the lengths are", arguments: [1, 7, 61, 128, 500])
   func everySampleOfAnyLength(count: Int) {
     var generator = SeededGenerator(seed: 12)
-    let lengths = (0..<count).map { _ in generator.uniform(below: 4) == 0 ? 512 : generator.uniform(below: 90) }
+    let lengths = (0..<count).map { _ in generator.uniform(below: 4) == 0 ? 512 : generator.uniform(below: 90)
+    }
     for (lanes, microBatch) in [(1, 1), (4, 4), (8, 2), (16, 1), (3, 5), (8, .max)] {
       let plan = LanePlan(lengths: lengths, laneCount: lanes, samplesPerMicroBatch: microBatch, seed: 5)
       #expect(plan.lanes.allSatisfy { $0.allSatisfy { (1...microBatch).contains($0.count) } })

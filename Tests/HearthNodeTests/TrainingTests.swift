@@ -258,12 +258,17 @@ struct TrainingTests {
     // Inside a string of the header, quotes and line ends are escaped.
     let (now, then) = (#"\"version\" : 2"#, #"\"version\" : 1"#)
     let place = try #require(bytes.range(of: Data(now.utf8)))
-    try (bytes[..<place.lowerBound] + Data(then.utf8) + bytes[place.upperBound...]).write(to: URL(fileURLWithPath: path))
+    try (bytes[..<place.lowerBound] + Data(then.utf8) + bytes[place.upperBound...]).write(
+      to: URL(fileURLWithPath: path))
     #expect {
       try resumeTraining(
         ResumeRequest(runDirectory: request.output), cancellation: CancellationFlag(), report: { _ in })
     } throws: { error in
-      if case .notResumable(_, let detail)? = error as? RunFailure { detail.contains("version 1") } else { false }
+      if case .notResumable(_, let detail)? = error as? RunFailure {
+        detail.contains("version 1")
+      } else {
+        false
+      }
     }
   }
 }

@@ -1,3 +1,4 @@
+import ComputeRuntime
 package import Logging
 import MeshTransport
 
@@ -8,6 +9,7 @@ package enum DaemonProcess {
     _ options: HouseholdDaemon.Options, log: Logger, environment: [String: String],
     started: @escaping @Sendable (_ port: UInt16) -> Void = { _ in }
   ) throws {
+    AllocatorSettings.keepFreedMemory()
     ignoreHangUp()
     let flag = CancellationFlag()
     let (stops, continuation) = AsyncStream.makeStream(of: Void.self)
