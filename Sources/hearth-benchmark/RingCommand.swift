@@ -4,6 +4,7 @@ import ComputeRuntime
 import Glibc
 import HearthNode
 import MeshModel
+import TensorKernels
 
 /// `hearth-benchmark ring`: the exact reduction of integer sums over encrypted sessions.
 struct RingCommand: ParsableCommand {

@@ -1,6 +1,6 @@
-import ComputeRuntime
 package import Logging
 import MeshTransport
+import TensorKernels
 
 /// The process of `hearth up`: a daemon from its start to the signal that ends it.
 package enum DaemonProcess {

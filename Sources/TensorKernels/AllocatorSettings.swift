@@ -1,4 +1,4 @@
-import Glibc
+import CKernels
 
 /// How the C library treats memory that was freed; for processes that pass many messages on.
 package enum AllocatorSettings {
@@ -11,9 +11,5 @@ package enum AllocatorSettings {
   ///
   /// Messages of some hundred KiB are over the C library's limits: each would be mapped, zeroed page by page and unmapped,
   /// which was 30 % of the processor time of a ring.
-  package static func keepFreedMemory() {
-    // Both calls can only fail for values that the library does not know; then it stays as it was.
-    _ = mallopt(M_MMAP_THRESHOLD, mappedBytes)
-    _ = mallopt(M_TRIM_THRESHOLD, keptBytes)
-  }
+  package static func keepFreedMemory() { hearth_allocator_limits(mappedBytes, keptBytes) }
 }
