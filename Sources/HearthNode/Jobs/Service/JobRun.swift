@@ -165,6 +165,7 @@ final class JobProgress: @unchecked Sendable {
       progress.waitingShare = epoch.times.waitShare
       send()
     case .transition: send()
+    case .handover, .learned, .committed: break
     }
   }
 
