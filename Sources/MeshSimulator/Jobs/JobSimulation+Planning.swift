@@ -1,3 +1,4 @@
+import Determinism
 import MeshModel
 import ParallelPlanner
 import PipelineSchedules

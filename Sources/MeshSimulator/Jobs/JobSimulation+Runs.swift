@@ -1,6 +1,7 @@
 import CryptoPrimitives
 import Determinism
 import MeshModel
+import ParallelPlanner
 import TrainingCoordination
 
 /// What a daemon does for a run: the channel it talks over, the disk it keeps its state on, what it tells.

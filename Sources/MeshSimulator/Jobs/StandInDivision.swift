@@ -1,6 +1,7 @@
 import Collectives
 import ParallelPlanner
 import PipelineSchedules
+import TrainingCoordination
 
 /// Which device computes and keeps which units under a plan; the rules of the real run.
 struct StandInDivision: Sendable {
@@ -80,6 +81,7 @@ enum StandInPayload: Sendable {
   case state(StandInState)
   case share(StandInShare)
   case inventories([Inventory])
+  case flags([Bool])
 
   /// Roughly what it takes on the wire.
   var byteCount: Int {
@@ -87,6 +89,7 @@ enum StandInPayload: Sendable {
     case .words(let words): 60 + 8 * words.count
     case .state(let state): 100 + 16 * state.values.count
     case .share(let share): 70 + 12 * share.losses.count
+    case .flags(let flags): 60 + flags.count
     case .inventories(let told): 60 + told.reduce(0) { $0 + 60 + 8 * $1.units.words.count }
     }
   }

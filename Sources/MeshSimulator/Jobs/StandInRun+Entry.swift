@@ -9,6 +9,9 @@ struct StandInEntry: Sendable {
   var inventories: [Inventory?]
   /// Places that bring nothing: their link is gone.
   var gone: Set<Int> = []
+  /// Of which places each participant has the inventory, by participant.
+  var present: [Int: [Bool]] = [:]
+  var hasToldPresent = false
   var handover: Handover?
   /// Which of the handover's transfers of state have been taken in.
   var received: [StandInState] = []
@@ -18,8 +21,8 @@ struct StandInEntry: Sendable {
   var awaitedUnits: [Int] = []
   /// Units that are computed again.
   var missing: [Int] = []
-  /// Units that come in the background, for the next plan.
-  var lessons: [Int]?
+  /// Who has still to send what the next plan wants here; nil before anybody was asked.
+  var teachers: Set<Int>?
   var hasLearned = false
 
   init(held: [StandInState], places: Int) {
@@ -29,13 +32,8 @@ struct StandInEntry: Sendable {
 }
 
 extension StandInRun {
-  /// The participant that hears all inventories first and tells them to everybody, so that all count with the same.
-  private var collectorOfInventories: Int { division.devices[0] }
-
-  private static func inventoryTag(of place: Int) -> StandInTag {
-    StandInTag(kind: .state, unit: 0, part: UInt32(place))
-  }
-  private static let agreedTag = StandInTag(kind: .state, unit: 1)
+  private static let inventoryTag = StandInTag(kind: .state, step: 1)
+  private static let presentTag = StandInTag(kind: .state, step: 2)
   private static func leavesTag(_ transfer: Int) -> StandInTag {
     StandInTag(kind: .leaves, unit: 2, part: UInt32(transfer))
   }
@@ -50,16 +48,25 @@ extension StandInRun {
 
   // MARK: - Telling
 
+  /// Whether a place learns for the next plan: it brings nothing along that counts.
+  private func isLearner(_ other: Int) -> Bool {
+    !division.devices.contains(other) && next?.devices.contains(other) == true
+  }
+
+  /// Every participant and donor tells what it has to all of them.
   mutating func tell(_ cache: StandInCache) {
     let own = Inventory(
       states: entry.held.filter { $0.step > 0 }.prefix(Handover.stateLimit).map {
         HeldState(step: $0.step, selection: selection($0))
       },
       units: UnitSet(count: job.unitCount, (0..<job.unitCount).filter { cache.contains($0) }))
-    if place == collectorOfInventories {
-      entry.inventories[place] = own
-    } else {
-      send(.inventories([own]), Self.inventoryTag(of: place), to: collectorOfInventories)
+    entry.inventories[place] = own
+    if isLearner(place) {
+      phase = .waiting
+      return beginLessons(cache)
+    }
+    for other in 0..<places where other != place && !isLearner(other) {
+      send(.inventories([own]), Self.inventoryTag, to: other)
     }
   }
 
@@ -68,9 +75,11 @@ extension StandInRun {
     _ other: Int, isOrderly: Bool, _ cache: inout StandInCache
   ) -> [StandInEffect] {
     guard phase != .over else { return [] }
-    if !isOrderly || phase == .telling { entry.gone.insert(other) }
-    let isTold = division.devices.contains(place) || collectorOfInventories != other
-    if phase == .telling, !isTold { effects.append(.missed(other)) }
+    if !isOrderly || phase == .telling || phase == .waiting { entry.gone.insert(other) }
+    // A device without a role hears from the participants alone what counts.
+    if phase == .telling, !division.devices.contains(place), division.devices.contains(other) {
+      effects.append(.missed(other))
+    }
     if phase == .handingOver || phase == .waiting, awaitsAnything(from: other, cache) {
       effects.append(.missed(other))
     }
@@ -92,27 +101,48 @@ extension StandInRun {
   }
 
   mutating func endTelling(_ cache: StandInCache) -> Bool {
-    if place == collectorOfInventories {
-      for other in 0..<places where entry.inventories[other] == nil {
-        if case .inventories(let told)? = take(Self.inventoryTag(of: other), from: other),
-          let first = told.first
-        {
-          entry.inventories[other] = first
-        } else if entry.gone.contains(other) {
-          entry.inventories[other] = Inventory(units: job.unitCount)
-        }
-      }
-      let all = entry.inventories.compactMap { $0 }
-      guard all.count == places else { return false }
-      for other in 0..<places where other != place && !entry.gone.contains(other) {
-        send(.inventories(all), Self.agreedTag, to: other)
-      }
-      return makeHandover(all, cache)
+    for other in 0..<places where entry.inventories[other] == nil && !isLearner(other) {
+      guard case .inventories(let told)? = take(Self.inventoryTag, from: other) else { continue }
+      entry.inventories[other] = told.first
     }
-    guard case .inventories(let all)? = take(Self.agreedTag, from: collectorOfInventories) else {
+    let isKnown = (0..<places).map { entry.inventories[$0] != nil && !isLearner($0) }
+    let isComplete = (0..<places).allSatisfy { isKnown[$0] || isLearner($0) || entry.gone.contains($0) }
+    if isComplete, !entry.hasToldPresent, division.devices.contains(place) {
+      entry.hasToldPresent = true
+      entry.present[place] = isKnown
+      for other in 0..<places where other != place && !isLearner(other) {
+        send(.flags(isKnown), Self.presentTag, to: other)
+      }
+    }
+    for other in division.devices where entry.present[other] == nil {
+      if case .flags(let flags)? = take(Self.presentTag, from: other), flags.count == places {
+        entry.present[other] = flags
+      }
+    }
+    let told = division.devices.compactMap { entry.present[$0] }
+    guard told.count == division.devices.count else { return false }
+    return agree(on: (0..<places).map { other in told.allSatisfy { $0[other] } }, cache)
+  }
+
+  /// What a device without a role has counts only when all participants have heard of it.
+  private mutating func agree(on isPresent: [Bool], _ cache: StandInCache) -> Bool {
+    if !isPresent[place] {
+      // It may have been heard by some only: it is left out everywhere.
+      end(.handedOver)
       return false
     }
-    return makeHandover(all, cache)
+    let none = Inventory(units: job.unitCount)
+    let all = (0..<places).map { isPresent[$0] ? entry.inventories[$0] : none }
+    guard all.allSatisfy({ $0 != nil }) else {
+      if division.devices.contains(place) {
+        // All participants know of a device of which this one has heard nothing: it told so itself.
+        fail("device \(place) does not have what it said to have")
+        return false
+      }
+      // A device without a role has not heard what all participants have.
+      return false
+    }
+    return makeHandover(all.map { $0 ?? none }, cache)
   }
 
   private mutating func makeHandover(_ inventories: [Inventory], _ cache: StandInCache) -> Bool {
@@ -124,7 +154,6 @@ extension StandInRun {
       entry.missing = handover.missing.units
       entry.awaitedUnits = handover.units.filter { $0.to == place }.flatMap(\.units)
       give(handover, cache)
-      if let next { try prepareLessons(inventories, next, handover, cache) }
       phase = .handingOver
       return true
     } catch {
@@ -201,7 +230,8 @@ extension StandInRun {
       return false
     }
     guard division.devices.contains(place) else {
-      return learn(cache)
+      end(.handedOver)
+      return false
     }
     let need = need(of: place, division, after: handover.start).selection
     let needed = (0..<job.layers).map { need.contains(job.values(ofLayers: $0..<$0 + 1)) }
@@ -213,43 +243,62 @@ extension StandInRun {
       fail("device \(place) begins after step \(handover.start) without some of its values")
       return false
     }
+    beginLessons(cache)
     beginWork(&cache)
     return true
   }
 
   // MARK: - The next plan
 
-  /// What learners need for the next plan comes to them while the others train.
-  private mutating func prepareLessons(
-    _ inventories: [Inventory], _ next: StandInDivision, _ handover: Handover, _ cache: StandInCache
-  ) throws(HandoverFailure) {
-    let lessons = try Handover(inventories, leaves: leaves, totalSteps: job.totalSteps) { start in
-      (0..<places).map { other in
-        HandoverNeed(selection: VectorSelection([]), units: need(of: other, next, after: start).units)
+  private static let wantedTag = StandInTag(kind: .state, step: 5)
+  private static let lessonsOverTag = StandInTag(kind: .state, step: 6)
+
+  /// The units that one device keeps now and another will keep under the next plan.
+  private func lessons(from teacher: Int, to student: Int) -> [Int] {
+    guard let next, division.plan.mode != .live, next.plan.mode != .live, teacher != student else {
+      return []
+    }
+    return (0..<job.unitCount).filter {
+      division.owner(of: $0) == teacher && next.owner(of: $0) == student
+    }
+  }
+
+  /// Asks those who keep what the next plan wants here; they send it while they train.
+  mutating func beginLessons(_ cache: StandInCache) {
+    guard next != nil, entry.teachers == nil else { return }
+    var teachers: Set<Int> = []
+    for other in division.devices {
+      let units = lessons(from: other, to: place)
+      guard !units.isEmpty, !entry.gone.contains(other) else { continue }
+      teachers.insert(other)
+      let wanted = (0..<job.unitCount).map { units.contains($0) && !cache.contains($0) }
+      send(.flags(wanted), Self.wantedTag, to: other)
+    }
+    entry.teachers = teachers
+  }
+
+  /// Teaches who asks, and notices that nothing more will come.
+  mutating func attendLessons(_ cache: StandInCache) {
+    guard next != nil, let teachers = entry.teachers else { return }
+    for other in 0..<places {
+      guard case .flags(let wanted)? = take(Self.wantedTag, from: other), wanted.count == job.unitCount else {
+        continue
+      }
+      for unit in lessons(from: place, to: other) where wanted[unit] {
+        guard let words = cache.entries[unit] else { continue }
+        send(.words(words), StandInTag(kind: .activations, unit: unit), to: other)
+      }
+      send(.flags([]), Self.lessonsOverTag, to: other)
+    }
+    for other in teachers.sorted() {
+      if take(Self.lessonsOverTag, from: other) != nil || entry.gone.contains(other) {
+        entry.teachers?.remove(other)
       }
     }
-    entry.lessons = lessons.units.filter { $0.to == place }.flatMap(\.units)
-    give(lessons.units.filter { $0.from == place }, cache)
-  }
-
-  /// A device without a role in the plan: it has given what it had, and perhaps learns for the next plan.
-  private mutating func learn(_ cache: StandInCache) -> Bool {
-    guard next?.devices.contains(place) == true else {
-      end(.handedOver)
-      return false
+    if entry.teachers?.isEmpty == true, !entry.hasLearned {
+      entry.hasLearned = true
+      effects.append(.learned)
     }
-    phase = .waiting
-    if isStopping { end(.stopped(state.step)) }
-    return false
-  }
-
-  /// Says once that everything has come that the next plan wants here.
-  mutating func tellLearned(_ cache: StandInCache) {
-    guard !entry.hasLearned, let lessons = entry.lessons, lessons.allSatisfy({ cache.contains($0) }) else {
-      return
-    }
-    entry.hasLearned = true
-    effects.append(.learned)
   }
 }
 

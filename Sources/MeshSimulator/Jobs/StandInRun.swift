@@ -131,7 +131,7 @@ struct StandInRun: Sendable {
     }
     if phase != .over {
       gather()
-      if phase != .telling, phase != .handingOver { tellLearned(cache) }
+      attendLessons(cache)
     }
     defer { effects = [] }
     return effects
