@@ -75,10 +75,10 @@ package struct JobScenario: Sendable {
       seed: seed, lanes: lanes, stepsPerEpoch: 4 + dice.uniform(below: 8), epochs: 1 + dice.uniform(below: 3),
       layers: 2 + dice.uniform(below: 4), width: 1 + dice.uniform(below: 4), heldOut: dice.uniform(below: 4),
       usesCache: dice.uniform(below: 5) > 0)
-    let seconds = 4 + Double(dice.uniform(below: 20))
+    let seconds = 3 + Double(dice.uniform(below: 15))
     var plan = JobPlan(
       scenario: name, seed: seed, deviceCount: devices, roster: Array(0..<devices), job: job,
-      unitSeconds: seconds / Double(job.totalSteps * lanes) * Double(min(devices, lanes)),
+      unitSeconds: seconds / Double(job.totalSteps * ((lanes + devices - 1) / devices)),
       checkpointInterval: .milliseconds(500 + dice.uniform(below: 4_000)),
       suspicion: .milliseconds(4_000 + dice.uniform(below: 5_000)), duration: .zero)
     plan.owner = dice.uniform(below: devices)

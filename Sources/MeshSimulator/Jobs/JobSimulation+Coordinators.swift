@@ -10,7 +10,8 @@ extension JobSimulation {
 
   mutating func give(_ input: JobInput, to device: Int) {
     guard devices[device].isRunning, devices[device].process?.coordinator != nil else { return }
-    let effects = devices[device].process?.coordinator?.handle(input, at: clock(device)) ?? []
+    let time = clock(device)
+    let effects = devices[device].process?.coordinator?.handle(input, at: time) ?? []
     perform(effects, device)
     settle(device)
   }
@@ -46,7 +47,8 @@ extension JobSimulation {
   mutating func take(_ message: JobMessage, from sender: Int, at device: Int) {
     if devices[device].process?.coordinator == nil { meet(message, from: sender, at: device) }
     guard devices[device].process?.coordinator != nil else { return }
-    note(1, sender, device, "\(sender) > \(device)  \(describe(message))")
+    let line = keepsLines ? "\(sender) > \(device)  \(describe(message))" : ""
+    note(1, sender, device, line)
     give(.message(message, from: devices[sender].id), to: device)
   }
 

@@ -212,12 +212,15 @@ extension JobSimulation {
       let seen = membership(of: device, heard: process)
       guard seen != process.membership else { continue }
       devices[device].process?.membership = seen
-      note(
-        25, device, 0,
-        "\(device) sees \(seen.alive.compactMap { places[$0] }.sorted()), reaches "
-          + "\(seen.reachable.compactMap { places[$0] }.sorted())")
+      let line = keepsLines ? describe(seen, device) : ""
+      note(25, device, 0, line)
       give(.membership(seen), to: device)
     }
+  }
+
+  private func describe(_ seen: JobMembership, _ device: Int) -> String {
+    let alive = seen.alive.compactMap { places[$0] }.sorted()
+    return "\(device) sees \(alive), reaches \(seen.reachable.compactMap { places[$0] }.sorted())"
   }
 
   private func membership(of device: Int, heard process: JobProcess?) -> JobMembership {

@@ -118,7 +118,8 @@ extension JobSimulation {
     guard let run = devices[device].process?.run, let stamp = devices[device].process?.channel?.stamp else {
       return
     }
-    let whole = run.state.isWhole && ending == .finished ? run.state : nil
+    let isDone = ending == .finished && run.state.step == plan.job.totalSteps
+    let whole = isDone && run.state.isWhole ? run.state : nil
     note(11, device, run.state.step, "\(device) ends its run: \(ending)")
     if let whole {
       checkResult(whole, device)

@@ -32,10 +32,12 @@ package struct JobSimulation: Sendable {
   /// The leader is struck at its next such moment.
   var armed: (moment: LeaderMoment, milliseconds: Int)?
   var isOver = false
+  let keepsLines: Bool
 
   /// A household that is about to be switched on.
   package init(_ plan: JobPlan, keepingLines: Bool = false) {
     self.plan = plan
+    keepsLines = keepingLines
     trace = SimulationTrace(keepingLines: keepingLines)
     model = StandInModel(plan.job)
     reference = StandInReference(model)
