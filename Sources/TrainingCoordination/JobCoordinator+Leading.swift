@@ -60,12 +60,14 @@ extension JobCoordinator {
 
   /// Devices that can take part, ascending.
   private func able(at now: MonotonicInstant) -> [DeviceID] {
-    reports.keys.sorted().filter { device in
-      guard let told = progress(of: device), declines[device] == nil, isThere(device, at: now) else {
-        return false
-      }
-      return told.isPrepared && !told.isLeaving
-    }
+    reports.keys.sorted().filter { isAble($0, at: now) }
+  }
+
+  private func isAble(_ device: DeviceID, at now: MonotonicInstant) -> Bool {
+    guard reports[device] != nil, let told = progress(of: device), declines[device] == nil,
+      isThere(device, at: now)
+    else { return false }
+    return told.isPrepared && !told.isLeaving
   }
 
   /// Collects those that are there, and asks for a plan for them.
@@ -119,11 +121,12 @@ extension JobCoordinator {
       end = (leading.since ?? now).advanced(by: JobLimits.reportWait)
     }
     let isWaiting = expected.contains { device in
-      guard device != own, isPresent(device, at: now), membership.reachable.contains(device),
-        declines[device] == nil
-      else { return false }
+      guard device != own, declines[device] == nil else { return false }
+      // After a power loss devices come back one after the other.
+      if situation.isRestored, !isThere(device, at: now) { return true }
+      guard isPresent(device, at: now), membership.reachable.contains(device) else { return false }
       if devices[device]?.isLeaving ?? false { return !hasStopped(device) }
-      return reports[device] == nil || !hasStopped(device)
+      return !isAble(device, at: now) || !hasStopped(device)
     }
     if !isWaiting || end <= now { return true }
     wake(at: end)
@@ -159,11 +162,15 @@ extension JobCoordinator {
   private mutating func improve(at now: MonotonicInstant) {
     guard let current, !decree.isProposing else { return }
     let proposal = current.proposal
-    if let request = leading.request, !request.candidates.allSatisfy(able(at: now).contains) {
+    if let request = leading.request, !request.candidates.allSatisfy({ isAble($0, at: now) }) {
       leading.request = nil
     }
     let leaving = proposal.participants.filter { progress(of: $0)?.isLeaving ?? false }
-    let candidates = able(at: now).filter { cooldown.end(for: $0, at: now) == nil }
+    // Whoever has not said a word under this plan may be gone.
+    let candidates = able(at: now).filter {
+      cooldown.end(for: $0, at: now) == nil
+        && ($0 == own || stamps[$0] == position && membership.reachable.contains($0))
+    }
     if !leaving.isEmpty {
       if leading.request?.cause != .left, leading.unplanned == nil, !candidates.isEmpty {
         request(.left, candidates, at: now)
@@ -172,7 +179,7 @@ extension JobCoordinator {
     }
     if let next = proposal.next, hasLearned(proposal),
       proposal.household.allSatisfy({ device in
-        !next.places.contains { proposal.household[$0] == device } || able(at: now).contains(device)
+        !next.places.contains { proposal.household[$0] == device } || isAble(device, at: now)
       })
     {
       return propose(
@@ -243,7 +250,11 @@ extension JobCoordinator {
     var listed = household
     if let current {
       // Whoever holds something of the run, and is there, hands it over.
-      let holders = current.proposal.household.filter { !household.contains($0) && isThere($0, at: now) }
+      let holders = current.proposal.household.filter { device in
+        !household.contains(device) && isThere(device, at: now)
+          && (device == own || membership.reachable.contains(device))
+          && (situation.interruption == nil || hasStopped(device))
+      }
       listed += holders.prefix(JobLimits.roster - listed.count)
     }
     let proposal = PlanProposal(stamp: decree.stamp, household: listed, plan: plan, next: next)

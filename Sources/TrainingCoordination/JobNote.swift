@@ -49,6 +49,13 @@ package struct JobQuorum: Hashable, Sendable {
   /// Weight of all voters.
   package var total: Int
 
+  /// A quorum.
+  package init(present: Int, needed: Int, total: Int) {
+    self.present = present
+    self.needed = needed
+    self.total = total
+  }
+
   /// Whether those that are there can decide.
   package var isEnough: Bool { present >= needed }
 }
