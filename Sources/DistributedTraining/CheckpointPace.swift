@@ -16,9 +16,9 @@ final class CheckpointPace {
   }
 
   /// Writes the state if it is time; `state` copies it only then.
-  func writeIfDue(_ state: () -> TrainingState?) {
+  func writeIfDue(_ state: () throws -> TrainingState?) rethrows {
     let start = MonotonicClock.seconds()
-    guard start >= notBefore, let state = state() else { return }
+    guard start >= notBefore, let state = try state() else { return }
     write(state)
     let end = MonotonicClock.seconds()
     notBefore = end + max(seconds, ratio * (end - start))

@@ -1,3 +1,4 @@
+import ActivationCache
 import Collectives
 import FineTuning
 import NeuralNetworks
@@ -141,7 +142,10 @@ extension DistributedRun {
       }
     }
     states.gather(state)
-    checkpoints.writeIfDue { state }
+    try checkpoints.writeIfDue {
+      try keepActivations()
+      return state
+    }
   }
 
   /// The devices that keep a copy of a stage's state: all of the other stages, or one of the next when it is large.
@@ -154,8 +158,16 @@ extension DistributedRun {
   }
 
   /// Writes the state at hand to the disk now and then; a pipeline writes what it gathers.
-  func checkpointIfDue() {
+  func checkpointIfDue() throws {
     if case .pipeline = first { return }
-    checkpoints.writeIfDue { states.current }
+    try checkpoints.writeIfDue {
+      try keepActivations()
+      return states.current
+    }
+  }
+
+  /// The activations of the steps so far are on the disk before a state that is beyond them.
+  private func keepActivations() throws {
+    if !isInCachedEpochs { try technique.taps?.cache.flush() }
   }
 }

@@ -234,7 +234,7 @@ package final class DistributedRun {
       return finish(isComplete: false, ending: .finished)
     }
     if isLive { step = stepsPerEpoch }
-    checkpointIfDue()
+    try checkpointIfDue()
     if step % stepsPerEpoch == 0 {
       try evaluate(step / stepsPerEpoch, cached, audience: context.division.cachedDevices)
     }
