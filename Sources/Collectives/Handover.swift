@@ -19,6 +19,13 @@ package struct Handover: Sendable, Equatable {
     package var to: Int
     /// Where they are in the flat vector, ascending.
     package var ranges: [Range<Int>]
+
+    /// A transfer.
+    package init(from: Int, to: Int, ranges: [Range<Int>]) {
+      self.from = from
+      self.to = to
+      self.ranges = ranges
+    }
   }
 
   /// Activations on their way.
@@ -29,6 +36,13 @@ package struct Handover: Sendable, Equatable {
     package var to: Int
     /// The units, ascending.
     package var units: [Int]
+
+    /// A transfer.
+    package init(from: Int, to: Int, units: [Int]) {
+      self.from = from
+      self.to = to
+      self.units = units
+    }
   }
 
   /// Optimizer steps that are not done again.

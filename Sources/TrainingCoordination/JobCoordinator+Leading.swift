@@ -121,9 +121,10 @@ extension JobCoordinator {
       end = (leading.since ?? now).advanced(by: JobLimits.reportWait)
     }
     let isWaiting = expected.contains { device in
-      guard device != own, isPresent(device, at: now), membership.reachable.contains(device),
-        declines[device] == nil
-      else { return false }
+      guard device != own, declines[device] == nil else { return false }
+      // After a power loss devices come back one after the other.
+      if situation.isRestored, !isThere(device, at: now) { return true }
+      guard isPresent(device, at: now), membership.reachable.contains(device) else { return false }
       if devices[device]?.isLeaving ?? false { return !hasStopped(device) }
       return !isAble(device, at: now) || !hasStopped(device)
     }
@@ -165,7 +166,11 @@ extension JobCoordinator {
       leading.request = nil
     }
     let leaving = proposal.participants.filter { progress(of: $0)?.isLeaving ?? false }
-    let candidates = able(at: now).filter { cooldown.end(for: $0, at: now) == nil }
+    // Whoever has not said a word under this plan may be gone.
+    let candidates = able(at: now).filter {
+      cooldown.end(for: $0, at: now) == nil
+        && ($0 == own || stamps[$0] == position && membership.reachable.contains($0))
+    }
     if !leaving.isEmpty {
       if leading.request?.cause != .left, leading.unplanned == nil, !candidates.isEmpty {
         request(.left, candidates, at: now)
@@ -245,7 +250,11 @@ extension JobCoordinator {
     var listed = household
     if let current {
       // Whoever holds something of the run, and is there, hands it over.
-      let holders = current.proposal.household.filter { !household.contains($0) && isThere($0, at: now) }
+      let holders = current.proposal.household.filter { device in
+        !household.contains(device) && isThere(device, at: now)
+          && (device == own || membership.reachable.contains(device))
+          && (situation.interruption == nil || hasStopped(device))
+      }
       listed += holders.prefix(JobLimits.roster - listed.count)
     }
     let proposal = PlanProposal(stamp: decree.stamp, household: listed, plan: plan, next: next)

@@ -32,6 +32,8 @@ final class TestHousehold: @unchecked Sendable {
     var stop: (place: Int, step: Int)?
     /// The device whose parameters are asked for at the end of a job without cached epochs, by place.
     var collector: Int?
+    /// Called on the threads of the devices; a place that is given true asks for a stop.
+    var asks: (@Sendable (_ place: Int, DistributedEvent) -> Bool)?
     /// Called on the threads of the devices.
     var event: (@Sendable (_ place: Int, DistributedEvent) -> Void)?
 
@@ -104,6 +106,7 @@ final class TestHousehold: @unchecked Sendable {
         report: { event in
           outcome.events.append(event)
           epoch.event?(place, event)
+          if epoch.asks?(place, event) == true { run?.requestStop() }
           if case .committed(let step, _) = event, let stop = epoch.stop, stop.place == place,
             step == stop.step
           {

@@ -247,7 +247,9 @@ struct JobWorld {
     for own in runners where nodes[own].isUp && !nodes[own].isFrozen {
       if nodes[own].run?.isBroken == nil {
         // Sockets of a dead process are closed by its machine.
-        if let dead = places.first(where: { !nodes[$0].isUp || nodes[$0].run == nil && hasRun($0, certificate) }),
+        if let dead = places.first(where: {
+          !nodes[$0].isUp || nodes[$0].run == nil && hasRun($0, certificate)
+        }),
           nodes[own].coordinator?.progress.phase != .completed
         {
           let stop = RunStop(

@@ -12,7 +12,7 @@ import time
 import churn_report
 import machine
 from household import rows_of
-from mesh_lab import Household, Lab, LabFailure, parsed, quiet_share
+from mesh_lab import Household, Lab, LabFailure, event, parsed, quiet_share
 
 OWNER = 1
 # Seconds that a job may take, that its start may take, and that nothing may happen.
@@ -45,6 +45,7 @@ class Job:
         self.program = scene.lab.hearth_on(OWNER, scene.household.home, *scene.words(self.output))
         self.followings = [Following(self.program)]
         self.faults = []  # (moment, what was done)
+        self.session = None  # when a device that came late had its first session
         self.submitted = self.wait(lambda event: event.get("event") == "submitted", START_PATIENCE, "submitted job")
         self.id = self.submitted[1]["job"]
 
@@ -54,8 +55,9 @@ class Job:
             self.scene.lab.hearth_on(host, self.scene.household.home, "watch", self.id, "--json")))
 
     def events(self):
-        """Everything that anybody told, by time."""
-        return sorted((pair for following in self.followings for pair in following.events()), key=lambda pair: pair[0])
+        """Everything that anybody told, by time, with the number of the follower who told it."""
+        return sorted(((moment, {**fields, "follower": number}) for number, following in enumerate(self.followings)
+                       for moment, fields in following.events()), key=lambda pair: pair[0])
 
     def wait(self, wanted, seconds, what, since=0.0):
         """The first event of any follower for which `wanted` holds."""
@@ -136,9 +138,12 @@ class Scene:
         for host in self.hosts:
             self.household.up(host)
         self.everybody_in()
-        if not options.loopback:
-            for host in self.hosts:
-                self.lab.household("cpu", str(host), f"{options.share:g}")
+        for host in self.hosts:
+            self.limit(host, options.share)
+
+    def limit(self, host, share):
+        if not self.lab.loopback:
+            self.lab.household("cpu", str(host), f"{share:g}")
 
     def words(self, output):
         options = self.options
@@ -198,6 +203,7 @@ class Scene:
         if not self.lab.loopback:
             self.lab.household("heal")
         for host in self.hosts:
+            self.limit(host, self.options.share)
             if not self.lab.loopback:
                 self.lab.household("bus", str(host), "start")
                 self.lab.household("avahi", str(host), "start")
@@ -340,6 +346,26 @@ def cutting(seconds, *one_way):
     return act
 
 
+def parting(seconds):
+    """The network falls into two halves; the owner's has the majority."""
+    def act(scene, job, dice):
+        job.wait_for_share(0.4, scene.options.epochs)
+        middle = (len(scene.hosts) + 1) // 2
+        halves = [",".join(map(str, half)) for half in (scene.hosts[:middle], scene.hosts[middle:])]
+        told(job, f"hosts {halves[0]} and {halves[1]} parted for {seconds} s")
+        scene.lab.household("cut", *halves)
+        time.sleep(seconds)
+        scene.lab.household("heal")
+    return act
+
+
+def slowing(scene, job, dice):
+    victim = bystander(scene, job.wait_for_plan())
+    job.wait_for_share(0.3, scene.options.epochs)
+    told(job, f"host {victim} has a fourth of its processor share")
+    scene.limit(victim, scene.options.share / 4)
+
+
 def without_discovery(scene, job, dice):
     job.wait_for_share(0.4, scene.options.epochs)
     told(job, "Avahi killed and the bus stopped on every host")
@@ -370,8 +396,7 @@ def joining(share):
         late = max(scene.hosts)
         job.wait_for_share(share, scene.options.epochs)
         told(job, f"hearth up on host {late}")
-        daemon = scene.household.up(late)
-        daemon.wait_for(lambda line: (parsed(line) or {}).get("event") == "connected", 30, "session")
+        job.session, _ = scene.household.up(late).wait_for(event("connected"), 30, "session")
     return act
 
 
@@ -433,8 +458,11 @@ def cases_of(options):
         Case("SIGSTOP of the leader for 5 s", freezing(leading_device, 5)),
         Case("link of a device down for 5 s", cutting(5), needs_hosts=True),
         Case("link of a device down one way for 5 s", cutting(5, "--one-way"), needs_hosts=True),
+        Case("the network falls into two halves for 8 s", parting(8), needs_hosts=True),
+        Case("a device becomes four times slower", slowing, needs_hosts=True),
         Case("Avahi and the bus killed everywhere", without_discovery, needs_hosts=True),
         Case("power loss of all", power_cut),
+        Case("a device comes in the first epoch", joining(0.5 / options.epochs), prepare=stay_away),
         Case("a device comes at 30 %", joining(0.3), prepare=stay_away, target=join),
         Case("a device comes at 80 %", joining(0.8), prepare=stay_away, target=join),
         Case("hearth pause", pausing, target=leave),
@@ -469,7 +497,7 @@ class Run:
             if case:
                 case.act(scene, job, self.dice)
             over, outcome["digest"] = job.wait_for_end()
-            outcome.update(churn_report.figures(job.events(), over, job.faults, late_host=max(scene.hosts)))
+            outcome.update(churn_report.figures(job.events(), over, job.faults, job.session, max(scene.hosts)))
         except (LabFailure, OSError, KeyError, IndexError) as failure:
             outcome["failure"] = f"{type(failure).__name__}: {failure}"[:600]
         if job:

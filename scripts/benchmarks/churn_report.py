@@ -24,8 +24,11 @@ def committed(event):
     return (event["epoch"] - 1) * event["steps"] + event["step"]
 
 
-def figures(events, over, faults, late_host):
-    """What one job's events say: its time, the longest pause after the fault, steps that were lost, plans."""
+def figures(events, over, faults, session, late_host):
+    """What one job's events say: its time, the longest pause after the fault, steps that were lost, plans.
+
+    `session` is when a device that came late, `late_host`, had its first session; nothing when none came.
+    """
     began = next((moment for moment, event in events
                   if event.get("event") == "state" and event.get("state") == "training"), None)
     steps = [(moment, step) for moment, event in events if (step := committed(event)) is not None]
@@ -49,20 +52,25 @@ def figures(events, over, faults, late_host):
         pause, last, most = max(pause, moment - last), moment, step
     found["pause"] = pause
     found["next_step"] = first - fault if first is not None else None
-    found["redone"] = redone(steps, fault)
+    found["redone"] = redone(events, fault)
     if began is None or fault < began:
         found["pause"] = found["next_step"] = None
-    found.update(contribution(events, fault, late_host))
+    if session:
+        found.update(contribution(events, session, late_host))
     return found
 
 
-def redone(steps, fault):
-    """Steps that were told and then told again after a fault."""
-    most, back = 0, 0
-    for moment, step in steps:
-        if moment > fault and step < most:
-            back = max(back, most - step)
-        most = max(most, step)
+def redone(events, fault):
+    """Steps that somebody was told of and then again after a fault."""
+    most, back = {}, 0
+    for moment, event in events:
+        step = committed(event)
+        if step is None:
+            continue
+        known = most.get(event["follower"], 0)
+        if moment > fault:
+            back = max(back, known - step)
+        most[event["follower"]] = max(known, step)
     return back
 
 
@@ -78,18 +86,18 @@ def notes(events):
     return told[:40]
 
 
-def contribution(events, fault, late_host):
-    """From the start of a late device to the first step that was committed with it."""
+def contribution(events, session, late_host):
+    """From the session of a late device to the first step that was committed with it."""
     name = f"device-{late_host}"
     at_work = None
     for moment, event in events:
-        if moment <= fault:
+        if moment <= session:
             continue
         if event.get("event") == "devices" and at_work is None:
             if any(device["name"] == name and device["state"] == "computing" for device in event["devices"]):
                 at_work = moment
         elif at_work is not None and committed(event) is not None:
-            return {"contributed": moment - fault}
+            return {"contributed": moment - session}
     return {}
 
 

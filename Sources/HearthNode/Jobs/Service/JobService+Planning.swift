@@ -19,19 +19,38 @@ extension JobService {
     }
   }
 
-  private func answer(_ request: TrainingCoordination.PlanRequest, of id: JobID) async throws -> JobInput {
+  private func answer(
+    _ request: TrainingCoordination.PlanRequest, of id: JobID
+  ) async throws -> JobInput {
     let package = try await material(id).package
     let settings = try JobPlanningSettings(decoding: package.planning)
     let (devices, reports) = usable(request.reports)
     let links = try await links(id, of: devices, isUrgent: request.cause == .lost)
-    let result = try await onOwnThread("job-plan") {
-      try JobPlanning.plan(settings.after(request.committedStep), reports: reports, links: links)
+    guard let present = request.plan else {
+      let result = try await onOwnThread("job-plan") {
+        try JobPlanning.plan(settings, reports: reports, links: links)
+      }
+      let (household, plan) = result.plan.withoutIdleDevices(of: devices)
+      return .planned(request: request.number, household: household, plan: plan, next: nil)
     }
-    let (household, plan) = result.plan.withoutIdleDevices(of: devices)
-    if !request.cause.isNeeded, Set(household).isSubset(of: request.household) {
-      return .kept(request: request.number, reason: "the plan without it is as good")
+    let owner = jobs[id]?.specification.owner
+    let there = zip(devices, reports).map { device, report in
+      DeviceThere(
+        report: report, place: request.household.firstIndex(of: device),
+        secondsPerStep: request.secondsPerStep[device], holdsModel: device == owner)
     }
-    return .planned(request: request.number, household: household, plan: plan, next: nil)
+    let decision = try await onOwnThread("job-plan") {
+      try JobPlanning.replan(
+        settings, present: present, devices: there, links: links, committedStep: request.committedStep,
+        cause: ReplanCause(request.cause), mayLearn: request.learning)
+    }
+    switch decision {
+    case .keep(let reason): return .kept(request: request.number, reason: "\(reason)")
+    case .switch(let new):
+      return .planned(
+        request: request.number, household: new.household.map { devices[$0] }, plan: new.plan,
+        next: new.next)
+    }
   }
 
   /// The reports that can be read, and whose they are.
@@ -72,15 +91,14 @@ extension JobService {
   }
 }
 
-extension JobPlanningSettings {
-  /// What is left of the job after some optimizer steps.
-  func after(_ committedStep: UInt64) -> JobPlanningSettings {
-    let finished = Int(clamping: committedStep) / max(1, stepsPerEpoch)
-    guard finished > 0 else { return self }
-    var rest = self
-    rest.epochs = max(1, epochs - finished)
-    // Activations are in the caches; only what is lost is computed again.
-    if usesCache { rest.firstEpoch = .fill }
-    return rest
+extension ReplanCause {
+  /// The cause as the planner knows it.
+  init(_ cause: PlanCause) {
+    switch cause {
+    case .first, .lost: self = .lost
+    case .left: self = .left
+    case .joined: self = .joined
+    case .straggler: self = .straggler
+    }
   }
 }

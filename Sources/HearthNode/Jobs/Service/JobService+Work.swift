@@ -27,7 +27,7 @@ extension JobService {
   func work(
     _ id: JobID, _ kind: JobActivity.Work, _ body: @escaping @Sendable (isolated JobService) async -> Void
   ) {
-    guard let activity = jobs[id]?.activity else { return }
+    guard !hasStopped, let activity = jobs[id]?.activity else { return }
     activity.begin(
       kind,
       Task { [weak self] in
@@ -199,14 +199,12 @@ extension JobService {
 
   /// Runs this device's part of a plan on a thread of its own; answers once, with `completed` or `stopped`.
   func run(_ id: JobID, _ certificate: PlanCertificate) {
+    if hasStopped { return }
     let stamp = certificate.stamp
     guard let job = jobs[id], let material = job.material, !job.isRunning else {
       // Not within the effects that led here.
-      Task {
-        self.take(
-          .stopped(
-            stamp, RunStop(committedStep: 0, culprit: .own, reason: "the job's package is not here")), id)
-      }
+      let stop = RunStop(committedStep: 0, culprit: .own, reason: "the job's package is not here")
+      Task { take(.stopped(stamp, stop), id) }
       return
     }
     jobs[id]?.isRunning = true
@@ -221,10 +219,8 @@ extension JobService {
       material: material, certificate: certificate, own: own, owner: job.specification.owner,
       threads: threads, budgetBytes: job.coordinator.progress.budgetBytes, activity: activity,
       obtain: { [weak self] needs in
-        try activity.await { [weak self] in
-          guard let self else { throw JobServiceFailure.stopping }
-          return try await self.obtainWeights(id, needs)
-        }
+        guard let service = self else { throw JobServiceFailure.stopping }
+        return try activity.await { try await service.obtainWeights(id, needs) }
       },
       report: { [weak self] progress in
         Task { await self?.take(.progressed(stamp, progress), id) }

@@ -104,6 +104,8 @@ package actor JobService {
   private var waiter: Waiter?
   /// What is still to be said once the daemon stops, in place of `Doors.send`.
   private var farewell: [JobFarewell]?
+  /// Whether nothing more is begun here.
+  var hasStopped: Bool { farewell != nil }
   /// Messages that were dropped because they cannot be right.
   private(set) var dropped = 0
   private struct Waiter {
@@ -240,7 +242,7 @@ package actor JobService {
   }
 
   private func tick() {
-    for id in jobs.keys.sorted() {
+    for id in hasStopped ? [] : jobs.keys.sorted() {
       guard let due = jobs[id]?.coordinator.nextDeadline, due <= DeviceClocks.now().monotonic else {
         continue
       }
@@ -258,8 +260,8 @@ package actor JobService {
   }
 
   private func setAlarm() {
-    let deadlines = jobs.values.compactMap(\.coordinator.nextDeadline) + [waiter?.until].compactMap(\.self)
-    lane.setAlarm(farewell == nil ? deadlines.min() : nil)
+    let deadlines = hasStopped ? [] : jobs.values.compactMap(\.coordinator.nextDeadline)
+    lane.setAlarm((deadlines + [waiter?.until].compactMap(\.self)).min())
   }
 
   /// What devices tell only once must be there when the adapter is described, after a restart too.
@@ -352,10 +354,6 @@ package actor JobService {
     isStopping = true
     for id in jobs.keys.sorted() where jobs[id]?.isOver == false { take(.leave(reason: reason), id) }
     await wait(Self.handOverTime) { $0.isOver || $0.coordinator.hasLeft }
-    for id in jobs.keys.sorted() { jobs[id]?.activity.run?.interrupt(reason) }
-    await wait(Self.runEndTime) { !$0.isRunning }
-    let writers = jobs.keys.sorted().compactMap { jobs[$0]?.material?.checkpoints }
-    try? await onOwnThread("job-state") { for writer in writers { writer.flush() } }
   }
 
   /// Waits until something is so for all jobs, or until a time has passed.
@@ -377,8 +375,10 @@ package actor JobService {
     waiting.continuation.resume()
   }
 
-  /// Ends what runs here, after `leave`; returns what the others must still hear. The jobs stay on the disk.
-  package func stop() -> [JobFarewell] {
+  /// Ends what runs here, best after `leave`; returns what the others must still hear.
+  ///
+  /// The jobs stay on the disk as far as they are, and go on with the next start.
+  package func stop() async -> [JobFarewell] {
     isStopping = true
     farewell = []
     for id in jobs.keys.sorted() {
@@ -386,6 +386,10 @@ package actor JobService {
       guard let stamp = jobs[id]?.coordinator.certificate?.stamp else { continue }
       doors.desk.closeChannel(stamp)
     }
+    await wait(Self.runEndTime) { !$0.isRunning }
+    let writers = jobs.keys.sorted().compactMap { jobs[$0]?.material?.checkpoints }
+    try? await onOwnThread("job-state") { for writer in writers { writer.flush() } }
+    for id in jobs.keys where jobs[id]?.isRunning == false { jobs[id]?.material = nil }
     for watcher in watchers.values { watcher.continuation.finish() }
     watchers = [:]
     lane.setAlarm(nil)
