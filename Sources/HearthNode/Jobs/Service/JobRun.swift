@@ -149,7 +149,6 @@ struct JobRun: Sendable {
       // Going on would train two different models.
       case .replicasDiffer, .handover: return .job
       case .unfitPlan: return .job
-      case .handover: return .job
       case .training(let failure): return failure.isTheSameEverywhere ? .job : .own
       }
     case is JobPackageFailure: return .job
