@@ -8,7 +8,7 @@ extension JobCoordinator {
     perform(decree.tick(keys: keys, at: now), at: now)
     let isStanding = current == nil || situation.interruption != nil
     if isStanding { watchQuorum(at: now) }
-    guard !holdsResult, ownReport != nil, leader(at: now) == own else {
+    guard !isResultThere(at: now), ownReport != nil, leader(at: now) == own else {
       if leading.request?.cause == .first, progress.phase == .planning { progress.phase = .prepared }
       leading.request = nil
       leading.since = nil
@@ -37,6 +37,13 @@ extension JobCoordinator {
     situation.isMinority = true
     let weight = isStuck ? decree.answeredWeight : quorum.present
     pause("no quorum (weight \(weight) of \(quorum.total))", at: now)
+  }
+
+  /// The job stands still for a reason that only the leader knows.
+  private mutating func pauseAll(_ reason: String, at now: MonotonicInstant) {
+    guard situation.pausedReason != reason else { return }
+    pause(reason, at: now)
+    for device in others { say(.notUsed([], reason: reason), to: device) }
   }
 
   mutating func pause(_ reason: String, at now: MonotonicInstant) {
@@ -80,25 +87,59 @@ extension JobCoordinator {
     let since = leading.majoritySince ?? now
     leading.majoritySince = since
     guard hasGathered(since, at: now) else { return }
+    accuse(at: now)
     var candidates = able(at: now).filter { hasStopped($0) }
+    var cooling: [DeviceID] = []
     let rested = candidates.filter { device in
       guard let end = cooldown.end(for: device, at: now) else { return true }
       wake(at: end)
+      cooling.append(device)
       return false
     }
-    if !rested.isEmpty { candidates = rested }
+    if rested.isEmpty { cooling = [] } else { candidates = rested }
     candidates = Array(candidates.prefix(JobLimits.roster))
     guard !candidates.isEmpty else {
-      return pause("no device that is there can take part", at: now)
+      let there = ([own] + others).filter { isThere($0, at: now) && progress(of: $0) != nil }
+      let haveAllLeft = there.allSatisfy { progress(of: $0)?.isLeaving ?? false }
+      return pauseAll(
+        haveAllLeft ? "all its devices are paused" : "no device that is there can take part", at: now)
     }
     if let unplanned = leading.unplanned, unplanned.candidates == candidates {
-      guard unplanned.until <= now else { return wake(at: unplanned.until) }
+      guard unplanned.until <= now else {
+        wake(at: unplanned.until)
+        return pauseAll(unplanned.reason, at: now)
+      }
     }
     if let request = leading.request {
       // A plan for devices that are gone is of no use.
       if request.candidates.allSatisfy(candidates.contains) { return }
     }
+    if !cooling.isEmpty { refuse(cooling, "it broke the run off again and again", at: now) }
     request(certificate == nil ? .first : .lost, candidates, at: now)
+  }
+
+  /// Counts the devices that are there although others could not go on with them: of two that blame each other only
+  /// one, and never this device.
+  private mutating func accuse(at now: MonotonicInstant) {
+    guard !situation.hasAccused, let current, situation.interruption != nil else { return }
+    situation.hasAccused = true
+    let participants = current.proposal.participants.sorted()
+    func blamed(by device: DeviceID) -> DeviceID? {
+      guard let named = progress(of: device)?.culprit, named != device, participants.contains(named) else {
+        return nil
+      }
+      return named
+    }
+    var accused: Set<DeviceID> = []
+    for device in participants where situation.stopped.contains(device) {
+      guard let named = blamed(by: device), situation.stopped.contains(named) else { continue }
+      if named == own {
+        accused.insert(device)
+      } else if device == own || blamed(by: named) != device || named > device {
+        accused.insert(named)
+      }
+    }
+    for device in accused.sorted() { cooldown.note(device, at: now) }
   }
 
   /// Whether a device's run of the present plan is over, if it had one.
@@ -145,6 +186,8 @@ extension JobCoordinator {
     nextBeat = now
     var times: [DeviceID: Double] = [:]
     for device in participants { times[device] = progress(of: device)?.secondsPerStep }
+    let isNeeded = cause == .first || cause == .lost
+    let isBeingLearned = current.map { $0.proposal.learners.contains(where: isLearning) } ?? false
     effects.append(
       .plan(
         PlanRequest(
@@ -153,7 +196,7 @@ extension JobCoordinator {
             reports[device].map { JobDeviceReport(device: device, report: $0) }
           }, cause: cause, household: certificate?.proposal.household ?? [],
           plan: certificate?.proposal.plan, committedStep: committedStep, secondsPerStep: times,
-          learning: cause != .lost && cause != .first && current?.proposal.next == nil)))
+          learning: !isNeeded && !isBeingLearned)))
   }
 
   // MARK: - A plan that may pay
@@ -170,6 +213,11 @@ extension JobCoordinator {
     let candidates = able(at: now).filter {
       cooldown.end(for: $0, at: now) == nil
         && ($0 == own || stamps[$0] == position && membership.reachable.contains($0))
+    }
+    let isWaiting = proposal.participants.contains { !leaving.contains($0) && reports[$0] == nil }
+    if isWaiting, let since = leading.since, !hasPassed(JobLimits.stopWait, since: since, at: now) {
+      // Whoever has just begun to lead has not got their reports yet.
+      return
     }
     if !leaving.isEmpty {
       if leading.request?.cause != .left, leading.unplanned == nil, !candidates.isEmpty {
@@ -251,18 +299,22 @@ extension JobCoordinator {
     if let current {
       // Whoever holds something of the run, and is there, hands it over.
       let holders = current.proposal.household.filter { device in
-        !household.contains(device) && isThere(device, at: now)
+        !household.contains(device) && declines[device] == nil && isThere(device, at: now)
           && (device == own || membership.reachable.contains(device))
           && (situation.interruption == nil || hasStopped(device))
       }
       listed += holders.prefix(JobLimits.roster - listed.count)
     }
     let proposal = PlanProposal(stamp: decree.stamp, household: listed, plan: plan, next: next)
+    var unused: [DeviceID] = []
     for device in request.candidates {
-      let isUsed = proposal.participants.contains(device) || proposal.learners.contains(device)
-      leading.refused[device] =
-        isUsed ? nil : LeaderWork.refusal(after: leading.refused[device], at: now)
+      if proposal.participants.contains(device) || proposal.learners.contains(device) {
+        leading.refused[device] = nil
+      } else {
+        unused.append(device)
+      }
     }
+    if !unused.isEmpty { refuse(unused, "the plan is faster without it", at: now) }
     if request.cause == .straggler {
       leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
     }
@@ -277,12 +329,11 @@ extension JobCoordinator {
       leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
       return
     }
-    refuse(request.candidates, reason, at: now)
+    refuse(request.candidates.filter { !participants.contains($0) }, reason, at: now)
   }
 
   /// Devices that could take part are not used for now, and everybody gets to know why.
-  private mutating func refuse(_ candidates: [DeviceID], _ reason: String, at now: MonotonicInstant) {
-    let refused = candidates.filter { !participants.contains($0) }
+  private mutating func refuse(_ refused: [DeviceID], _ reason: String, at now: MonotonicInstant) {
     for device in refused {
       leading.refused[device] = LeaderWork.refusal(after: leading.refused[device], at: now)
       noteRefusal(of: device, reason, at: now)
@@ -299,10 +350,8 @@ extension JobCoordinator {
       leading.unplanned = (
         reason: reason, candidates: request.candidates, until: now.advanced(by: JobLimits.replanInterval)
       )
-      guard request.cause == .lost else { return }
-      pause(reason, at: now)
-      for device in others { say(.notUsed([], reason: reason), to: device) }
-    case .joined: refuse(request.candidates, reason, at: now)
+      if request.cause == .lost { pauseAll(reason, at: now) }
+    case .joined: refuse(request.candidates.filter { !participants.contains($0) }, reason, at: now)
     case .straggler:
       leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
     }

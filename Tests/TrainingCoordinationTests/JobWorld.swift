@@ -75,6 +75,8 @@ struct JobWorld {
   var unplannable: (fewer: Int, reason: String)?
   var planning: Duration = .milliseconds(50)
   var admins: Set<Int> = []
+  /// Two devices whose bulk data does not reach each other.
+  var brokenLink: (Int, Int)?
   /// The plan of every plan epoch, as whichever disk had it first.
   var plans: [JobStamp: PlanProposal] = [:]
   private var parted: [Int: MonotonicInstant] = [:]
@@ -244,11 +246,18 @@ struct JobWorld {
   private mutating func breakOff(_ runners: [Int], _ certificate: PlanCertificate) {
     let household = certificate.proposal.household.map(index)
     let places = certificate.proposal.participants.map(index)
+    if let (one, other) = brokenLink, places.contains(one), places.contains(other) {
+      for (own, blamed) in [(one, other), (other, one)] where nodes[own].run?.stamp == certificate.stamp {
+        let stop = RunStop(
+          committedStep: nodes[own].step, culprit: .device(id(blamed)), reason: "nothing comes from it")
+        nodes[own].run?.isBroken = stop
+      }
+    }
     for own in runners where nodes[own].isUp && !nodes[own].isFrozen {
       if nodes[own].run?.isBroken == nil {
         // Sockets of a dead process are closed by its machine.
         if let dead = places.first(where: {
-          !nodes[$0].isUp || nodes[$0].run == nil && hasRun($0, certificate)
+          !nodes[$0].isUp || isOver($0, certificate)
         }),
           nodes[own].coordinator?.progress.phase != .completed
         {
@@ -263,8 +272,10 @@ struct JobWorld {
     }
   }
 
-  private func hasRun(_ own: Int, _ certificate: PlanCertificate) -> Bool {
-    nodes[own].started.contains(certificate.stamp)
+  /// Whether a device has run a plan, and does not any more although its part was not done.
+  private func isOver(_ own: Int, _ certificate: PlanCertificate) -> Bool {
+    nodes[own].run == nil && nodes[own].started.contains(certificate.stamp)
+      && nodes[own].coordinator?.progress.phase != .completed
   }
 
   private mutating func step(_ places: [Int], _ certificate: PlanCertificate) {
