@@ -147,8 +147,7 @@ struct JobRun: Sendable {
       case .channel(.aborted, _), .cancelled: return .elsewhere
       case .malformed(let place, _, _), .ring(let place, _): return device(place)
       // Going on would train two different models.
-      case .replicasDiffer, .handover: return .job
-      case .unfitPlan: return .job
+      case .replicasDiffer, .unfitPlan, .handover: return .job
       case .training(let failure): return failure.isTheSameEverywhere ? .job : .own
       }
     case is JobPackageFailure: return .job
