@@ -94,6 +94,7 @@ extension JobCoordinator {
     noteChange(to: certificate, at: now)
     record.certificate = certificate
     record.decree = DecreeRecord()
+    forgetPart()
     beginSituation(at: now)
     effects.append(.persist(record))
     for device in before.certificate?.proposal.participants ?? []
@@ -102,7 +103,7 @@ extension JobCoordinator {
     {
       cooldown.note(device, at: now)
     }
-    if completions[own] != nil { return }
+    if hasResult { return }
     (progress.culprit, progress.hasLearned) = (nil, false)
     if isLeaving, !hasRole {
       progress.phase = .paused
@@ -124,6 +125,7 @@ extension JobCoordinator {
   private mutating func beginSituation(at now: MonotonicInstant) {
     decree = record.nextDecree(own: own)
     let interruption = situation.interruption
+    completions = completions.filter { $0.value.digest != nil }
     situation = PlanSituation(since: now)
     situation.recovering = interruption
     leading.request = nil
@@ -171,7 +173,7 @@ extension JobCoordinator {
 
   /// Lets the job go on with the devices that are there, by an admin's word.
   mutating func adopt(at now: MonotonicInstant) {
-    guard membership.admins.contains(own), !holdsResult else { return drop() }
+    guard membership.admins.contains(own), !hasResult else { return drop() }
     let there = others.filter {
       isThere($0, at: now) && declines[$0] == nil && devices[$0]?.isPrepared ?? false
     }

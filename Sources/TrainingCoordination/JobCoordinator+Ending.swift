@@ -11,7 +11,7 @@ extension JobCoordinator {
 
   /// The owner writes the adapter once every device of the plan is done, or has had the time to.
   mutating func deliverWhenDone(at now: MonotonicInstant) {
-    guard holdsResult else { return }
+    guard isResultKnown else { return }
     let digests = Set(completions.values.compactMap(\.digest))
     guard digests.count == 1 else {
       return end(.failure(of: nil, "the devices trained \(digests.count) different adapters"))
@@ -27,10 +27,16 @@ extension JobCoordinator {
       return
     }
     if let due = delivery.retryAt, due > now { return wake(at: due) }
-    delivery.isUnderWay = true
     // This device first: it has the result already.
-    let holders = completions.keys.sorted().filter { completions[$0]?.digest != nil }
+    let holders = holders(at: now)
+    guard !holders.isEmpty else { return }
+    delivery.isUnderWay = true
     effects.append(.deliver(best, from: holders.filter { $0 == own } + holders.filter { $0 != own }))
+  }
+
+  /// Devices that are there and hold all trained values, ascending.
+  private func holders(at now: MonotonicInstant) -> [DeviceID] {
+    completions.keys.sorted().filter { completions[$0]?.digest != nil && isThere($0, at: now) }
   }
 
   mutating func delivered(_ adapter: ContentDigest) {
@@ -41,7 +47,7 @@ extension JobCoordinator {
   /// A device that holds the result may be away for a moment; a full disk stays full.
   mutating func deliveryFailed(_ reason: String, at now: MonotonicInstant) {
     delivery.isUnderWay = false
-    delivery.failures += 1
+    if !holders(at: now).isEmpty { delivery.failures += 1 }
     if delivery.failures >= JobLimits.deliveries { return end(.failure(of: own, reason)) }
     delivery.retryAt = now.advanced(by: JobLimits.completionWait)
   }

@@ -8,7 +8,7 @@ extension JobCoordinator {
     perform(decree.tick(keys: keys, at: now), at: now)
     let isStanding = current == nil || situation.interruption != nil
     if isStanding { watchQuorum(at: now) }
-    guard !holdsResult, ownReport != nil, leader(at: now) == own else {
+    guard !isResultThere(at: now), ownReport != nil, leader(at: now) == own else {
       if leading.request?.cause == .first, progress.phase == .planning { progress.phase = .prepared }
       leading.request = nil
       leading.since = nil
@@ -37,6 +37,13 @@ extension JobCoordinator {
     situation.isMinority = true
     let weight = isStuck ? decree.answeredWeight : quorum.present
     pause("no quorum (weight \(weight) of \(quorum.total))", at: now)
+  }
+
+  /// The job stands still for a reason that only the leader knows.
+  private mutating func pauseAll(_ reason: String, at now: MonotonicInstant) {
+    guard situation.pausedReason != reason else { return }
+    pause(reason, at: now)
+    for device in others { say(.notUsed([], reason: reason), to: device) }
   }
 
   mutating func pause(_ reason: String, at now: MonotonicInstant) {
@@ -89,10 +96,16 @@ extension JobCoordinator {
     if !rested.isEmpty { candidates = rested }
     candidates = Array(candidates.prefix(JobLimits.roster))
     guard !candidates.isEmpty else {
-      return pause("no device that is there can take part", at: now)
+      let there = ([own] + others).filter { isThere($0, at: now) && progress(of: $0) != nil }
+      let haveAllLeft = there.allSatisfy { progress(of: $0)?.isLeaving ?? false }
+      return pauseAll(
+        haveAllLeft ? "all its devices are paused" : "no device that is there can take part", at: now)
     }
     if let unplanned = leading.unplanned, unplanned.candidates == candidates {
-      guard unplanned.until <= now else { return wake(at: unplanned.until) }
+      guard unplanned.until <= now else {
+        wake(at: unplanned.until)
+        return pauseAll(unplanned.reason, at: now)
+      }
     }
     if let request = leading.request {
       // A plan for devices that are gone is of no use.
@@ -170,6 +183,11 @@ extension JobCoordinator {
     let candidates = able(at: now).filter {
       cooldown.end(for: $0, at: now) == nil
         && ($0 == own || stamps[$0] == position && membership.reachable.contains($0))
+    }
+    let isWaiting = proposal.participants.contains { !leaving.contains($0) && reports[$0] == nil }
+    if isWaiting, let since = leading.since, !hasPassed(JobLimits.stopWait, since: since, at: now) {
+      // Whoever has just begun to lead has not got their reports yet.
+      return
     }
     if !leaving.isEmpty {
       if leading.request?.cause != .left, leading.unplanned == nil, !candidates.isEmpty {
@@ -299,9 +317,7 @@ extension JobCoordinator {
       leading.unplanned = (
         reason: reason, candidates: request.candidates, until: now.advanced(by: JobLimits.replanInterval)
       )
-      guard request.cause == .lost else { return }
-      pause(reason, at: now)
-      for device in others { say(.notUsed([], reason: reason), to: device) }
+      if request.cause == .lost { pauseAll(reason, at: now) }
     case .joined: refuse(request.candidates, reason, at: now)
     case .straggler:
       leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)

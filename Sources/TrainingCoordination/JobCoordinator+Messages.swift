@@ -51,6 +51,7 @@ extension JobCoordinator {
       note(told, of: sender, stamp: message.stamp, at: now)
       updateLaggard(sender, epoch: message.stamp.epoch)
     case .completed(let completion):
+      guard completion.digest != nil || message.stamp == position else { return }
       completions[sender] = completion
       devices[sender, default: DeviceProgress(.completed)].phase = .completed
     case .reportWanted:
@@ -74,7 +75,7 @@ extension JobCoordinator {
   ) {
     if let last = stamps[device], (last.term, last.epoch) > (stamp.term, stamp.epoch) { return }
     if stamp == position, stamps[device] == stamp, let last = devices[device],
-      last.phase == .completed && told.phase != .completed
+      last.phase == .completed && told.phase != .completed && completions[device]?.digest != nil
     {
       return
     }

@@ -43,7 +43,7 @@ extension JobCoordinator {
 
   /// Fetches what a role needs, once the run of the plan before has ended.
   mutating func takeUpRole(at now: MonotonicInstant) {
-    guard situation.needsFetch, run == nil, situation.interruption == nil, completions[own] == nil,
+    guard situation.needsFetch, run == nil, situation.interruption == nil, !hasResult,
       let current
     else { return }
     situation.needsFetch = false
@@ -190,11 +190,12 @@ extension JobCoordinator {
 
   /// This device's run of the present plan cannot go on; everybody is told, and the next plan is waited for.
   mutating func interrupt(_ reason: String, culprit: DeviceID?, at now: MonotonicInstant) {
-    guard situation.interruption == nil, completions[own] == nil, current != nil else { return }
+    guard situation.interruption == nil, !hasResult, current != nil else { return }
     situation.interruption = PlanSituation.Interruption(since: now, reason: reason, culprit: culprit)
     leading.request = nil
     nextBeat = now
     guard hasRole else { return }
+    forgetPart()
     situation.stopped.insert(own)
     situation.needsFetch = false
     progress.phase = .interrupted
@@ -203,9 +204,16 @@ extension JobCoordinator {
     ask(.breakOff, reason: reason)
   }
 
+  /// A stage's end without all trained values is of no use under another plan.
+  mutating func forgetPart() {
+    guard !hasResult else { return }
+    completions[own] = nil
+    record.completion = nil
+  }
+
   /// Whether a device of the plan is lost, or has said that it cannot go on.
   mutating func checkLosses(at now: MonotonicInstant) {
-    guard situation.interruption == nil, let current, !holdsResult, isActive else { return }
+    guard situation.interruption == nil, let current, !isResultThere(at: now), isActive else { return }
     for device in current.proposal.participants where device != own && completions[device] == nil {
       if let reason = absence(of: device, at: now) { return interrupt(reason, culprit: device, at: now) }
       if situation.stopped.contains(device) {
@@ -248,7 +256,7 @@ extension JobCoordinator {
 
   /// A device without a run and without a role has left; one for which no plan comes stops its run itself.
   mutating func finishLeaving(at now: MonotonicInstant) {
-    guard let leave, completions[own] == nil else { return }
+    guard let leave, !hasResult else { return }
     guard let current, hasRole else {
       if run == nil { progress.phase = .paused }
       return

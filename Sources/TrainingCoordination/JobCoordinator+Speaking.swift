@@ -6,7 +6,7 @@ extension JobCoordinator {
   mutating func speak(at now: MonotonicInstant) {
     if nextBeat <= now {
       if isActive {
-        let isQuick = certificate != nil && !holdsResult
+        let isQuick = certificate != nil && !hasResult
         nextBeat = now.advanced(by: isQuick ? JobLimits.beat : JobLimits.idleBeat)
         for device in others { say(.progress(progress), to: device) }
       } else {
@@ -35,7 +35,7 @@ extension JobCoordinator {
 
   /// Whoever leads gets the report when it begins to; it asks again if it has not come.
   private mutating func tellReport(at now: MonotonicInstant) {
-    guard let ownReport, completions[own] == nil, let leader = leader(at: now), leader != toldReport else {
+    guard let ownReport, !hasResult, let leader = leader(at: now), leader != toldReport else {
       return
     }
     toldReport = leader

@@ -42,7 +42,7 @@ extension JobCoordinator {
 
   /// Why the job stands still until something changes; nil when it does not.
   package var pausedReason: String? {
-    guard record.outcome == nil, !holdsResult else { return nil }
+    guard record.outcome == nil, !hasResult else { return nil }
     return situation.pausedReason
   }
 
@@ -54,8 +54,10 @@ extension JobCoordinator {
     case .stopped: return .stopped
     case nil: break
     }
-    if holdsResult { return .saving }
     if pausedReason != nil { return .paused }
+    if completions.contains(where: { $0.value.digest != nil && membership.alive.contains($0.key) }) {
+      return .saving
+    }
     guard let certificate = current else {
       if self.certificate != nil { return .recovering }
       let phases = ([own] + specification.roster).compactMap { progress(of: $0)?.phase }
@@ -79,8 +81,16 @@ extension JobCoordinator {
   /// Whether this device has a role in the plan in force.
   var hasRole: Bool { current?.proposal.household.contains(own) ?? false }
 
+  /// Whether this device holds all trained values; a stage's end without them counts for its plan alone.
+  var hasResult: Bool { completions[own]?.digest != nil }
+
   /// Whether some device that is known holds all trained values.
-  var holdsResult: Bool { completions.values.contains { $0.digest != nil } }
+  var isResultKnown: Bool { completions.values.contains { $0.digest != nil } }
+
+  /// Whether some device that is there holds all trained values; the job needs no more steps then.
+  func isResultThere(at now: MonotonicInstant) -> Bool {
+    hasResult || completions.contains { $0.value.digest != nil && isThere($0.key, at: now) }
+  }
 
   /// Whether the others wait for this device's words.
   var isActive: Bool {

@@ -129,7 +129,8 @@ import TrainingCoordination
       let rest = [0, 1, 2].filter { $0 != leaver }
       world.run(20) { world in rest.allSatisfy { world.nodes[$0].run != nil } }
       #expect(world.participants(rest[0]) == rest)
-      #expect(world.nodes[leaver].started.count == 2)
+      #expect(
+        world.nodes[leaver].started.count == 2, "\(leaver): \(world.nodes.map { $0.asked.map(\.cause) })")
       #expect(world.notes(rest[0]).contains(.left(world.id(leaver), reason: "its battery is low")))
       #expect(!world.notes(rest[0]).contains { if case .lost = $0 { true } else { false } })
       world.crash(leaver)

@@ -315,4 +315,40 @@ import TrainingCoordination
     world.run(6)
     #expect((world.nodes[0].disk?.ledger.committedStep ?? 0) > second)
   }
+
+  @Test("A stage that has ended without all trained values goes on when the others' run is broken off")
+  func partialEnd() {
+    for leader in [0, 2] {
+      var world = JobWorld(count: 3, roster: 3, leader: leader, seed: 196)
+      world.steps = 200
+      world.submit()
+      world.run(30) { $0.furthest >= 5 }
+      let stamp = world.specification.stamp(epoch: 1)
+      world.nodes[0].run = nil
+      world.handle(.completed(stamp, RunCompletion(digest: nil, result: nil, results: [])), 0)
+      world.run(1)
+      #expect(world.epoch(1) == 1 && world.nodes[0].coordinator?.progress.phase == .completed)
+      world.crash(1)
+      world.run(60) { $0.isFinished([0, 2]) }
+      #expect(world.isFinished([0, 2]), "led by \(leader)")
+      #expect(world.nodes[0].started.count == 2)
+    }
+  }
+
+  @Test("When only a device that has gone held the result, the others run the last steps again")
+  func lostResult() {
+    var world = JobWorld(count: 3, roster: 3, owner: 1, seed: 197)
+    world.stuck = [2: "run"]
+    world.submit()
+    world.run(20) { $0.state(0) == .running }
+    world.nodes[0].run = nil
+    let completion = RunCompletion(digest: JobFixture.digest(1), result: nil, results: [7])
+    world.handle(.completed(world.specification.stamp(epoch: 1), completion), 0)
+    world.run(1)
+    #expect(world.state(1) == .saving)
+    world.crash(0)
+    world.stuck = [1: "deliver"]
+    world.run(60) { $0.nodes[1].delivered > 0 && $0.participants(1) == [1, 2] }
+    #expect(world.nodes[1].delivered > 0 && world.participants(1) == [1, 2])
+  }
 }

@@ -248,7 +248,7 @@ struct JobWorld {
       if nodes[own].run?.isBroken == nil {
         // Sockets of a dead process are closed by its machine.
         if let dead = places.first(where: {
-          !nodes[$0].isUp || nodes[$0].run == nil && hasRun($0, certificate)
+          !nodes[$0].isUp || isOver($0, certificate)
         }),
           nodes[own].coordinator?.progress.phase != .completed
         {
@@ -263,8 +263,10 @@ struct JobWorld {
     }
   }
 
-  private func hasRun(_ own: Int, _ certificate: PlanCertificate) -> Bool {
-    nodes[own].started.contains(certificate.stamp)
+  /// Whether a device has run a plan, and does not any more although its part was not done.
+  private func isOver(_ own: Int, _ certificate: PlanCertificate) -> Bool {
+    nodes[own].run == nil && nodes[own].started.contains(certificate.stamp)
+      && nodes[own].coordinator?.progress.phase != .completed
   }
 
   private mutating func step(_ places: [Int], _ certificate: PlanCertificate) {
