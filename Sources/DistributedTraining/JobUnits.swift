@@ -20,12 +20,11 @@ struct JobUnits: Sendable {
   init(_ job: DistributedJob) {
     batches = job.batches.flatMap { $0 } + job.validation
     starts = job.batches.reduce(into: [0]) { $0.append($0[$0.count - 1] + $1.count) }
-    var places: [Place] = []
-    for (lane, batches) in job.batches.enumerated() {
-      let order = job.lanePlan.order(lane: lane, epoch: 0)
-      var miniBatches = [Int](repeating: 0, count: batches.count)
-      for (miniBatch, index) in order.enumerated() { miniBatches[index] = miniBatch }
-      places += miniBatches.map { .training(lane: lane, miniBatch: $0) }
+    var places = job.batches.enumerated().flatMap { lane, batches in
+      batches.map { _ in Place.training(lane: lane, miniBatch: 0) }
+    }
+    for (miniBatch, ids) in job.lanePlan.miniBatches(epoch: 0).enumerated() {
+      for id in ids { places[starts[id.lane] + id.index] = .training(lane: id.lane, miniBatch: miniBatch) }
     }
     self.places = places + job.validation.indices.map { .validation($0) }
   }

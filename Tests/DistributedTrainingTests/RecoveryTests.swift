@@ -137,3 +137,90 @@ struct RecoveryTests {
     }
   }
 }
+
+@Suite("What survives a broken job")
+struct SurvivalTests {
+  @Test(
+    "after power was lost everywhere the job goes on from what is on the disks, with the same bits",
+    arguments: RecoveryTests.stories)
+  func power(story: RecoveryTests.Story) throws {
+    let reference = try story.job.reference()
+    let complete =
+      story.plan.mode != .live ? [0, 1, 2] : story.plan.stages.count > 1 ? [0] : [0, 1, 2]
+    for count in [5, 30, 70, 120, 180] {
+      let household = TestHousehold(story.job)
+      let trigger = Trigger(count)
+      var epoch = TestHousehold.Epoch([0, 1, 2], story.plan)
+      epoch.fault = { _, _, _ in trigger.pull() ? .abort("power was lost") : nil }
+      let broken = try household.run(epoch)
+      try household.losePower()
+      let ended = try household.run(TestHousehold.Epoch([0, 1, 2], story.plan))
+      expectEnd(ended, reference, complete: complete, "\(story.name), \(count)")
+      // Replicas write every step here; nobody was more than one step ahead of the others.
+      if story.plan.stages.count == 1, let start = ended[0].start {
+        #expect(start == broken.flatMap(\.committed).max() ?? 0, "\(story.name), \(count)")
+      }
+    }
+  }
+
+  /// Twelve steps an epoch.
+  private var long: TinyJob {
+    var job = TinyJob.parallel()
+    job.samples = 47
+    job.perUnit = 1
+    job.held = 3
+    return job
+  }
+
+  @Test("the only device of a stage takes at most the steps since the last gathering with it", arguments: 7...12)
+  func gathered(step: Int) throws {
+    let reference = try long.reference()
+    for victim in [0, 1] {
+      let household = TestHousehold(long)
+      let trigger = Trigger(1)
+      var epoch = TestHousehold.Epoch(
+        [0, 1],
+        .test(
+          .hybrid, microBatches: 2, layers: [0..<2, 2..<5], stages: [[(0, 2)], [(1, 2)]],
+          cached: [(0, 2), (1, 2)]))
+      epoch.fault = { _, _, tag in
+        tag.kind == .backward && Int(tag.step) == step && trigger.pull() ? .lose(victim) : nil
+      }
+      _ = try household.run(epoch)
+      let ended = try household.run(
+        TestHousehold.Epoch([1 - victim], .test(.hybrid, stages: [[(0, 4)]], cached: [(0, 4)])))
+      expectEnd(ended, reference, complete: [0], "device \(victim) in step \(step)")
+      #expect(ended[0].start == (step <= 8 ? 0 : 8), "device \(victim) in step \(step)")
+    }
+  }
+
+  @Test("a second break before the first new step costs no more than the first")
+  func twice() throws {
+    let reference = try long.reference()
+    let plan = Plan.test(
+      .hybrid, microBatches: 2, layers: [0..<2, 2..<5], stages: [[(0, 2)], [(1, 2)]],
+      cached: [(0, 2), (1, 2)])
+    for step in [10, 11] {
+      for kind in [JobMessageKind.state, .share, .forward, .backward, .taps] {
+        for count in [1, 3] {
+          let household = TestHousehold(long)
+          let first = Trigger(1)
+          var epoch = TestHousehold.Epoch([0, 1], plan)
+          epoch.fault = { _, _, tag in
+            tag.kind == .backward && Int(tag.step) == step && first.pull() ? .abort("a link was down") : nil
+          }
+          _ = try household.run(epoch)
+          let second = Trigger(count)
+          epoch.fault = { _, _, tag in
+            tag.kind == kind && second.pull() ? .abort("a link was down again") : nil
+          }
+          _ = try household.run(epoch)
+          epoch.fault = nil
+          let ended = try household.run(epoch)
+          expectEnd(ended, reference, complete: [0, 1], "\(kind) \(count) after step \(step)")
+          #expect(try #require(ended[0].start) >= step - 1)
+        }
+      }
+    }
+  }
+}
