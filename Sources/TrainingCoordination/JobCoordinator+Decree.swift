@@ -124,7 +124,7 @@ extension JobCoordinator {
   /// A new plan epoch or term: the decree after it begins, and what was known of the old one is over.
   private mutating func beginSituation(at now: MonotonicInstant) {
     decree = record.nextDecree(own: own)
-    let interruption = situation.interruption
+    let interruption = situation.recovering ?? situation.interruption
     completions = completions.filter { $0.value.digest != nil }
     situation = PlanSituation(since: now)
     situation.recovering = interruption
@@ -143,17 +143,17 @@ extension JobCoordinator {
     var cause = PlanCause.straggler
     let joined = after.filter { !before.contains($0) }
     if !joined.isEmpty || !certificate.proposal.learners.isEmpty { cause = .joined }
+    let isBroken = situation.interruption != nil || !situation.stopped.isDisjoint(with: before)
     for device in before where !after.contains(device) {
       let told = progress(of: device)
       if told?.isLeaving ?? false {
-        if cause != .lost { cause = .left }
+        cause = .left
         note(.left(device, reason: told?.reason ?? ""), at: now)
-      } else if situation.interruption != nil {
-        cause = .lost
+      } else if isBroken, !certificate.proposal.household.contains(device) {
         note(.lost(device, reason: lossReason(of: device, at: now)), at: now)
       }
     }
-    if situation.interruption != nil, cause != .left { cause = .lost }
+    if isBroken, cause != .left { cause = .lost }
     for device in joined { note(.joined(device), at: now) }
     note(
       .replanned(
@@ -161,12 +161,12 @@ extension JobCoordinator {
         samplesPerSecond: situation.samplesPerSecond), at: now)
   }
 
+  /// What is known of a device's loss, at first hand or from another device.
   private func lossReason(of device: DeviceID, at now: MonotonicInstant) -> String {
     if let reason = declines[device] { return reason }
-    if let interruption = situation.interruption, interruption.culprit == device {
-      return interruption.reason
-    }
-    return absence(of: device, at: now) ?? "its run was broken off"
+    if let interruption = situation.interruption, interruption.culprit == device { return interruption.reason }
+    let told = devices.keys.sorted().lazy.compactMap { self.devices[$0] }.first { $0.culprit == device }
+    return told?.reason ?? absence(of: device, at: now) ?? "its run was broken off"
   }
 
   // MARK: - Adoption

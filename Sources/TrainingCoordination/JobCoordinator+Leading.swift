@@ -87,13 +87,16 @@ extension JobCoordinator {
     let since = leading.majoritySince ?? now
     leading.majoritySince = since
     guard hasGathered(since, at: now) else { return }
+    accuse(at: now)
     var candidates = able(at: now).filter { hasStopped($0) }
+    var cooling: [DeviceID] = []
     let rested = candidates.filter { device in
       guard let end = cooldown.end(for: device, at: now) else { return true }
       wake(at: end)
+      cooling.append(device)
       return false
     }
-    if !rested.isEmpty { candidates = rested }
+    if rested.isEmpty { cooling = [] } else { candidates = rested }
     candidates = Array(candidates.prefix(JobLimits.roster))
     guard !candidates.isEmpty else {
       let there = ([own] + others).filter { isThere($0, at: now) && progress(of: $0) != nil }
@@ -111,7 +114,32 @@ extension JobCoordinator {
       // A plan for devices that are gone is of no use.
       if request.candidates.allSatisfy(candidates.contains) { return }
     }
+    if !cooling.isEmpty { refuse(cooling, "it broke the run off again and again", at: now) }
     request(certificate == nil ? .first : .lost, candidates, at: now)
+  }
+
+  /// Counts the devices that are there although others could not go on with them: of two that blame each other only
+  /// one, and never this device.
+  private mutating func accuse(at now: MonotonicInstant) {
+    guard !situation.hasAccused, let current, situation.interruption != nil else { return }
+    situation.hasAccused = true
+    let participants = current.proposal.participants.sorted()
+    func blamed(by device: DeviceID) -> DeviceID? {
+      guard let named = progress(of: device)?.culprit, named != device, participants.contains(named) else {
+        return nil
+      }
+      return named
+    }
+    var accused: Set<DeviceID> = []
+    for device in participants where situation.stopped.contains(device) {
+      guard let named = blamed(by: device), situation.stopped.contains(named) else { continue }
+      if named == own {
+        accused.insert(device)
+      } else if device == own || blamed(by: named) != device || named > device {
+        accused.insert(named)
+      }
+    }
+    for device in accused.sorted() { cooldown.note(device, at: now) }
   }
 
   /// Whether a device's run of the present plan is over, if it had one.
@@ -158,6 +186,8 @@ extension JobCoordinator {
     nextBeat = now
     var times: [DeviceID: Double] = [:]
     for device in participants { times[device] = progress(of: device)?.secondsPerStep }
+    let isNeeded = cause == .first || cause == .lost
+    let isBeingLearned = current.map { $0.proposal.learners.contains(where: isLearning) } ?? false
     effects.append(
       .plan(
         PlanRequest(
@@ -166,7 +196,7 @@ extension JobCoordinator {
             reports[device].map { JobDeviceReport(device: device, report: $0) }
           }, cause: cause, household: certificate?.proposal.household ?? [],
           plan: certificate?.proposal.plan, committedStep: committedStep, secondsPerStep: times,
-          learning: cause != .lost && cause != .first && current?.proposal.next == nil)))
+          learning: !isNeeded && !isBeingLearned)))
   }
 
   // MARK: - A plan that may pay
@@ -269,18 +299,22 @@ extension JobCoordinator {
     if let current {
       // Whoever holds something of the run, and is there, hands it over.
       let holders = current.proposal.household.filter { device in
-        !household.contains(device) && isThere(device, at: now)
+        !household.contains(device) && declines[device] == nil && isThere(device, at: now)
           && (device == own || membership.reachable.contains(device))
           && (situation.interruption == nil || hasStopped(device))
       }
       listed += holders.prefix(JobLimits.roster - listed.count)
     }
     let proposal = PlanProposal(stamp: decree.stamp, household: listed, plan: plan, next: next)
+    var unused: [DeviceID] = []
     for device in request.candidates {
-      let isUsed = proposal.participants.contains(device) || proposal.learners.contains(device)
-      leading.refused[device] =
-        isUsed ? nil : LeaderWork.refusal(after: leading.refused[device], at: now)
+      if proposal.participants.contains(device) || proposal.learners.contains(device) {
+        leading.refused[device] = nil
+      } else {
+        unused.append(device)
+      }
     }
+    if !unused.isEmpty { refuse(unused, "the plan is faster without it", at: now) }
     if request.cause == .straggler {
       leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
     }
@@ -295,12 +329,11 @@ extension JobCoordinator {
       leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
       return
     }
-    refuse(request.candidates, reason, at: now)
+    refuse(request.candidates.filter { !participants.contains($0) }, reason, at: now)
   }
 
   /// Devices that could take part are not used for now, and everybody gets to know why.
-  private mutating func refuse(_ candidates: [DeviceID], _ reason: String, at now: MonotonicInstant) {
-    let refused = candidates.filter { !participants.contains($0) }
+  private mutating func refuse(_ refused: [DeviceID], _ reason: String, at now: MonotonicInstant) {
     for device in refused {
       leading.refused[device] = LeaderWork.refusal(after: leading.refused[device], at: now)
       noteRefusal(of: device, reason, at: now)
@@ -318,7 +351,7 @@ extension JobCoordinator {
         reason: reason, candidates: request.candidates, until: now.advanced(by: JobLimits.replanInterval)
       )
       if request.cause == .lost { pauseAll(reason, at: now) }
-    case .joined: refuse(request.candidates, reason, at: now)
+    case .joined: refuse(request.candidates.filter { !participants.contains($0) }, reason, at: now)
     case .straggler:
       leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
     }

@@ -217,8 +217,8 @@ extension JobCoordinator {
     for device in current.proposal.participants where device != own && completions[device] == nil {
       if let reason = absence(of: device, at: now) { return interrupt(reason, culprit: device, at: now) }
       if situation.stopped.contains(device) {
-        let told = devices[device]
-        return interrupt(told?.reason ?? "its run was broken off", culprit: told?.culprit ?? device, at: now)
+        // Whom that device blames it says itself.
+        return interrupt(devices[device]?.reason ?? "its run was broken off", culprit: nil, at: now)
       }
       wake(at: lastWord(of: device).advanced(by: silenceLimit(of: device)))
     }
@@ -263,12 +263,22 @@ extension JobCoordinator {
     }
     if situation.interruption != nil {
       // It may still be a donor of the next plan, if one comes.
-      if run == nil, !hasSuccessor(at: now) || hasPassed(JobLimits.leaveWait, since: leave.since, at: now) {
+      let isNeeded = current.proposal.participants.contains(own) && hasSuccessor(at: now)
+      if run == nil, !isNeeded || hasPassed(JobLimits.leaveWait, since: leave.since, at: now) {
         progress.phase = .paused
       }
       return
     }
-    guard current.proposal.participants.contains(own), !decree.isProposing else { return }
+    guard current.proposal.participants.contains(own) else {
+      // A learner just goes; a donor hands over first, if that begins soon.
+      if current.proposal.learners.contains(own)
+        || hasPassed(JobLimits.leaveWait, since: max(leave.since, situation.since), at: now)
+      {
+        interrupt(leave.reason, culprit: nil, at: now)
+      }
+      return
+    }
+    guard !decree.isProposing else { return }
     if !hasSuccessor(at: now) || hasPassed(JobLimits.leaveWait, since: leave.since, at: now) {
       if situation.boundarySince != nil || situation.startedAt == nil {
         interrupt(leave.reason, culprit: nil, at: now)

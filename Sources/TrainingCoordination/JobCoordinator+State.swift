@@ -18,7 +18,7 @@ extension JobCoordinator {
   /// Whether this device has said that it leaves.
   package var isLeaving: Bool { leave != nil }
   /// Whether this device leaves and the job needs nothing of it any more.
-  package var hasLeft: Bool { leave != nil && run == nil && progress.phase == .paused }
+  package var hasLeft: Bool { leave != nil && run == nil && (hasResult || progress.phase == .paused) }
   /// Bytes of the activations that all devices kept, as far as they have said.
   package var cacheBytes: UInt64 {
     completions.keys.sorted().reduce(0) { $0 &+ (completions[$1]?.cacheBytes ?? 0) }

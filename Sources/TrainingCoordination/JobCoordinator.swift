@@ -107,7 +107,7 @@ package struct JobCoordinator: Sendable {
       }
       record.completion = nil
     }
-    guard certificate != nil else { return }
+    guard hasRole || certificate != nil && current == nil else { return }
     situation.isRestored = true
     interrupt("its daemon was restarted", culprit: own, at: now)
   }

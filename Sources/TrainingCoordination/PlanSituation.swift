@@ -39,6 +39,8 @@ struct PlanSituation: Sendable {
   var boundarySince: MonotonicInstant?
   /// The interruption that led to this plan, until a step is committed again.
   var recovering: Interruption?
+  /// Whether the devices that broke this plan's run off have been counted.
+  var hasAccused = false
   /// Since when the voters that are there are no majority.
   var minoritySince: MonotonicInstant?
   /// Whether it stands still because of that.

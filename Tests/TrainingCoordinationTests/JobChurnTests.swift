@@ -140,6 +140,23 @@ import TrainingCoordination
     }
   }
 
+  @Test("A learner that leaves just goes, and a device that holds the result may go too")
+  func learnerLeaves() {
+    var world = running(2, of: 3, seed: 213, steps: 100)
+    world.joining = .learn
+    world.stuck = [2: "learn"]
+    world.nodes[2].isUp = true
+    world.run(20) { $0.nodes[2].coordinator?.progress.phase == .learning }
+    world.handle(.leave(reason: "its battery is low"), 2)
+    world.run(2) { $0.nodes[2].coordinator?.hasLeft ?? false }
+    #expect(world.nodes[2].coordinator?.hasLeft == true)
+    world.stuck = [0: "deliver"]
+    world.run(30) { $0.state(0) == .saving && $0.nodes[1].coordinator?.progress.phase == .completed }
+    #expect(world.epoch(0) == 2)
+    world.handle(.leave(reason: "a person needs it"), 1)
+    #expect(world.nodes[1].coordinator?.hasLeft == true)
+  }
+
   @Test("A device that left takes part again when it wants to, and measures itself anew")
   func rejoin() {
     var world = running(3, seed: 214, steps: 2000)

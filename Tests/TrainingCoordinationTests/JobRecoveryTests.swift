@@ -351,4 +351,23 @@ import TrainingCoordination
     world.run(60) { $0.nodes[1].delivered > 0 && $0.participants(1) == [1, 2] }
     #expect(world.nodes[1].delivered > 0 && world.participants(1) == [1, 2])
   }
+
+  @Test("Of two devices whose link is broken one is left out, for a time that doubles; the job goes on")
+  func brokenLink() {
+    for pair in [(1, 2), (0, 2), (2, 3)] {
+      var world = running(4, seed: 198)
+      world.steps = 1500
+      world.brokenLink = pair
+      world.run(5)
+      let count = world.participants(0).count
+      #expect(count == 3 && world.participants(0).contains(0), "\(pair)")
+      let (epoch, step) = (world.epoch(0), world.furthest)
+      world.run(60)
+      // Four attempts with the link at most: after 10, 20 and 40 seconds.
+      #expect(world.epoch(0) <= epoch + 8 && world.furthest > step + 600, "\(world.epoch(0)), \(world.furthest)")
+      world.brokenLink = nil
+      world.run(120) { $0.isFinished(0..<4) }
+      #expect(world.isFinished(0..<4))
+    }
+  }
 }

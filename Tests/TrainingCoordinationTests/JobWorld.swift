@@ -75,6 +75,8 @@ struct JobWorld {
   var unplannable: (fewer: Int, reason: String)?
   var planning: Duration = .milliseconds(50)
   var admins: Set<Int> = []
+  /// Two devices whose bulk data does not reach each other.
+  var brokenLink: (Int, Int)?
   /// The plan of every plan epoch, as whichever disk had it first.
   var plans: [JobStamp: PlanProposal] = [:]
   private var parted: [Int: MonotonicInstant] = [:]
@@ -244,6 +246,13 @@ struct JobWorld {
   private mutating func breakOff(_ runners: [Int], _ certificate: PlanCertificate) {
     let household = certificate.proposal.household.map(index)
     let places = certificate.proposal.participants.map(index)
+    if let (one, other) = brokenLink, places.contains(one), places.contains(other) {
+      for (own, blamed) in [(one, other), (other, one)] where nodes[own].run?.stamp == certificate.stamp {
+        let stop = RunStop(
+          committedStep: nodes[own].step, culprit: .device(id(blamed)), reason: "nothing comes from it")
+        nodes[own].run?.isBroken = stop
+      }
+    }
     for own in runners where nodes[own].isUp && !nodes[own].isFrozen {
       if nodes[own].run?.isBroken == nil {
         // Sockets of a dead process are closed by its machine.
