@@ -10,6 +10,8 @@ final class RunContext {
   /// Gradients are reduced in buckets of at least so many bytes.
   let leastBucketBytes: Int
   private let isCancelled: () -> Bool
+  /// Whether this device asks all to stop.
+  let stopRequest = StopRequest()
   let report: (DistributedEvent) -> Void
 
   init(
