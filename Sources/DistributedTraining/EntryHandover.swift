@@ -178,6 +178,7 @@ struct EntryHandover {
       shape: kept.shape, element: kept.element, stages: [0..<kept.shape.depths.reduce(0, +)])
     for unit in transfer.units {
       try context.checkCancellation(step: 0)
+      if roles.roles[context.place] == .participant { try context.breakOffIfAsked() }
       let taps = try context.links.receive(
         StateMessage.unit.tag(unit: unit), from: transfer.from, .taps)
       do throws(TrainingFailure) {

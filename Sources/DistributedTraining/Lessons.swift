@@ -68,8 +68,6 @@ final class Lessons: Sendable {
     progress = Mutex((teachers.count, []))
   }
 
-  /// Whether this device is to learn something.
-  var isStudent: Bool { !teachers.isEmpty }
   /// Whether all that can be learned now has come.
   var isLearned: Bool { progress.withLock { $0.open == 0 } }
 
