@@ -129,7 +129,9 @@ extension DistributedRun {
   private func fill(_ stage: StagedUnits, _ routes: TapRoutes, _ clock: PhaseClock) throws {
     let number = UInt32(stage.seat.stage)
     var validation = [PackedMicroBatch?](repeating: nil, count: context.job.validation.count)
-    if !routes.isLiveFromStart { for unit in routes.validation { validation[unit] = context.job.validation[unit] } }
+    if !routes.isLiveFromStart {
+      for unit in routes.validation { validation[unit] = context.job.validation[unit] }
+    }
     try stage.pass(.fill, number: Self.firstFill, units: validation, withTaps: true) {
       (unit, result) throws(DistributedRunFailure) in
       try routes.put(result.taps ?? [], validation: unit, stage: number)

@@ -76,7 +76,8 @@ package final class DistributedRun {
     let division = try WorkDivision(plan, lanes: lanes, validationUnits: held)
     next = try entry.next.map { try WorkDivision($0, lanes: lanes, validationUnits: held) }
     roles = RunRoles(division, next: next, devices: devices)
-    guard 0..<devices ~= channel.place, (division.devices + (next?.devices ?? [])).allSatisfy({ $0 < devices })
+    guard 0..<devices ~= channel.place,
+      (division.devices + (next?.devices ?? [])).allSatisfy({ $0 < devices })
     else {
       throw DistributedRunFailure.unfitPlan(
         "device \(channel.place) of \(devices) has no part in the devices \(division.devices)")
@@ -107,7 +108,9 @@ package final class DistributedRun {
     boundary = StepBoundary(stateBytes: 3 * MemoryLayout<Float>.stride * leaves.count)
   }
 
-  /// The states that this device has, newest first; also after `run` has thrown. On the thread that calls `run`.
+  /// The states that this device has, newest first; also after `run` has thrown.
+  ///
+  /// To be read on the thread that calls `run`.
   package var held: [TrainingState] { states.all }
 
   /// Asks all devices of the plan to stop between two steps; any thread may call.

@@ -215,7 +215,9 @@ final class HandoverGiver: Sendable {
           for unit in transfer.units {
             guard !isCancelled.load(ordering: .relaxed) else { return }
             let message: [UInt8]
-            do throws(TrainingFailure) { message = try taps.read(batches[unit]) } catch { throw .training(error) }
+            do throws(TrainingFailure) { message = try taps.read(batches[unit]) } catch {
+              throw .training(error)
+            }
             try links.send(message, StateMessage.unit.tag(unit: unit), to: transfer.to)
           }
         }
@@ -291,7 +293,9 @@ final class HandoverGiver: Sendable {
 
 extension TrainingState {
   /// The three vectors, in the order of messages.
-  static var vectors: [WritableKeyPath<TrainingState, [Float]>] { [\.values, \.firstMoments, \.secondMoments] }
+  static var vectors: [WritableKeyPath<TrainingState, [Float]>] {
+    [\.values, \.firstMoments, \.secondMoments]
+  }
 
   /// A piece of the three vectors, which must be in one range, as a message.
   func message(_ piece: Range<Int>) -> [UInt8] {

@@ -98,7 +98,9 @@ final class Lessons: Sendable {
     for case .training(let failure) in failures { throw .training(failure) }
   }
 
-  /// The run is over: the caches are touched no more. Threads that wait for others end with the channel.
+  /// The run is over: the caches are touched no more.
+  ///
+  /// Threads that wait for others end with the channel.
   func close() { open.withLock { $0 = nil } }
 
   // MARK: Teachers
