@@ -63,7 +63,8 @@ struct RecoveryTests {
       plan: .test(.live, microBatches: 2, layers: pipeline.layers, stages: pipeline.stages),
       rest: .test(.live, microBatches: 4, layers: [0..<3, 3..<5], stages: [[(1, 1)], [(0, 1)]])),
     Story(
-      name: "pipeline of all leaves, live", job: .tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value),
+      name: "pipeline of all leaves, live",
+      job: .tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value),
       plan: .test(.live, microBatches: 2, layers: pipeline.layers, stages: pipeline.stages),
       rest: .test(.live, stages: [[(0, 1), (1, 3)]])),
   ]
@@ -120,7 +121,9 @@ struct RecoveryTests {
     }
   }
 
-  @Test("goes on with the same bits when it is broken off again and again, in its handovers too", arguments: stories)
+  @Test(
+    "goes on with the same bits when it is broken off again and again, in its handovers too",
+    arguments: stories)
   func again(story: Story) throws {
     let reference = try story.job.reference()
     for count in [3, 11, 24, 52, 95, 160, 230] {
@@ -172,7 +175,8 @@ struct SurvivalTests {
     return job
   }
 
-  @Test("the only device of a stage takes at most the steps since the last gathering with it", arguments: 7...12)
+  @Test(
+    "the only device of a stage takes at most the steps since the last gathering with it", arguments: 7...12)
   func gathered(step: Int) throws {
     let reference = try long.reference()
     for victim in [0, 1] {

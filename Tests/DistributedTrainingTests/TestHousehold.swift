@@ -99,7 +99,8 @@ final class TestHousehold: @unchecked Sendable {
       let backbone = try job.backbone()
       let cache = try job.cache(backbone, in: device.storage)
       let begun = try job.begin(
-        epoch.plan, entry: RunEntry(held: device.held, next: epoch.next, checkpointSeconds: 0, checkpointRatio: 0),
+        epoch.plan,
+        entry: RunEntry(held: device.held, next: epoch.next, checkpointSeconds: 0, checkpointRatio: 0),
         devices: epoch.household.count, channel: channel, collector: epoch.collector, backbone: backbone,
         cache: cache, isCancelled: { false }, opened: { outcome.hasOpened = true },
         checkpoint: { device.disk = $0.encoded },
