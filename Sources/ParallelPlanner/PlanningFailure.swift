@@ -64,6 +64,7 @@ extension HouseholdProfile {
       try check("the disk's writing rate of \(device.name)", device.diskWriteBytesPerSecond, rates)
       try check("the disk's reading rate of \(device.name)", device.diskReadBytesPerSecond, rates)
       try check("the update rate of \(device.name)", device.updateBytesPerSecond, rates)
+      try check("the exchange rate of \(device.name)", device.exchangeBytesPerSecond, rates)
       guard device.times.count == kinds else {
         throw .inconsistent(
           what: "\(device.name) has times for \(device.times.count) of \(kinds) kinds of layers")

@@ -28,7 +28,7 @@ package struct DevicePause: Sendable, Equatable {
     self.pausesOnBattery = pausesOnBattery
   }
 
-  /// Why the device takes no part; nil when it does. The person's word comes first.
+  /// Why the device takes no part, by the person's word first; nil when it does.
   package var reason: String? {
     if let words { return words.isEmpty ? "paused by its person" : "paused by its person: \(words)" }
     return pausesOnBattery && isOnBattery && !isOverridden ? "on battery" : nil

@@ -191,7 +191,7 @@ final class JobDevice: Sendable {
       return $0
     }
     let transport = network.join(
-      at: address, trust: household.snapshot, boot: BootID(counter: UInt64(boot), nonce: 1),
+      at: address, trust: household.snapshot, boot: BootID(counter: UInt32(clamping: boot), nonce: 1),
       entropy: SeededEntropy(seed: 100 + seed))
     let store = try BlobStore(stateDirectory: state, budget: 1 << 30)
     let (known, id) = (others.withLock { $0.devices }, id)
