@@ -291,7 +291,8 @@ private final class MeasuredModel {
     _ body: @escaping @Sendable (PackedMicroBatch, Int) throws(TrainingFailure) -> Void
   ) throws {
     // With one thread the second would be the first once more.
-    for (place, count) in (team.width > 1 ? [1, team.width] : [1]).enumerated() {
+    let widths = team.width > 1 ? [1, team.width] : [1]
+    for (place, count) in widths.enumerated() {
       let failure = Mutex<TrainingFailure?>(nil)
       let units = units
       var repeats = 0
