@@ -97,7 +97,7 @@ struct LanePlanTests {
     for (lanes, microBatch) in [(1, 1), (4, 4), (8, 2), (16, 1), (3, 5), (8, .max)] {
       let plan = LanePlan(lengths: lengths, laneCount: lanes, samplesPerMicroBatch: microBatch, seed: 5)
       #expect(plan.lanes.allSatisfy { $0.allSatisfy { (1...microBatch).contains($0.count) } })
-      #expect(plan.windows.flatMap { $0 } == Array(0..<plan.stepsPerEpoch))
+      #expect(plan.bands.flatMap { $0 } == Array(0..<plan.stepsPerEpoch))
       for epoch in 0..<3 {
         let miniBatches = plan.miniBatches(epoch: epoch)
         #expect(miniBatches.count == plan.stepsPerEpoch)
@@ -107,13 +107,13 @@ struct LanePlanTests {
   }
 
   @Test("mixes in a mini-batch only micro-batches of which none is over 1/16 longer than another")
-  func windows() {
+  func bands() {
     let lengths = pairLengths(2000, seed: 4)
     let plan = LanePlan(lengths: lengths, laneCount: 8, samplesPerMicroBatch: 1, seed: 4)
-    #expect(plan.windows.count > 5 && plan.windows.contains { $0.count > 10 })
-    for window in plan.windows where window.count > 1 {
+    #expect(plan.bands.count > 5 && plan.bands.contains { $0.count > 10 })
+    for band in plan.bands where band.count > 1 {
       let sums = plan.lanes.flatMap { lane in
-        window.clamped(to: 0..<lane.count).map { lane[$0].reduce(0) { $0 + lengths[$1] } }
+        band.clamped(to: 0..<lane.count).map { lane[$0].reduce(0) { $0 + lengths[$1] } }
       }
       #expect(16 * (sums.max() ?? 0) <= 17 * (sums.min() ?? 0))
     }
@@ -121,8 +121,8 @@ struct LanePlanTests {
     #expect(first.map { $0.map(\.index) } != plan.miniBatches(epoch: 1).map { $0.map(\.index) })
     #expect(first.contains { Set($0.map(\.index)).count > 4 }, "lanes are permuted each by itself")
     for miniBatch in first {
-      let windows = Set(miniBatch.map { unit in plan.windows.firstIndex { $0.contains(unit.index) } })
-      #expect(windows.count == 1)
+      let bands = Set(miniBatch.map { unit in plan.bands.firstIndex { $0.contains(unit.index) } })
+      #expect(bands.count == 1)
     }
   }
 

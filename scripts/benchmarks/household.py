@@ -85,8 +85,8 @@ def cases_of(options):
     if "ceiling" in options.only:
         cases += [Case(count, options.share, apart=True) for count in options.counts]
     if "stages" in options.only:
-        cases += [Case(count, options.share, mode=mode, budget=options.budget)
-                  for count in options.counts for mode in options.modes]
+        cases += [Case(max(options.counts), options.share, mode=mode, budget=options.budget)
+                  for mode in options.stage_modes]
     if "baselines" in options.only:
         cases += baselines(options, max(options.counts), options.share)
     if "memory" in options.only:
@@ -352,6 +352,7 @@ def parse():
     parser.add_argument("--budget", type=lambda text: int(text) * MIB, default=700 * MIB,
                         help="MiB that plans count with, for the part stages")
     parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--stage-modes", type=lambda text: text.split(","), default=["auto"])
     parser.add_argument("--baseline-rows", type=int, default=32, help="for techniques without a cache")
     parser.add_argument("--techniques", type=lambda text: text.split(","), default=["full", "houlsby", "lora"])
     parser.add_argument("--epochs", type=int, default=3)

@@ -25,7 +25,7 @@ public struct LanePlan: Sendable, Equatable {
   /// For each lane, its micro-batches; each is a list of sample indices.
   public let lanes: [[[Int]]]
   /// Rounds whose micro-batches are about equally long; every epoch permutes a lane's micro-batches inside each.
-  public let windows: [Range<Int>]
+  public let bands: [Range<Int>]
   /// Optimizer steps of one epoch: one a round.
   public let stepsPerEpoch: Int
 
@@ -67,7 +67,7 @@ public struct LanePlan: Sendable, Equatable {
     }
     self.lanes = lanes
     stepsPerEpoch = rounds
-    windows = Self.windows(units, lanes: usedLanes)
+    bands = Self.bands(units, lanes: usedLanes)
   }
 
   /// All mini-batches of an epoch: `stepsPerEpoch` lists, each of one micro-batch a lane, in lane order.
@@ -88,11 +88,11 @@ public struct LanePlan: Sendable, Equatable {
   /// The samples of a micro-batch, in the order in which they are packed.
   public func samples(of id: MicroBatchID) -> [Int] { lanes[id.lane][id.index] }
 
-  /// Which micro-batch a lane gives in place of each round's in an epoch: another one of the same window.
+  /// Which micro-batch a lane gives in place of each round's in an epoch: another one of the same band.
   private func order(lane: Int, epoch: Int) -> [Int] {
     var generator = SeededGenerator(seed: seed, Self.orderPurpose, UInt64(lane), UInt64(epoch))
-    return windows.flatMap { window in
-      var order = Array(window.clamped(to: 0..<lanes[lane].count))
+    return bands.flatMap { band in
+      var order = Array(band.clamped(to: 0..<lanes[lane].count))
       generator.shuffle(&order)
       return order
     }
@@ -133,22 +133,22 @@ public struct LanePlan: Sendable, Equatable {
       .map(\.element)
   }
 
-  /// Cuts rounds of units, the longest first, so that no unit of a window is over 1/16 longer than another.
+  /// Cuts rounds of units, the longest first, so that no unit of a band is over 1/16 longer than another.
   ///
-  /// A round that is wider by itself is a window alone.
-  private static func windows(_ units: [Unit], lanes: Int) -> [Range<Int>] {
+  /// A round that is wider by itself is a band alone.
+  private static func bands(_ units: [Unit], lanes: Int) -> [Range<Int>] {
     let rounds = (units.count + lanes - 1) / lanes
-    var windows: [Range<Int>] = []
+    var bands: [Range<Int>] = []
     var start = 0
     for round in 0..<rounds {
       let shortest = units[min((round + 1) * lanes, units.count) - 1].length
       if round > start, 16 * units[start * lanes].length > 17 * shortest {
-        windows.append(start..<round)
+        bands.append(start..<round)
         start = round
       }
     }
-    windows.append(start..<rounds)
-    return windows
+    bands.append(start..<rounds)
+    return bands
   }
 
   private static let dealPurpose: UInt64 = 0x6465_616C

@@ -16,13 +16,14 @@ struct JobChecks: Sendable {
   var plans: [JobStamp: ContentDigest] = [:]
   var newest: JobStamp?
   var wasSubmitted = false
-  var commits = 0
+  /// Steps applied, and units computed because nobody had their activations.
+  var advances = 0
   /// The newest step that any device has applied.
   var furthest = 0
   /// How often each device applied each step.
   var applied: [Int: Int] = [:]
-  /// When all faults were over, and how many steps had been applied then.
-  var settled: (time: MonotonicInstant, commits: Int)?
+  /// When all faults were over, and how far the job had come then.
+  var settled: (time: MonotonicInstant, advances: Int)?
   var lastFault = MonotonicInstant.zero
   /// What each disk said last.
   var records: [Int: StoredJob] = [:]
@@ -164,13 +165,13 @@ extension JobSimulation {
   /// A device has applied a step: what it holds must be what one device alone would have.
   mutating func checkCommitted(_ step: Int, _ device: Int) {
     guard let state = devices[device].process?.run?.lastCommitted else { return }
-    checks.commits += 1
+    checks.advances += 1
     record.commits += 1
     let key = device << 32 | step
     checks.applied[key, default: 0] += 1
     if checks.applied[key] ?? 0 > 1 { record.repeated += 1 }
     checks.furthest = max(checks.furthest, step)
-    if let settled = checks.settled, record.recovery == nil, checks.commits > settled.commits {
+    if let settled = checks.settled, record.recovery == nil, checks.advances > settled.advances {
       record.recovery = settled.time.duration(to: now).inSeconds
     }
     for layer in state.layers.indices where state.layers[layer] {
@@ -229,7 +230,7 @@ extension JobSimulation {
   mutating func judgeProgress() {
     guard let settled = checks.settled else { return }
     let isOwnerDone = devices[plan.owner].process?.coordinator?.record.outcome != nil
-    guard checks.commits == settled.commits, !isOwnerDone else { return }
+    guard checks.advances == settled.advances, !isOwnerDone else { return }
     violate(
       .advances,
       "no device has applied a step since the faults were over: " + situation())

@@ -170,7 +170,7 @@ extension JobSimulation {
       for other in devices.indices { devices[device].process?.doubts[other] = .zero }
     }
     flushStreams()
-    checks.settled = (time: now, commits: checks.commits)
+    checks.settled = (time: now, advances: checks.advances)
     plan(.judge, after: JobChecks.patience)
   }
 

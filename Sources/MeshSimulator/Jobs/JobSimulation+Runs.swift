@@ -65,6 +65,9 @@ extension JobSimulation {
       case .entered(let step):
         note(8, device, step, "\(device) goes on after step \(step)")
         checkEntered(step, device)
+      case .filled(let unit):
+        note(15, device, unit, "\(device) has computed unit \(unit) again")
+        checks.advances += 1
       case .committed(let step): commit(step, device)
       case .learned:
         note(9, device, 0, "\(device) has learned")

@@ -118,6 +118,8 @@ enum StandInEffect: Sendable {
   case compute(units: Double)
   /// The run has begun at this step.
   case entered(Int)
+  /// The activations of a unit that nobody had were computed.
+  case filled(Int)
   /// A step was applied, with the losses of all its units.
   case committed(Int)
   /// All that the next plan wants of this device is here.

@@ -53,7 +53,7 @@ extension StandInRun {
     return UnitPass(
       round: round, trains: trains, isCached: isCached, stage: stage, entries: entries,
       awaitingInput: isWhole || stage == 0 ? [] : Array(entries.indices),
-      forwards: !isWhole && stage == 0 ? Array(entries.indices) : [], unfinished: entries.count)
+      forwards: stage == 0 && !(isWhole && trains) ? Array(entries.indices) : [], unfinished: entries.count)
   }
 
   private func boundaryTag(_ kind: StandInMessageKind, _ pass: UnitPass, key: Int, stage: Int) -> StandInTag {
@@ -64,7 +64,7 @@ extension StandInRun {
   mutating func poll(_ cache: inout StandInCache) {
     guard var pass, phase != .over else { return }
     defer { self.pass = pass }
-    if pass.isCached || !division.isPipeline {
+    if pass.trains, pass.isCached || !division.isPipeline {
       guard pass.task == nil, pass.unfinished > 0 else { return }
       pass.task = .whole
       effects.append(.compute(units: Double(pass.entries.count)))
@@ -161,6 +161,7 @@ extension StandInRun {
     }
     guard pass.trains else {
       pass.unfinished -= 1
+      effects.append(.filled(entry.unit))
       return
     }
     if isLast {
