@@ -182,6 +182,42 @@ import Testing
     #expect(new.gain.before == 800 * 48 * millisecond && new.gain.after == 800 * 24 * millisecond)
   }
 
+  @Test("A device so slow that the others are far better off alone is left out")
+  func hopelessStraggler() throws {
+    var there = devices([0, 1])
+    there[0].measuredStep = 16 * millisecond
+    there[1].measuredStep = 640 * millisecond
+    let new = try switched(request(present([4, 4]), there, .straggler, committed: 200))
+    // One unit would take it 160 ms; the other computes all eight in 32.
+    #expect(new.plan.cached.map(\.device) == [0] && new.plan.cached.map(\.units) == [8])
+    #expect(new.unused == [1])
+  }
+
+  @Test("For a slow device members change only where that gains a fifth against other shares")
+  func stragglerStays() throws {
+    var there = devices([0, 1])
+    there[0].measuredStep = 16 * millisecond
+    there[1].measuredStep = 16 * 7 * millisecond
+    // One unit of it takes 28 ms, as long as seven units of the other; eight of the other would take 32.
+    let new = try switched(request(present([4, 4]), there, .straggler, committed: 200))
+    #expect(new.plan.cached.map(\.units) == [7, 1])
+    there[1].measuredStep = 16 * 9 * millisecond
+    // 36 ms with it and 32 without: not a fifth.
+    let slower = try switched(request(present([4, 4]), there, .straggler, committed: 200))
+    #expect(slower.plan.cached.map(\.units) == [7, 1])
+  }
+
+  @Test("In the first epoch a slow device leaves stages and layers as they are, and changes shares")
+  func stragglerInFirstEpoch() throws {
+    var there = devices([0, 1])
+    // Forward and backward pass of four units through two layers: 120 ms.
+    there[0].measuredStep = 120 * millisecond
+    there[1].measuredStep = 360 * millisecond
+    let new = try switched(request(present([4, 4]), there, .straggler, epochs: 20, committed: 20))
+    #expect(new.plan.mode == .hybrid && new.plan.stages.count == 1 && new.plan.microBatches == 1)
+    #expect(new.plan.stages[0].members.map(\.units) == [6, 2])
+  }
+
   @Test("Devices as fast as they were planned keep their shares")
   func balanced() throws {
     var there = devices([0, 1])
