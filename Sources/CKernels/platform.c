@@ -3,6 +3,7 @@
 // CRC-32C is here because Swift has no intrinsic for the instruction.
 #define _GNU_SOURCE
 #include "ckernels_platform.h"
+#include <malloc.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -215,3 +216,13 @@ double hearth_libm_exp(double x) { return exp(x); }
 double hearth_libm_log(double x) { return log(x); }
 double hearth_libm_erf(double x) { return erf(x); }
 double hearth_libm_tanh(double x) { return tanh(x); }
+
+void hearth_allocator_limits(int32_t mapped, int32_t kept) {
+#if defined(M_MMAP_THRESHOLD) && defined(M_TRIM_THRESHOLD)
+  // Both fail only for values that the library does not know; then it stays as it was.
+  mallopt(M_MMAP_THRESHOLD, mapped);
+  mallopt(M_TRIM_THRESHOLD, kept);
+#else
+  (void)mapped, (void)kept;
+#endif
+}

@@ -76,7 +76,13 @@ package func affinityCount(status: String) -> Int? {
 }
 
 private func currentLimits() -> ControlGroupLimits {
-  ControlGroupLimits(
+  var limits = ControlGroupLimits(
     membership: systemFileText("/proc/self/cgroup") ?? "", mount: "/sys/fs/cgroup",
     read: { systemFileText($0) })
+  // To measure what happens beyond a limit, somebody must be let through who does not look at it first.
+  if getenv(ignoresMemoryLimit) != nil { (limits.memory, limits.memoryLeft) = (nil, nil) }
+  return limits
 }
+
+/// Environment variable, for measurements only: plans know nothing of the control groups' memory limits.
+private let ignoresMemoryLimit = "HEARTH_IGNORE_MEMORY_LIMIT"

@@ -17,6 +17,8 @@ final class GradientRing {
   private let own: Int
   private let bucket: UInt32
   private let waits: WaitReason?
+  /// Where the sums of a message are unpacked, so that no message needs memory of its own for that.
+  private let scratch = UnsafeMutablePointer<Int64>.allocate(capacity: pieceElements)
 
   /// - Parameters:
   ///   - bucket: the number of the selection among those that are reduced one after another.
@@ -35,6 +37,8 @@ final class GradientRing {
     self.own = own
   }
 
+  deinit { scratch.deallocate() }
+
   /// Makes every member's sums the sums of all.
   func reduce(_ sums: any GradientSums, round: UInt64) throws(DistributedRunFailure) {
     guard members.count > 1 else { return }
@@ -43,37 +47,39 @@ final class GradientRing {
     var ring = RingReduction(
       place: own, chunks: RingChunks(count: selection.count, members: members.count),
       piece: Self.pieceElements)
-    try perform(ring.start(), message: [], sums: sums, ring: ring, round: round)
+    try perform(ring.start(), UnsafeRawBufferPointer(start: nil, count: 0), sums, ring, round)
     while let piece = ring.awaited {
       let predecessor = members[ring.predecessor]
       let message = try links.receivePiece(tag(piece, round: round), from: predecessor, waits)
-      guard let integers = unpacked(message, sums) else {
+      guard let count = unpack(message, sums) else {
         throw .malformed(
           place: predecessor, content: "a piece of the ring",
           detail: "\(message.count) bytes are no whole sums")
       }
       let effects: [RingEffect]
       do throws(RingFailure) {
-        effects = try ring.received(piece, elements: integers.count / sums.bytesPerSum)
+        effects = try ring.received(piece, elements: count)
       } catch {
         throw .ring(place: predecessor, error)
       }
-      try perform(effects, message: integers, sums: sums, ring: ring, round: round)
+      try perform(
+        effects, UnsafeRawBufferPointer(start: scratch, count: count * sums.bytesPerSum), sums, ring, round)
     }
   }
 
   private func perform(
-    _ effects: [RingEffect], message: [UInt8], sums: any GradientSums, ring: RingReduction, round: UInt64
+    _ effects: [RingEffect], _ received: UnsafeRawBufferPointer, _ sums: any GradientSums,
+    _ ring: RingReduction, _ round: UInt64
   ) throws(DistributedRunFailure) {
     for effect in effects {
       switch effect {
       case .send(let piece, let range):
         try links.sendPiece(
-          packed(bytes(of: range, sums), sums), tag(piece, round: round), to: members[ring.successor])
+          message(of: range, sums), tag(piece, round: round), to: members[ring.successor])
       case .add(let range):
-        scatter(message, over: range, sums) { sums.add(integers: $0, to: $1) }
+        scatter(received, over: range, sums) { sums.add(integers: $0, to: $1) }
       case .store(let range):
-        scatter(message, over: range, sums) { sums.store(integers: $0, to: $1) }
+        scatter(received, over: range, sums) { sums.store(integers: $0, to: $1) }
       case .finished: break
       }
     }
@@ -85,11 +91,19 @@ final class GradientRing {
     )
   }
 
-  /// The selected elements `range` as a message.
-  private func bytes(of range: Range<Int>, _ sums: any GradientSums) -> [UInt8] {
+  /// The selected elements `range` as they travel: 64-bit sums packed, 32-bit ones as they are.
+  private func message(of range: Range<Int>, _ sums: any GradientSums) -> [UInt8] {
+    let parts = selection.flatRanges(range)
+    if sums.bytesPerSum == MemoryLayout<Int64>.stride {
+      return PackedIntegers.encode(count: range.count) { body in
+        for flat in parts {
+          sums.withIntegers(flat) { body(UnsafeBufferPointer($0.assumingMemoryBound(to: Int64.self))) }
+        }
+      }
+    }
     let size = range.count * sums.bytesPerSum
     return [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
-      for flat in selection.flatRanges(range) {
+      for flat in parts {
         let target = UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[count...])
         sums.withIntegers(flat) { target.copyMemory(from: UnsafeRawBufferPointer($0)) }
         count += flat.count * sums.bytesPerSum
@@ -97,44 +111,32 @@ final class GradientRing {
     }
   }
 
-  /// 64-bit sums as they travel; 32-bit sums use their bits.
-  private func packed(_ integers: [UInt8], _ sums: any GradientSums) -> [UInt8] {
-    guard sums.bytesPerSum == MemoryLayout<Int64>.stride else { return integers }
-    return integers.withUnsafeBytes { bytes in
-      let count = bytes.count / MemoryLayout<Int64>.stride
-      guard let base = bytes.baseAddress, count > 0 else { return [] }
-      return PackedIntegers.encode(base.assumingMemoryBound(to: Int64.self), count: count)
+  /// Puts the sums of a message into `scratch`; their number, or nil when it cannot be one of ours.
+  private func unpack(_ message: [UInt8], _ sums: any GradientSums) -> Int? {
+    if sums.bytesPerSum == MemoryLayout<Int64>.stride {
+      guard let count = PackedIntegers.count(message), count <= Self.pieceElements else { return nil }
+      PackedIntegers.decode(message, into: scratch)
+      return count
     }
-  }
-
-  /// What `packed` was given; nil when the message cannot be.
-  private func unpacked(_ message: [UInt8], _ sums: any GradientSums) -> [UInt8]? {
-    guard sums.bytesPerSum == MemoryLayout<Int64>.stride else {
-      return message.count % sums.bytesPerSum == 0 ? message : nil
+    let (count, rest) = message.count.quotientAndRemainder(dividingBy: sums.bytesPerSum)
+    guard rest == 0, count <= Self.pieceElements else { return nil }
+    message.withUnsafeBytes {
+      UnsafeMutableRawPointer(scratch).copyMemory(
+        from: $0.baseAddress ?? UnsafeRawPointer(scratch), byteCount: $0.count)
     }
-    guard let count = PackedIntegers.count(message), count <= Self.pieceElements else { return nil }
-    let size = count * MemoryLayout<Int64>.stride
-    return [UInt8](unsafeUninitializedCapacity: size) { buffer, initialized in
-      if let base = buffer.baseAddress {
-        PackedIntegers.decode(
-          message, into: UnsafeMutableRawPointer(base).assumingMemoryBound(to: Int64.self))
-      }
-      initialized = size
-    }
+    return count
   }
 
   /// Hands each part of a message to the part of the flat vector that it belongs to.
   private func scatter(
-    _ message: [UInt8], over range: Range<Int>, _ sums: any GradientSums,
+    _ bytes: UnsafeRawBufferPointer, over range: Range<Int>, _ sums: any GradientSums,
     _ body: (UnsafeRawBufferPointer, Range<Int>) -> Void
   ) {
-    message.withUnsafeBytes { bytes in
-      var start = 0
-      for flat in selection.flatRanges(range) {
-        let end = start + flat.count * sums.bytesPerSum
-        body(UnsafeRawBufferPointer(rebasing: bytes[start..<end]), flat)
-        start = end
-      }
+    var start = 0
+    for flat in selection.flatRanges(range) {
+      let end = start + flat.count * sums.bytesPerSum
+      body(UnsafeRawBufferPointer(rebasing: bytes[start..<end]), flat)
+      start = end
     }
   }
 }

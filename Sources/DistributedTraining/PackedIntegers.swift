@@ -5,19 +5,36 @@
 package enum PackedIntegers {
   /// The bytes of 64-bit integers.
   package static func encode(_ integers: UnsafePointer<Int64>, count: Int) -> [UInt8] {
+    encode(count: count) { $0(UnsafeBufferPointer(start: integers, count: count)) }
+  }
+
+  /// The bytes of 64-bit integers that lie in several places.
+  ///
+  /// - Parameter forEachPart: calls its argument with each part in order; it is asked twice.
+  static func encode(
+    count: Int, _ forEachPart: ((UnsafeBufferPointer<Int64>) -> Void) -> Void
+  ) -> [UInt8] {
     var all: UInt64 = 0
     // A negative number needs as many bits as its complement.
-    for index in 0..<count { all |= UInt64(bitPattern: integers[index] ^ (integers[index] >> 63)) }
+    forEachPart { part in
+      for integer in part { all |= UInt64(bitPattern: integer ^ (integer >> 63)) }
+    }
     let width = max(1, (64 - all.leadingZeroBitCount + 1 + 7) / 8)
     // Whole words are stored, each over the unused end of the one before.
     let room = 1 + count * width + 8
     return [UInt8](unsafeUninitializedCapacity: room) { buffer, initialized in
-      let bytes = UnsafeMutableRawBufferPointer(buffer)
+      guard let base = buffer.baseAddress else { return }
+      let bytes = UnsafeMutableRawPointer(base)
       bytes.storeBytes(of: UInt8(width), as: UInt8.self)
-      for index in 0..<count {
-        bytes.storeBytes(of: integers[index].littleEndian, toByteOffset: 1 + index * width, as: Int64.self)
+      var place = 1
+      forEachPart { part in
+        precondition(place + part.count * width + 8 <= room, "more than \(count) integers in the parts")
+        for integer in part {
+          bytes.storeBytes(of: integer.littleEndian, toByteOffset: place, as: Int64.self)
+          place += width
+        }
       }
-      initialized = 1 + count * width
+      initialized = place
     }
   }
 

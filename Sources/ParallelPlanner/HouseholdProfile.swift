@@ -52,13 +52,16 @@ package struct DeviceProfile: Sendable, Hashable {
   package var diskReadBytesPerSecond: Int64
   /// Rate at which an optimizer step goes through trained weights, in bytes of one copy a second.
   package var updateBytesPerSecond: Int64
+  /// Rate at which the processor sends sums round a ring while it takes in as many: packing, encryption, addition.
+  package var exchangeBytesPerSecond: Int64
   /// Times by kind of layer, in the order of the model's kinds.
   package var times: [UnitTimes]
 
-  /// The profile of one device; an update takes no time unless a rate is given.
+  /// The profile of one device; updates and exchanges take no time unless a rate is given.
   package init(
     name: String, memoryBudget: Int64, workers: Int = 1, cacheBudget: Int64, diskWriteBytesPerSecond: Int64,
-    diskReadBytesPerSecond: Int64, updateBytesPerSecond: Int64 = PlanningLimits.bytes, times: [UnitTimes]
+    diskReadBytesPerSecond: Int64, updateBytesPerSecond: Int64 = PlanningLimits.bytes,
+    exchangeBytesPerSecond: Int64 = PlanningLimits.bytes, times: [UnitTimes]
   ) {
     self.name = name
     self.memoryBudget = memoryBudget
@@ -67,6 +70,7 @@ package struct DeviceProfile: Sendable, Hashable {
     self.diskWriteBytesPerSecond = diskWriteBytesPerSecond
     self.diskReadBytesPerSecond = diskReadBytesPerSecond
     self.updateBytesPerSecond = updateBytesPerSecond
+    self.exchangeBytesPerSecond = exchangeBytesPerSecond
     self.times = times
   }
 }

@@ -87,8 +87,7 @@ package struct ParallelPlanner {
     return PlanningResult(plan: plan, isProven: isProven, rejected: rejected)
   }
 
-  private func candidate(_ plan: Plan, _ household: HouseholdProfile) throws(PlanningFailure) -> CandidatePlan
-  {
+  func candidate(_ plan: Plan, _ household: HouseholdProfile) throws(PlanningFailure) -> CandidatePlan {
     var used: UInt64 = 0
     var stages: [CandidateStage] = []
     for stage in plan.stages {
@@ -108,7 +107,7 @@ package struct ParallelPlanner {
   }
 
   /// An earlier plan with its own division of units, if the job allows it and it fits still.
-  private func asDivided(
+  func asDivided(
     _ candidate: CandidatePlan, _ earlier: Plan, _ costing: StageCosting, _ scorer: PlanScorer
   ) -> (CandidatePlan, Int64)? {
     guard costing.job.modes(canCache: costing.costs.canCache).contains(candidate.mode),

@@ -64,6 +64,7 @@ extension HouseholdProfile {
       try check("the disk's writing rate of \(device.name)", device.diskWriteBytesPerSecond, rates)
       try check("the disk's reading rate of \(device.name)", device.diskReadBytesPerSecond, rates)
       try check("the update rate of \(device.name)", device.updateBytesPerSecond, rates)
+      try check("the exchange rate of \(device.name)", device.exchangeBytesPerSecond, rates)
       guard device.times.count == kinds else {
         throw .inconsistent(
           what: "\(device.name) has times for \(device.times.count) of \(kinds) kinds of layers")
@@ -102,13 +103,22 @@ extension PlanningJob {
     try check(
       "the number of micro-batches in a mini-batch", Int64(unitsPerMiniBatch),
       1...Int64(PlanningLimits.unitsPerMiniBatch))
+    if let remaining {
+      try check(
+        "the number of mini-batches left of the first pass", Int64(remaining.firstPass),
+        1...Int64(stepsPerEpoch))
+      try check(
+        "the number of steps left", Int64(remaining.training),
+        Int64(firstEpoch == .fill || !usesCache ? 1 : remaining.firstPass)...Int64(epochs)
+          * Int64(stepsPerEpoch))
+    }
     for count in microBatchCounts where count < 1 || unitsPerMiniBatch % count != 0 {
       throw .inconsistent(what: "\(count) pipeline micro-batches do not divide \(unitsPerMiniBatch) units")
     }
   }
 }
 
-private func check(_ what: String, _ value: Int64, _ range: ClosedRange<Int64>) throws(PlanningFailure) {
+func check(_ what: String, _ value: Int64, _ range: ClosedRange<Int64>) throws(PlanningFailure) {
   guard range.contains(value) else {
     throw .outOfRange(what: what, value: value, allowed: "\(range.lowerBound) to \(range.upperBound)")
   }

@@ -193,7 +193,7 @@ final class StageCosting {
   // MARK: Time
 
   /// The forward time of some units on a device; filling a cache takes at least as long as writing it.
-  private func forwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
+  func forwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
     let table = mode == .fill ? fillTable : forwardTable
     let row = device * costs.kinds.count
     var time: Int64 = 0
@@ -207,7 +207,7 @@ final class StageCosting {
     return max(time, writing)
   }
 
-  private func backwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
+  func backwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
     guard mode != .fill else { return 0 }
     let row = device * costs.kinds.count
     var time: Int64 = 0
@@ -403,7 +403,8 @@ final class StageCosting {
     return ringTime(bytes: (bytes * costs.sumBytes + 3) / 4, group: group) + update
   }
 
-  /// A ring of reduce-scatter and all-gather over a group, in the order of its members.
+  /// A ring of reduce-scatter and all-gather over a group, in the order of its members: as fast as its slowest link, or the
+  /// member whose processor is slowest with it.
   func ringTime(bytes: Int64, group: UInt64) -> Int64 {
     let count = Int64(group.nonzeroBitCount)
     guard count > 1, bytes > 0 else { return 0 }
@@ -412,7 +413,7 @@ final class StageCosting {
     var previous = 63 - group.leadingZeroBitCount
     for device in DeviceSet(group) {
       let link = household.link(previous, device)
-      rate = min(rate, link.bytesPerSecond)
+      rate = min(rate, link.bytesPerSecond, household.devices[device].exchangeBytesPerSecond)
       latency = max(latency, link.latency)
       previous = device
     }

@@ -164,7 +164,9 @@ extension JobCoordinator {
   /// What is known of a device's loss, at first hand or from another device.
   private func lossReason(of device: DeviceID, at now: MonotonicInstant) -> String {
     if let reason = declines[device] { return reason }
-    if let interruption = situation.interruption, interruption.culprit == device { return interruption.reason }
+    if let interruption = situation.interruption, interruption.culprit == device {
+      return interruption.reason
+    }
     let told = devices.keys.sorted().lazy.compactMap { self.devices[$0] }.first { $0.culprit == device }
     return told?.reason ?? absence(of: device, at: now) ?? "its run was broken off"
   }

@@ -133,9 +133,11 @@ extension JobCoordinator {
     var accused: Set<DeviceID> = []
     for device in participants where situation.stopped.contains(device) {
       guard let named = blamed(by: device), situation.stopped.contains(named) else { continue }
+      let back = blamed(by: named)
       if named == own {
-        accused.insert(device)
-      } else if device == own || blamed(by: named) != device || named > device {
+        if back == nil || back == device { accused.insert(device) }
+      } else if back == nil || back == device && (device == own || named > device) {
+        // Whoever blames a third device was only the first to stop.
         accused.insert(named)
       }
     }

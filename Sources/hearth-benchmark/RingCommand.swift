@@ -4,6 +4,7 @@ import ComputeRuntime
 import Glibc
 import HearthNode
 import MeshModel
+import TensorKernels
 
 /// `hearth-benchmark ring`: the exact reduction of integer sums over encrypted sessions.
 struct RingCommand: ParsableCommand {
@@ -26,6 +27,7 @@ struct RingCommand: ParsableCommand {
   }
 
   func run() throws {
+    AllocatorSettings.keepFreedMemory()
     let answer = try waitForTask { [self] in try await measure() }
     if json { return try write(answer) }
     print(
@@ -92,6 +94,7 @@ struct RingMemberCommand: ParsableCommand {
 
   func run() throws {
     guard let host = ipv4("\(host):0")?.host else { return }
+    AllocatorSettings.keepFreedMemory()
     let member = try waitForTask { [self] in
       try await RingMember.start(place, of: ring.members, seed: 1, host: host)
     }

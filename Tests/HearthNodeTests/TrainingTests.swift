@@ -244,4 +244,31 @@ struct TrainingTests {
     _ = try scratch.rows()
     _ = try resumeTraining(resume, cancellation: CancellationFlag(), report: { _ in })
   }
+
+  @Test("does not go on from a state in which steps mean other samples")
+  func olderState() throws {
+    let scratch = try Scratch()
+    let request = try request("tiny-bert", scratch: scratch)
+    let recorder = Recorder(stopAfter: 3)
+    #expect(throws: RunFailure.self) {
+      try train(request, cancellation: recorder.flag, report: recorder.report)
+    }
+    let path = request.output + "/state.safetensors"
+    let bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+    // Inside a string of the header, quotes and line ends are escaped.
+    let (now, then) = (#"\"version\" : 2"#, #"\"version\" : 1"#)
+    let place = try #require(bytes.range(of: Data(now.utf8)))
+    try (bytes[..<place.lowerBound] + Data(then.utf8) + bytes[place.upperBound...]).write(
+      to: URL(fileURLWithPath: path))
+    #expect {
+      try resumeTraining(
+        ResumeRequest(runDirectory: request.output), cancellation: CancellationFlag(), report: { _ in })
+    } throws: { error in
+      if case .notResumable(_, let detail)? = error as? RunFailure {
+        detail.contains("version 1")
+      } else {
+        false
+      }
+    }
+  }
 }

@@ -240,8 +240,8 @@ struct ExhaustiveSearch {
     guard group.count > 1, bytes > 0 else { return 0 }
     let neighbours = group.indices.map { household.link(group[$0], group[($0 + 1) % group.count]) }
     let part = (bytes + Int64(group.count) - 1) / Int64(group.count)
-    return Int64(2 * (group.count - 1))
-      * (neighbours.map(\.latency).max()! + nanoseconds(part, neighbours.map(\.bytesPerSecond).min()!))
+    let rates = neighbours.map(\.bytesPerSecond) + group.map { household.devices[$0].exchangeBytesPerSecond }
+    return Int64(2 * (group.count - 1)) * (neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!))
   }
 }
 

@@ -121,6 +121,42 @@ import Testing
     #expect(compared > 200)
   }
 
+  @Test("Devices whose processors are slow with rings leave the cached epochs to fewer of them")
+  func slowExchange() throws {
+    // 1 MB of trained weights; a unit takes 100 ms from the cache, so 4 units take one device 400 ms a step.
+    let costs = ModelCosts(
+      name: "m", kinds: ["layer"],
+      layers: [
+        LayerCosts(
+          kind: 0, frozenBytes: 1000, trainableBytes: 1_000_000, retainedBytes: 10, cacheBytes: 10,
+          forwardBoundaryBytes: 10, backwardBoundaryBytes: 10, fillBoundaryBytes: 10)
+      ], canCache: true)
+    func readers(_ exchange: Int64) throws -> (count: Int, epoch: Int64) {
+      let device = DeviceProfile(
+        name: "d", memoryBudget: 1 << 30, cacheBudget: 1 << 30, diskWriteBytesPerSecond: 1 << 30,
+        diskReadBytesPerSecond: 1 << 30, exchangeBytesPerSecond: exchange,
+        times: [
+          UnitTimes(
+            proportional: 1_000_000_000, backward: 100_000_000, fill: 1_000_000_000, cached: 100_000_000)
+        ])
+      let household = HouseholdProfile(
+        devices: Array(repeating: device, count: 4),
+        link: LinkProfile(bytesPerSecond: 125_000_000, latency: 0))
+      let job = PlanningJob(epochs: 5, stepsPerEpoch: 10, unitsPerMiniBatch: 4, firstEpoch: .hybrid)
+      let plan = try ParallelPlanner().plan(costs, household: household, job: job).plan
+      return (plan.cached.count, plan.predicted.cachedEpoch)
+    }
+    // Four devices: 100 ms and a ring of 2 * 3/4 MB at the link's rate, 12 ms.
+    let fast = try readers(PlanningLimits.bytes)
+    #expect(fast.count == 4 && fast.epoch == 10 * 112_000_000)
+    // At 2 MB/s the ring of four takes 750 ms and that of two 500 ms: one device alone is best.
+    let slow = try readers(2_000_000)
+    #expect(slow.count == 1 && slow.epoch == 10 * 400_000_000)
+    // At 10 MB/s: four take 100 + 150 ms, two 200 + 100 ms.
+    let middle = try readers(10_000_000)
+    #expect(middle.count == 4 && middle.epoch == 10 * 250_000_000)
+  }
+
   @Test("A large household that gains a device plans no worse than the plan it had")
   func monotoneFromEarlier() throws {
     var maker = InstanceMaker(seed: 74)

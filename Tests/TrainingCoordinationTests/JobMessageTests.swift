@@ -109,6 +109,34 @@ import WireCoding
     }
   }
 
+  @Test("An adoption holds with the signature of an admin over all that it says, and with nothing else")
+  func adoptions() throws {
+    let stamp = JobStamp(job: JobID(1, 2), term: 1 << 16, epoch: 3)
+    let roster = [JobFixture.ids[2], JobFixture.ids[0]]
+    let adoption = JobAdoption(stamp, roster: roster, keys: JobFixture.devices[1])
+    let admin = JobFixture.ids[1]
+    #expect(adoption.roster == roster.sorted() && adoption.admin == admin)
+    #expect(adoption.isSigned(admins: [admin]) { JobFixture.key($0) })
+    #expect(!adoption.isSigned(admins: [JobFixture.ids[0]]) { JobFixture.key($0) })
+    #expect(!adoption.isSigned(admins: [admin]) { _ in nil })
+    // Term, epoch and roster: job 16, term 4, epoch 8, count 2, devices.
+    for offset in [16, 20, 30, 46] {
+      var bytes = adoption.encoded
+      bytes[offset] ^= 1
+      guard let changed = try? JobAdoption(decoding: bytes) else { continue }
+      #expect(!changed.isSigned(admins: [admin]) { JobFixture.key($0) }, "byte \(offset)")
+    }
+  }
+
+  @Test("Terms of different admins differ, and each is higher than the one before")
+  func terms() {
+    let (one, other) = (JobFixture.ids[0], JobFixture.ids[1])
+    let first = JobAdoption.term(after: 0, by: one)
+    #expect(first >> 16 == 1 && first != JobAdoption.term(after: 0, by: other))
+    #expect(JobAdoption.term(after: first, by: other) > first)
+    #expect(JobAdoption.term(after: JobAdoption.term(after: first, by: other), by: one) >> 16 == 3)
+  }
+
   @Test("Reasons are cut at a character, numbers that are none are not sent")
   func cleaning() throws {
     let reason = String(repeating: "ä", count: 400)

@@ -360,11 +360,12 @@ import TrainingCoordination
       world.brokenLink = pair
       world.run(5)
       let count = world.participants(0).count
-      #expect(count == 3 && world.participants(0).contains(0), "\(pair)")
+      #expect(count == 3 && world.participants(0).contains(0), "\(pair) \(count) \(world.notes(0))")
       let (epoch, step) = (world.epoch(0), world.furthest)
       world.run(60)
       // Four attempts with the link at most: after 10, 20 and 40 seconds.
-      #expect(world.epoch(0) <= epoch + 8 && world.furthest > step + 600, "\(world.epoch(0)), \(world.furthest)")
+      #expect(
+        world.epoch(0) <= epoch + 8 && world.furthest > step + 600, "\(world.epoch(0)), \(world.furthest)")
       world.brokenLink = nil
       world.run(120) { $0.isFinished(0..<4) }
       #expect(world.isFinished(0..<4))

@@ -256,13 +256,13 @@ struct JobWorld {
     for own in runners where nodes[own].isUp && !nodes[own].isFrozen {
       if nodes[own].run?.isBroken == nil {
         // Sockets of a dead process are closed by its machine.
-        if let dead = places.first(where: {
-          !nodes[$0].isUp || isOver($0, certificate)
-        }),
+        if let gone = places.first(where: { !nodes[$0].isUp || isOver($0, certificate) }),
           nodes[own].coordinator?.progress.phase != .completed
         {
+          // Who stops says so; of a dead process its machine closes the sockets.
+          let culprit = nodes[gone].isUp ? RunCulprit.elsewhere : .device(id(gone))
           let stop = RunStop(
-            committedStep: nodes[own].step, culprit: .device(id(dead)), reason: "the connection to it ended")
+            committedStep: nodes[own].step, culprit: culprit, reason: "the connection to it ended")
           nodes[own].run?.isBroken = stop
         }
       }

@@ -103,9 +103,11 @@ def line(job):
 def why(job):
     """In a few words, why there is no adapter."""
     if job.get("killed"):
-        return f"OOM: the limit killed {len(job['killed'])} devices"
+        return f"OOM: the kernel killed {len(job['killed'])} of {job['devices']} devices"
     text = job.get("failure") or "no adapter"
     lowered = text.lower()
+    if "the kernel killed it" in lowered:
+        return "OOM: the kernel killed it"
     if "memory" in lowered and ("fit" in lowered or "budget" in lowered or "need" in lowered):
         return "OOM: refused, no plan fits"
     return text[:120]
@@ -116,14 +118,19 @@ def sizes_table(jobs):
     chosen = [job for job in jobs if job["technique"] == "parallel" and job["system"] in ("standalone", "pac")
               and not job["memory_bytes"]]
     alone = {job["share"]: job for job in chosen if job["devices"] == 1 and is_done(job)}
+    ceilings = {(job["devices"], job["share"]): job for job in jobs if job["system"] == "ceiling" and is_done(job)}
     rows = []
     for job in chosen:
         if not is_done(job):
-            rows.append([job["name"], why(job)] + ["–"] * 8)
+            rows.append([job["name"], why(job)] + ["–"] * 10)
             continue
         one = alone.get(job["share"])
         cached = cached_epochs(job)
         efficiency = (f"{100 * first_rate(job) / (job['devices'] * first_rate(one)):.0f} %" if one else "–")
+        ceiling = ceilings.get((job["devices"], job["share"]))
+        of_ceiling = f"{100 * first_rate(job) / (job['devices'] * first_rate(ceiling)):.0f} %" if ceiling else "–"
+        used, least = job.get("processor_seconds"), (one or {}).get("processor_seconds")
+        processor = f"{used[0] / least[0]:.2f}x" if used and least else "–"
         gain = (f"{statistics.median(cached_epochs(one)) / statistics.median(cached):.2f}x"
                 if one and cached and cached_epochs(one) else "–")
         transition = phase_seconds(job, "transition")
@@ -134,11 +141,12 @@ def sizes_table(jobs):
         sent = max((sum(link["sent_bytes"] for link in device.get("links", []))
                     for device in job.get("devices_report", [])), default=0)
         rows.append([
-            job["name"], grouping(job), f"{first_rate(job):.2f}", efficiency, seconds(statistics.median(cached) if cached else None),
+            job["name"], grouping(job), f"{first_rate(job):.2f}", efficiency, of_ceiling, processor, seconds(statistics.median(cached) if cached else None),
             gain, f"{percent(first_off)} / {percent(cached_off)}",
             "–" if transition is None else f"{transition:.1f} s ({100 * transition / whole:.0f} %)",
             f"{peak / MIB:.0f} MiB", f"{sent / MIB:.0f} MiB"])
-    header = ["", "stages", "first epoch, samples/s", "of N times one device", "a cached epoch", "against one device",
+    header = ["", "stages", "first epoch, samples/s", "of N times one device", "of N apart at once",
+              "processor time, of one device's", "a cached epoch", "against one device",
               "measured − predicted, first / cached", "transition (of the run)", "most memory of a device",
               "most sent by a device"]
     return report.table(header, rows) if rows else None
@@ -152,7 +160,7 @@ def systems_table(jobs):
         for technique in TECHNIQUES:
             found = [job for job in jobs if job["system"] == system and job["technique"] == technique
                      and job["devices"] == (1 if system == "standalone" else largest) and job["share"] != 1.0
-                     and not job["memory_bytes"]]
+                     and not job["memory_bytes"] and not job.get("budget_bytes")]
             if not found:
                 continue
             done = [job for job in found if is_done(job)]
@@ -169,7 +177,8 @@ def systems_table(jobs):
 def headline(jobs):
     """PAC against the best rival and against one device, beside the paper's factors."""
     largest = max((job["devices"] for job in jobs), default=0)
-    done = [job for job in jobs if is_done(job) and job["share"] != 1.0 and not job["memory_bytes"]]
+    done = [job for job in jobs if is_done(job) and job["share"] != 1.0 and not job["memory_bytes"]
+            and not job.get("budget_bytes")]
     own = [job for job in done if job["system"] == "pac" and job["technique"] == "parallel" and job["devices"] == largest]
     rivals = [job for job in done if job["system"] in ("ecofl", "eddl") and job["technique"] != "parallel"]
     alone = [job for job in done if job["system"] == "standalone" and job["technique"] in ("lora", "houlsby")]
@@ -217,7 +226,8 @@ def facts(run):
         f"{machine['system']}; {where}",
         f"- {options['model'].rpartition('/')[2]}, {options['rows']} pairs of MRPC, {options['epochs']} epochs, batches of "
         f"{options['batch']} in units of {options['micro_batch']}, at most {options['length']} tokens, one thread and at "
-        f"most {options['device_memory']} MiB a device; techniques without a cache one epoch",
+        f"most {options['device_memory']} MiB a device; techniques without a cache one epoch of "
+        f"{options.get('baseline_rows', options['rows'])} pairs",
         "- hours of MRPC are the measured rates times 3,668 samples and 3 epochs: extrapolated, on emulated devices",
         f"- load before the run: {run['load_before']:.2f}" + (" (**not a quiet machine: do not publish**)" if loud else "")])
 

@@ -159,8 +159,8 @@ class Lab:
         self._programs.append(program)
         return program
 
-    def hearth_on(self, host, home, *words):
-        return self.start(host, self.hearth, *words, home=home, label=f"host {host}: hearth {' '.join(words)}"[:80])
+    def hearth_on(self, host, home, *words, before=()):
+        return self.start(host, *before, self.hearth, *words, home=home, label=f"host {host}: hearth {' '.join(words)}"[:80])
 
     def run(self, host, home, *words, seconds=60):
         """Runs a short command of Hearth to its end; its lines, and how long it took."""
@@ -216,6 +216,8 @@ class Household:
         """Makes the household; `home` names its state directories, `more` are options of every daemon."""
         self.lab, self.home, self.count, self.more = lab, home, count, list(more)
         self.daemons, self.watches, self.devices = {}, {}, {}
+        # What the commands of the daemons begin with, such as `env`.
+        self.before = []
         lab.run(1, home, "household", "create", "--name", "device-1", "--json")
         self.up(1)
         for host in range(2, count + 1):
@@ -227,7 +229,7 @@ class Household:
     def up(self, host, more=None):
         """Starts a host's daemon and waits until it listens."""
         options = self.more if more is None else more
-        daemon = self.lab.hearth_on(host, self.home, "up", "--json", *options)
+        daemon = self.lab.hearth_on(host, self.home, "up", "--json", *options, before=self.before)
         self.daemons[host] = daemon
         daemon.wait_for(event("up"), 30, "listening daemon")
         return daemon

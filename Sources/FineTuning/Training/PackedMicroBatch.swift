@@ -31,6 +31,9 @@ package struct TrainingSample: Sendable, Equatable {
     self.decoderIDs = decoderIDs
     self.target = target
   }
+
+  /// Tokens of all stacks, the measure of its work.
+  package var tokens: Int { encoderIDs.count + decoderIDs.count }
 }
 
 /// A micro-batch ready to compute: token-packed ids, targets and cache keys, built once for a whole run.

@@ -1,5 +1,6 @@
 package import Logging
 import MeshTransport
+import TensorKernels
 
 /// The process of `hearth up`: a daemon from its start to the signal that ends it.
 package enum DaemonProcess {
@@ -8,6 +9,7 @@ package enum DaemonProcess {
     _ options: HouseholdDaemon.Options, log: Logger, environment: [String: String],
     started: @escaping @Sendable (_ port: UInt16) -> Void = { _ in }
   ) throws {
+    AllocatorSettings.keepFreedMemory()
     ignoreHangUp()
     let flag = CancellationFlag()
     let (stops, continuation) = AsyncStream.makeStream(of: Void.self)

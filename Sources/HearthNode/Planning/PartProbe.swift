@@ -26,6 +26,7 @@ struct PartProbe {
   private let shape: JobShape
   private let architecture: BackboneArchitecture
   private let team: ComputeTeam
+  private let clock = WorkClock()
   private let directory: String
   /// Bytes that the update may be measured with.
   private let memory: Int
@@ -52,7 +53,7 @@ struct PartProbe {
     let measured = try sizes.map { encoder, decoder in
       let configuration = try text.with(encoderLayers: encoder, decoderLayers: decoder).configuration()
       return try MeasuredModel(
-        ProbeModel(configuration, checkpoint), shape, team: team)
+        ProbeModel(configuration, checkpoint), shape, team: team, clock: clock)
     }
     let start = MonotonicClock.seconds()
     for round in 0..<Self.mostRounds {
@@ -80,7 +81,7 @@ struct PartProbe {
           kind: stack.0.kind, block: stack.1, embedding: rest.share(shares.embeddings[index]))
       },
       head: rest.share(shares.head), cacheWrite: cache.write, cacheRead: cache.read,
-      updateOfMillion: try measureUpdate())
+      updateOfMillion: try measureUpdate(), exchangeOfMebibyte: try ExchangeProbe(clock: clock).measure())
   }
 
   /// How embeddings and head share what blocks leave: by their operations, the backbone's embeddings by their tokens; and
@@ -137,7 +138,7 @@ struct PartProbe {
     guard case .parallel = shape.technique else { return (.none, .none) }
     try createDirectory(directory, isPrivate: true)
     let path = directory + "/probe"
-    return try CacheProbe(shape, architecture, team: team, path: path).measure()
+    return try CacheProbe(shape, architecture, team: team, clock: clock, path: path).measure()
   }
 
   // MARK: Update
@@ -155,9 +156,9 @@ struct PartProbe {
       workers: team.width)
     var best = Double.infinity
     for _ in 0..<6 {
-      let start = MonotonicClock.seconds()
+      let start = clock.now
       _ = try trainer.step([], units: 1, loop: team)
-      best = min(best, MonotonicClock.seconds() - start)
+      best = min(best, clock.seconds(since: start, threads: team.width))
     }
     return Int64(best * 1e15 / Double(rows * width))
   }
@@ -219,6 +220,7 @@ private final class MeasuredModel {
   private let units: [PackedMicroBatch]
   private let sums: any GradientSums
   private let team: ComputeTeam
+  private let clock: WorkClock
   private var best: [[Double]]
   private var knowsExponents = false
 
@@ -227,8 +229,9 @@ private final class MeasuredModel {
   /// Values added to one sum at most, as 32-bit sums allow; only times are wanted of them.
   private static let contributions = 1 << 16
 
-  init(_ model: ProbeModel, _ shape: JobShape, team: ComputeTeam) throws {
+  init(_ model: ProbeModel, _ shape: JobShape, team: ComputeTeam, clock: WorkClock) throws {
     self.team = team
+    self.clock = clock
     let backbone = model.backbone
     var configuration = shape.technique
     // Every block has a side block here: which ones the job keeps is counted by layer.
@@ -287,11 +290,14 @@ private final class MeasuredModel {
     _ pass: Int, _ leastTime: Double,
     _ body: @escaping @Sendable (PackedMicroBatch, Int) throws(TrainingFailure) -> Void
   ) throws {
-    for (place, count) in [1, team.width].enumerated() {
+    // With one thread the second would be the first once more.
+    let widths = team.width > 1 ? [1, team.width] : [1]
+    for (place, count) in widths.enumerated() {
       let failure = Mutex<TrainingFailure?>(nil)
       let units = units
       var repeats = 0
-      let start = MonotonicClock.seconds()
+      let start = clock.now
+      let begin = MonotonicClock.seconds()
       repeat {
         team.forEach(count) { piece, worker in
           do throws(TrainingFailure) {
@@ -301,11 +307,12 @@ private final class MeasuredModel {
           }
         }
         repeats += 1
-      } while MonotonicClock.seconds() - start < leastTime
-      let seconds = (MonotonicClock.seconds() - start) / Double(repeats)
+      } while MonotonicClock.seconds() - begin < leastTime
+      let seconds = clock.seconds(since: start, threads: count) / Double(repeats)
       if let failure = failure.withLock({ $0 }) { throw failure }
       best[pass][place] = min(best[pass][place], seconds)
     }
+    if team.width == 1 { best[pass][1] = best[pass][0] }
   }
 
   /// The best times as parts.
@@ -359,11 +366,15 @@ private struct CacheProbe {
   private static let byteCount = 48 << 20
   private let store: ActivationCacheStore
   private let team: ComputeTeam
+  private let clock: WorkClock
   private let buffers: [TapBuffer]
   private let units: [PackedMicroBatch]
   private let stacks: [StackKind]
 
-  init(_ shape: JobShape, _ architecture: BackboneArchitecture, team: ComputeTeam, path: String) throws {
+  init(
+    _ shape: JobShape, _ architecture: BackboneArchitecture, team: ComputeTeam, clock: WorkClock, path: String
+  ) throws {
+    self.clock = clock
     guard case .parallel(let parallel) = shape.technique else {
       preconditionFailure("only a side network has taps")
     }
@@ -437,13 +448,13 @@ private struct CacheProbe {
           failure.withLock { $0 = error }
         }
       }
-      let start = MonotonicClock.seconds()
+      let start = clock.now
       if width == 1 {
         for piece in 0..<part.count { work(piece, 0) }
       } else {
         team.forEach(part.count) { work($0, $1) }
       }
-      let seconds = MonotonicClock.seconds() - start
+      let seconds = clock.seconds(since: start, threads: width)
       // Of the wall's time each thread had its own share of the bytes.
       times.append(Int64(seconds * 1e9 * Double(1 << 20) * Double(width) / (bytes * Double(part.count))))
     }

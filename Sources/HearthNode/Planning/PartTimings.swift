@@ -87,11 +87,14 @@ package struct PartTimings: Sendable, Codable, Hashable {
   package var cacheRead: UnitDuration
   /// Clipping and update of a million trained values by all threads, once a step, in nanoseconds.
   package var updateOfMillion: Int64
+  /// Processor time of a mebibyte of packed sums that goes round a ring, with one that comes, in nanoseconds; nil when it
+  /// was not measured.
+  package var exchangeOfMebibyte: Int64?
 
   /// What was measured.
   package init(
     threads: Int, stacks: [Stack], head: PartTimes, cacheWrite: UnitDuration, cacheRead: UnitDuration,
-    updateOfMillion: Int64
+    updateOfMillion: Int64, exchangeOfMebibyte: Int64? = nil
   ) {
     self.threads = threads
     self.stacks = stacks
@@ -99,6 +102,7 @@ package struct PartTimings: Sendable, Codable, Hashable {
     self.cacheWrite = cacheWrite
     self.cacheRead = cacheRead
     self.updateOfMillion = updateOfMillion
+    self.exchangeOfMebibyte = exchangeOfMebibyte
   }
 
   /// Times for `units` units and fewer of every kind of layer of a model.
@@ -135,6 +139,12 @@ package struct PartTimings: Sendable, Codable, Hashable {
     return max(PlanningLimits.slowestBytesPerSecond, 4_000_000 * 1_000_000_000 / updateOfMillion)
   }
 
+  /// The rate of rings that the processor keeps up with, in bytes sent a second.
+  package var exchangeBytesPerSecond: Int64 {
+    guard let exchangeOfMebibyte, exchangeOfMebibyte > 0 else { return PlanningLimits.bytes }
+    return max(PlanningLimits.slowestBytesPerSecond, (1 << 20) * 1_000_000_000 / exchangeOfMebibyte)
+  }
+
   /// What is wrong with numbers that came from outside; nil when nothing is.
   package var problem: String? {
     guard (1...256).contains(threads) else {
@@ -153,6 +163,9 @@ package struct PartTimings: Sendable, Codable, Hashable {
       return "a part takes \(duration.alone) to \(duration.together) ns; at most \(most) can be planned with"
     }
     guard (0...most).contains(updateOfMillion) else { return "an update takes \(updateOfMillion) ns" }
+    guard (0...most).contains(exchangeOfMebibyte ?? 0) else {
+      return "an exchange takes \(exchangeOfMebibyte ?? 0) ns a mebibyte"
+    }
     return nil
   }
 }

@@ -217,6 +217,7 @@ package struct PlanningModel: Sendable {
         diskReadBytesPerSecond: Int64((device.diskReadMbS ?? 100) * 1_000_000),
         updateBytesPerSecond: measured?.updateBytesPerSecond
           ?? device.updateMbS.map { Int64($0 * 1_000_000) } ?? PlanningLimits.bytes,
+        exchangeBytesPerSecond: measured?.exchangeBytesPerSecond ?? PlanningLimits.bytes,
         times: measured?.unitTimes(work, units: units) ?? times(device))
     }
     func profile(_ link: HouseholdFile.Link) -> LinkProfile {

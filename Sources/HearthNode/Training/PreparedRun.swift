@@ -59,7 +59,7 @@ package struct PreparedRun {
       checkpointsActivations: request.checkpointsActivations ?? false)
     parameterCount = technique.parameterCount(backbone)
     let plan = LanePlan(
-      sampleCount: content.training.count, laneCount: max(1, request.batch / request.microBatch),
+      lengths: content.training.map(\.tokens), laneCount: max(1, request.batch / request.microBatch),
       samplesPerMicroBatch: request.microBatch, seed: request.seed)
     lanePlan = plan
     var ordinal = -1

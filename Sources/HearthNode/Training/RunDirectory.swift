@@ -5,8 +5,10 @@ import LanguageModels
 
 /// Where a run is and what it has measured so far: everything beside the numbers that makes a checkpoint.
 package struct RunPosition: Codable, Equatable, Sendable {
-  /// Version of the format.
-  package var version = 1
+  /// Version of the format and of how samples are dealt to lanes: steps mean something only under one deal.
+  package static let currentVersion = 2
+  /// The version that wrote it.
+  package var version = currentVersion
   /// Finished epochs.
   package var epoch: Int
   /// Finished steps of the epoch in progress.

@@ -65,6 +65,12 @@ final class TrainingSession {
   }
 
   private func restore(_ state: RunState) throws {
+    guard state.position.version == RunPosition.currentVersion else {
+      throw RunFailure.notResumable(
+        path: directory.path,
+        detail: "its state has version \(state.position.version) and this program goes on from version "
+          + "\(RunPosition.currentVersion) only; start anew")
+    }
     guard state.position.backboneDigest == model.digest.description else {
       throw RunFailure.backboneMismatch(
         adapter: directory.path, expected: state.position.backboneDigest, found: model.digest.description,

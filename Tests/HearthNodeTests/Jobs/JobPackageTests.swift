@@ -147,8 +147,9 @@ private func forged(_ package: JobPackage, _ change: (inout [UInt8]) -> Void) th
   @Test("another version, another mark and counts beyond the file are refused although the digest is right")
   func forgery() throws {
     let package = try Packed("tiny-bert", .classify, .parallel).package
-    #expect(throws: JobPackageFailure.version(found: 2)) {
-      try JobPackage(decoding: forged(package) { $0[8] = 2 })
+    let next = UInt8(JobPackage.version + 1)
+    #expect(throws: JobPackageFailure.version(found: UInt32(next))) {
+      try JobPackage(decoding: forged(package) { $0[8] = next })
     }
     #expect(throws: JobPackageFailure.self) { try JobPackage(decoding: forged(package) { $0[0] = 0 }) }
     // The count of training samples stands behind mark, version, header and planning settings.

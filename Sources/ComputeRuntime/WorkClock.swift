@@ -1,0 +1,40 @@
+import Glibc
+
+/// Measures how long work takes on this device when it goes on and on.
+///
+/// A control group's quota lets threads run at full speed for some milliseconds and then stops them, so the wall's time of
+/// short work says nothing; the processor time that it needs, divided by the quota, is what long work will take.
+package struct WorkClock: Sendable {
+  /// A moment of the wall's clock and of the process' processor time.
+  package struct Mark: Sendable {
+    fileprivate var wall: Double
+    fileprivate var processor: Double
+  }
+
+  private let quota: Double?
+
+  /// A clock under the quota that this process has now.
+  package init() { self.init(quota: MachineProfile.current().coreQuota) }
+
+  init(quota: Double?) { self.quota = quota }
+
+  /// Now.
+  package var now: Mark {
+    var time = timespec()
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
+    return Mark(
+      wall: MonotonicClock.seconds(), processor: Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9)
+  }
+
+  /// Seconds that the process' work since `mark` takes, when `threads` threads did it at once.
+  package func seconds(since mark: Mark, threads: Int) -> Double {
+    let now = now
+    return Self.seconds(
+      wall: now.wall - mark.wall, processor: now.processor - mark.processor, threads: threads, quota: quota)
+  }
+
+  static func seconds(wall: Double, processor: Double, threads: Int, quota: Double?) -> Double {
+    guard let quota, quota > 0, quota < Double(threads) else { return wall }
+    return processor / quota
+  }
+}

@@ -1,0 +1,32 @@
+import Testing
+
+@testable import ComputeRuntime
+
+@Suite struct WorkClockTests {
+  @Test("Under a quota work takes its processor time divided by the quota, however short it was by the wall")
+  func quota() {
+    // 10 ms of work inside one slice of a quarter of a processor: long work takes four times as long.
+    #expect(WorkClock.seconds(wall: 0.010, processor: 0.010, threads: 1, quota: 0.25) == 0.040)
+    // Two threads under one and a half processors.
+    #expect(WorkClock.seconds(wall: 0.2, processor: 0.3, threads: 2, quota: 1.5) == 0.2)
+  }
+
+  @Test("Without a quota, or with one that the threads do not reach, the wall counts")
+  func wall() {
+    #expect(WorkClock.seconds(wall: 0.5, processor: 0.1, threads: 2, quota: nil) == 0.5)
+    #expect(WorkClock.seconds(wall: 0.5, processor: 0.1, threads: 2, quota: 2) == 0.5)
+  }
+
+  @Test("Counts the processor time of this process")
+  func own() {
+    let clock = WorkClock(quota: 1e-3)
+    let start = clock.now
+    var value = 1.0
+    while clock.seconds(since: start, threads: 1) < 5 {
+      value = (value * 1.000_1).truncatingRemainder(dividingBy: 7)
+    }
+    // 5 s at a thousandth of a processor are 5 ms.
+    let wall = WorkClock(quota: nil).seconds(since: start, threads: 1)
+    #expect(value > 0 && wall >= 0.004)
+  }
+}
