@@ -62,7 +62,8 @@ package struct Handover: Sendable, Equatable {
   ///   - totalSteps: optimizer steps of the job.
   ///   - needs: by place, what the plan needs there when it goes on after so many steps.
   package init(
-    _ inventories: [Inventory], leaves: VectorSelection, totalSteps: Int, needs: (_ start: Int) -> [HandoverNeed]
+    _ inventories: [Inventory], leaves: VectorSelection, totalSteps: Int,
+    needs: (_ start: Int) -> [HandoverNeed]
   ) throws(HandoverFailure) {
     let unitCount = inventories.first?.units.count ?? 0
     try Self.check(inventories, leaves: leaves, totalSteps: totalSteps, units: unitCount)
@@ -160,7 +161,9 @@ package struct Handover: Sendable, Equatable {
     for range in wanted.ranges {
       let inside = cuts.filter { range.lowerBound < $0 && $0 < range.upperBound }
       for (low, high) in zip([range.lowerBound] + inside, inside + [range.upperBound]) {
-        for start in stride(from: low, to: high, by: share) { pieces.append(start..<min(start + share, high)) }
+        for start in stride(from: low, to: high, by: share) {
+          pieces.append(start..<min(start + share, high))
+        }
       }
     }
     return pieces

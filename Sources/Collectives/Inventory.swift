@@ -65,7 +65,8 @@ package enum HandoverFailure: Error, Equatable, Sendable, CustomStringConvertibl
       case .manyPlaces(let places): "\(places) devices; \(Handover.placeLimit) is the most"
       case .manyStates(let place, let states):
         "device \(place) lists \(states) states; \(Handover.stateLimit) is the most"
-      case .unknownStep(let place, let step): "device \(place) lists step \(step), which the job does not have"
+      case .unknownStep(let place, let step):
+        "device \(place) lists step \(step), which the job does not have"
       case .foreignRange(let place, let range):
         "device \(place) names the values \(range), which the job does not train"
       case .foreignUnits(let place, let units, let expected):

@@ -119,7 +119,9 @@ extension DistributedRun {
       VectorSelection(DeviceReduction.ranges(tree, DeviceReduction.counted(by: $0, staged.leaves)))
     }
     var wanted = staged.selection.ranges
-    for stage in parts.indices where keepers(of: stage).contains(context.place) { wanted += parts[stage].ranges }
+    for stage in parts.indices where keepers(of: stage).contains(context.place) {
+      wanted += parts[stage].ranges
+    }
     var state = TrainingState(head, zeroed: VectorSelection(union: wanted))
     state.fill(from: TrainingState(staged.trainer, staged.selection, head))
     for stage in parts.indices {
@@ -160,6 +162,8 @@ extension DistributedRun {
   /// Writes the state at hand to the disk now and then; a pipeline writes what it gathers.
   func checkpointIfDue() throws {
     if case .pipeline = first { return }
+    // Everybody has the initial values.
+    guard let step = states.head?.step, step > 0 else { return }
     try checkpoints.writeIfDue {
       try keepActivations()
       return states.current

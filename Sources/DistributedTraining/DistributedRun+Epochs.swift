@@ -83,7 +83,7 @@ extension DistributedRun {
   }
 
   private func betweenSteps(_ phase: any TrainingPhase) throws {
-    if !hasReportedLearned, lessons?.isLearned == true {
+    if !hasReportedLearned, lessons?.isLearned ?? true {
       hasReportedLearned = true
       context.report(.learned)
     }

@@ -106,7 +106,7 @@ extension DistributedRun {
       TapBuffer(shape: kept.shape, element: kept.element, capacity: job.capacity)
     }
     func compute(_ batches: [PackedMicroBatch]) throws(DistributedRunFailure) {
-      try context.forEachUnit(batches) { (batch, worker) throws(TrainingFailure) in
+      try context.forEachUnit(batches, mayStop: true) { (batch, worker) throws(TrainingFailure) in
         try source.load(batch, into: buffers[worker], worker: worker)
       } finished: { _, _ in
       }
@@ -116,7 +116,6 @@ extension DistributedRun {
         .map { job.validation[$0] })
     try routes.giveValidationAway()
     for (index, units) in routes.filled.enumerated() where !units.isEmpty {
-      try breakOffIfAsked()
       routes.miniBatch = index
       try compute(units.filter { division.computer(lane: $0.lane) == context.place }.map(\.batch))
       try routes.giveAway(units)
@@ -130,13 +129,14 @@ extension DistributedRun {
   private func fill(_ stage: StagedUnits, _ routes: TapRoutes, _ clock: PhaseClock) throws {
     let number = UInt32(stage.seat.stage)
     var validation = [PackedMicroBatch?](repeating: nil, count: context.job.validation.count)
-    if !routes.isLiveFromStart { for unit in routes.validation { validation[unit] = context.job.validation[unit] } }
+    if !routes.isLiveFromStart {
+      for unit in routes.validation { validation[unit] = context.job.validation[unit] }
+    }
     try stage.pass(.fill, number: Self.firstFill, units: validation, withTaps: true) {
       (unit, result) throws(DistributedRunFailure) in
       try routes.put(result.taps ?? [], validation: unit, stage: number)
     }
     for (index, filled) in routes.filled.enumerated() where !filled.isEmpty {
-      try breakOffIfAsked()
       routes.miniBatch = index
       var units = [PackedMicroBatch?](
         repeating: nil, count: stage.seat.unitsPerMicroBatch * plan.microBatches)

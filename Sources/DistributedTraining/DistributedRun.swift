@@ -76,7 +76,8 @@ package final class DistributedRun {
     let division = try WorkDivision(plan, lanes: lanes, validationUnits: held)
     next = try entry.next.map { try WorkDivision($0, lanes: lanes, validationUnits: held) }
     roles = RunRoles(division, next: next, devices: devices)
-    guard 0..<devices ~= channel.place, (division.devices + (next?.devices ?? [])).allSatisfy({ $0 < devices })
+    guard 0..<devices ~= channel.place,
+      (division.devices + (next?.devices ?? [])).allSatisfy({ $0 < devices })
     else {
       throw DistributedRunFailure.unfitPlan(
         "device \(channel.place) of \(devices) has no part in the devices \(division.devices)")
@@ -100,18 +101,23 @@ package final class DistributedRun {
     units = JobUnits(job)
     leaves = VectorSelection(
       DeviceReduction.ranges(parameters, Array(parameters.parameters.indices)))
-    states = HeldStates(entry.held)
+    let (steps, count) = (job.totalSteps, parameters.vectorCount)
+    // What belongs to another job would be refused by all.
+    states = HeldStates(entry.held.filter { $0.fits(steps: steps, vector: count) })
     checkpoints = CheckpointPace(entry, write: checkpoint)
     boundary = StepBoundary(stateBytes: 3 * MemoryLayout<Float>.stride * leaves.count)
   }
 
-  /// The states that this device has, newest first; also after `run` has thrown. On the thread that calls `run`.
+  /// The states that this device has, newest first; also after `run` has thrown.
+  ///
+  /// To be read on the thread that calls `run`.
   package var held: [TrainingState] { states.all }
 
   /// Asks all devices of the plan to stop between two steps; any thread may call.
   ///
-  /// A device that trains says so in its next share, and all stop after that step. While the cache is filled or things are
-  /// handed over, the run is broken off at once. A device that waits for others to train asks when its own part begins.
+  /// A device that trains says so in its next share, and all stop after that step. While the cache is filled, held-out
+  /// samples are predicted or things are handed over, the run is broken off. A device that waits for others to train asks
+  /// when its own part begins. Nothing stops once the last step is done.
   package func requestStop() { context.stopRequest.raise() }
 
   /// The stages must be the whole model, one after another.
@@ -142,8 +148,9 @@ package final class DistributedRun {
         result.ending = .handedOver
       }
     } catch {
-      guard roles.roles[context.place] == .participant else { throw error }
-      context.links.abort("device \(context.place) of the plan failed: \(error)")
+      if roles.roles[context.place] == .participant {
+        context.links.abort("device \(context.place) of the plan failed: \(error)")
+      }
       first.training?.cancel()
       cached?.cancel()
       flow?.cancel()
@@ -159,19 +166,12 @@ package final class DistributedRun {
     return reason.contains(stopReason)
   }
 
-  /// Ends the run on all devices when this one was asked to stop, at a place where nothing is lost by that.
-  func breakOffIfAsked() throws(DistributedRunFailure) {
-    guard context.stopRequest.isRaised else { return }
-    context.links.abort(Self.stopReason)
-    throw .channel(.aborted(Self.stopReason), during: "stopping")
-  }
-
   // MARK: Roles
 
   private func participate() throws {
     guard let start = try enter() else { preconditionFailure("a device with a role is left out") }
     beginLessons()
-    try breakOffIfAsked()
+    try context.breakOffIfAsked()
     switch plan.mode {
     case .live: try runLive(start)
     case .hybrid, .fill: try runCached(start)
@@ -191,14 +191,11 @@ package final class DistributedRun {
   }
 
   private func beginLessons() {
-    guard let next, let kept = technique.taps else {
-      hasReportedLearned = true
-      return
-    }
+    hasReportedLearned = next == nil
+    guard let next, let kept = technique.taps else { return }
     let lessons = Lessons(context, units: units, next: next, kept: kept)
     self.lessons = lessons
     lessons.begin()
-    hasReportedLearned = !lessons.isStudent
   }
 
   // MARK: Phases

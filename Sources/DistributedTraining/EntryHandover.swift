@@ -178,6 +178,7 @@ struct EntryHandover {
       shape: kept.shape, element: kept.element, stages: [0..<kept.shape.depths.reduce(0, +)])
     for unit in transfer.units {
       try context.checkCancellation(step: 0)
+      if roles.roles[context.place] == .participant { try context.breakOffIfAsked() }
       let taps = try context.links.receive(
         StateMessage.unit.tag(unit: unit), from: transfer.from, .taps)
       do throws(TrainingFailure) {
@@ -214,7 +215,9 @@ final class HandoverGiver: Sendable {
           for unit in transfer.units {
             guard !isCancelled.load(ordering: .relaxed) else { return }
             let message: [UInt8]
-            do throws(TrainingFailure) { message = try taps.read(batches[unit]) } catch { throw .training(error) }
+            do throws(TrainingFailure) { message = try taps.read(batches[unit]) } catch {
+              throw .training(error)
+            }
             try links.send(message, StateMessage.unit.tag(unit: unit), to: transfer.to)
           }
         }
@@ -290,7 +293,9 @@ final class HandoverGiver: Sendable {
 
 extension TrainingState {
   /// The three vectors, in the order of messages.
-  static var vectors: [WritableKeyPath<TrainingState, [Float]>] { [\.values, \.firstMoments, \.secondMoments] }
+  static var vectors: [WritableKeyPath<TrainingState, [Float]>] {
+    [\.values, \.firstMoments, \.secondMoments]
+  }
 
   /// A piece of the three vectors, which must be in one range, as a message.
   func message(_ piece: Range<Int>) -> [UInt8] {

@@ -68,8 +68,6 @@ final class Lessons: Sendable {
     progress = Mutex((teachers.count, []))
   }
 
-  /// Whether this device is to learn something.
-  var isStudent: Bool { !teachers.isEmpty }
   /// Whether all that can be learned now has come.
   var isLearned: Bool { progress.withLock { $0.open == 0 } }
 
@@ -100,7 +98,9 @@ final class Lessons: Sendable {
     for case .training(let failure) in failures { throw .training(failure) }
   }
 
-  /// The run is over: the caches are touched no more. Threads that wait for others end with the channel.
+  /// The run is over: the caches are touched no more.
+  ///
+  /// Threads that wait for others end with the channel.
   func close() { open.withLock { $0 = nil } }
 
   // MARK: Teachers

@@ -133,15 +133,18 @@ final class StagedUnits: TrainingPhase {
 
   /// Takes units forward through this stage, pipeline micro-batch by micro-batch.
   ///
-  /// - Parameter units: all units of the pass by number; those of this stage's other members are passed over.
+  /// - Parameters:
+  ///   - units: all units of the pass by number; those of this stage's other members are passed over.
+  ///   - mayStop: whether a stop breaks the pass off.
   func pass(
-    _ pass: StagePass, number: Int, units: [PackedMicroBatch?], withTaps: Bool,
+    _ pass: StagePass, number: Int, units: [PackedMicroBatch?], withTaps: Bool, mayStop: Bool = true,
     _ finished: (_ unit: Int, StageForward.Result) throws(DistributedRunFailure) -> Void
   ) throws(DistributedRunFailure) {
     let forward = StageForward(
       stage: stage, seat: seat, links: context.links, outbox: forwards, loop: context.team)
     for start in stride(from: 0, to: units.count, by: seat.unitsPerMicroBatch) {
       try context.checkCancellation(step: trainer.optimizer.step)
+      if mayStop { try context.breakOffIfAsked() }
       let own = seat.positions.compactMap { place -> StageUnit? in
         guard start + place < units.count, let batch = units[start + place] else { return nil }
         return StageUnit(
@@ -161,7 +164,8 @@ final class StagedUnits: TrainingPhase {
     var done = 0
     let isHead = context.job.outputs > 0
     try pass(
-      .predict, number: epoch, units: context.job.validation, withTaps: keepValidationTaps != nil
+      .predict, number: epoch, units: context.job.validation, withTaps: keepValidationTaps != nil,
+      mayStop: epoch < context.job.epochs
     ) { (unit, result) throws(DistributedRunFailure) in
       if let taps = result.taps { try keepValidationTaps?(unit, taps) }
       if seat.isLast {

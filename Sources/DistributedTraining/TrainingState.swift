@@ -102,6 +102,17 @@ package struct TrainingState: Sendable, Equatable {
     guard reader.position == end else { throw .malformed("\(end - reader.position) bytes too many") }
   }
 
+  /// Whether it can be a state of a job of so many steps over a flat vector of so many floats.
+  func fits(steps: Int, vector count: Int) -> Bool {
+    let last = ranges.last?.upperBound ?? 0
+    let isOrdered = zip([-1] + ranges.map(\.upperBound), ranges).allSatisfy {
+      $0 < $1.lowerBound && !$1.isEmpty
+    }
+    let held = ranges.reduce(0) { $0 + $1.count }
+    return 0...steps ~= step && last <= count && isOrdered
+      && [values, firstMoments, secondMoments].allSatisfy { $0.count == held }
+  }
+
   /// Where the state is in the flat vector.
   package var selection: VectorSelection { VectorSelection(ranges) }
 }

@@ -115,7 +115,8 @@ final class WholeUnits: TrainingPhase {
   ) throws(DistributedRunFailure) -> [(unit: Int, prediction: UnitPrediction)] {
     let (job, computation) = (context.job, technique.computation)
     var all: [(unit: Int, prediction: UnitPrediction)] = []
-    try context.forEachUnit(validation) { (unit, worker) throws(TrainingFailure) in
+    try context.forEachUnit(validation, mayStop: epoch < job.epochs) {
+      (unit, worker) throws(TrainingFailure) in
       let batch = job.validation[unit]
       if job.outputs == 0 {
         return UnitPrediction(lossSum: try computation.loss(batch, worker: worker), rows: [])

@@ -18,7 +18,9 @@ struct HandoverTests {
     HandoverNeed(selection: VectorSelection(ranges), units: UnitSet(count: Self.units, units))
   }
 
-  private func handover(_ inventories: [Inventory], _ needs: [HandoverNeed]) throws(HandoverFailure) -> Handover {
+  private func handover(_ inventories: [Inventory], _ needs: [HandoverNeed]) throws(HandoverFailure)
+    -> Handover
+  {
     try Handover(inventories, leaves: Self.leaves, totalSteps: 100) { _ in needs }
   }
 
@@ -62,7 +64,8 @@ struct HandoverTests {
       [need(), need([], [0]), need([], [0, 1, 2, 3, 4])])
     #expect(
       made.units == [
-        Handover.UnitTransfer(from: 0, to: 1, units: [0]), Handover.UnitTransfer(from: 0, to: 2, units: [0, 1]),
+        Handover.UnitTransfer(from: 0, to: 1, units: [0]),
+        Handover.UnitTransfer(from: 0, to: 2, units: [0, 1]),
         Handover.UnitTransfer(from: 1, to: 2, units: [2, 3]),
       ])
     #expect(made.missing.units == [4])
@@ -88,7 +91,9 @@ struct HandoverTests {
     }
   }
 
-  @Test("whatever is held, every need is met exactly once by who has it, or is missing everywhere", arguments: 0..<200)
+  @Test(
+    "whatever is held, every need is met exactly once by who has it, or is missing everywhere",
+    arguments: 0..<200)
   func properties(seed: Int) throws {
     var generator = SeededGenerator(seed: UInt64(seed))
     func below(_ limit: Int) -> Int { Int(generator.uniform(below: limit)) }
@@ -123,9 +128,12 @@ struct HandoverTests {
       let sent = made.states.filter { $0.to == place }.flatMap { transfer in
         transfer.ranges.flatMap { range in range.map { (transfer.from, $0) } }
       }
-      let wanted = made.start == 0 ? [] : elements.filter {
-        needs[place].selection.position(of: $0) != nil && !holds(place, $0, made.start)
-      }
+      let wanted =
+        made.start == 0
+        ? []
+        : elements.filter {
+          needs[place].selection.position(of: $0) != nil && !holds(place, $0, made.start)
+        }
       #expect(sent.map(\.1).sorted() == wanted)
       #expect(sent.allSatisfy { holds($0.0, $0.1, made.start) && $0.0 != place })
       let units = made.units.filter { $0.to == place }.flatMap { transfer in
@@ -153,7 +161,9 @@ struct HandoverTests {
     #expect(made.states.map(\.from) == [0, 1, 2, 3] && Set(given) == [2 * Handover.share])
   }
 
-  @Test("a gathering comes at fixed steps and at the start, rarer when the state is larger, never rarer than every 64 steps")
+  @Test(
+    "a gathering comes at fixed steps and at the start, rarer when the state is larger, never rarer than every 64 steps"
+  )
   func gatherings() {
     let small = StepBoundary(stateBytes: 1 << 20)
     #expect((0...20).filter { small.gathers(after: $0, start: 3) } == [3, 8, 16])

@@ -33,7 +33,9 @@ struct ChangeTests {
     let outcomes = try household.run(epoch)
     let endings = outcomes.map { $0.result?.ending }
     #expect(Set(endings.map { "\(String(describing: $0))" }).count == 1, "\(endings)")
-    for outcome in outcomes where outcome.failure != nil { Issue.record("\(String(describing: outcome.failure))") }
+    for outcome in outcomes where outcome.failure != nil {
+      Issue.record("\(String(describing: outcome.failure))")
+    }
     if case .stopped(let step) = endings[0] { return step }
     #expect(endings[0] == .finished)
     return nil
@@ -43,12 +45,16 @@ struct ChangeTests {
     "all devices stop after the same step, the one after that in which one of them asked, and lose nothing",
     arguments: [two, pipe, live, livePipe])
   func drain(plan: Plan) throws {
-    let job = plan.mode == .live ? TinyJob.tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value) : .parallel()
+    let job =
+      plan.mode == .live
+      ? TinyJob.tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value)
+      : .parallel()
     let reference = try job.reference()
     for step in 1...6 {
       let household = TestHousehold(job)
       let stop = try stopped(household, plan, after: step)
-      #expect(stop == (step < 5 ? step + 1 : nil))
+      // After the third step the held-out samples are predicted: that is broken off.
+      #expect(stop == (step == 3 ? 3 : step < 5 ? step + 1 : nil))
       guard let stop else { continue }
       let ended = try household.run(TestHousehold.Epoch([0, 1], plan))
       expectEnd(ended, reference, complete: plan == Self.livePipe ? [0] : [0, 1], "\(plan.grouping) \(step)")
@@ -57,7 +63,9 @@ struct ChangeTests {
     }
   }
 
-  @Test("a stop that is asked for before the first step, or while the cache is filled, ends at once; what was filled stays")
+  @Test(
+    "a stop that is asked for before the first step, or while the cache is filled, ends at once; what was filled stays"
+  )
   func early() throws {
     let job = TinyJob.parallel()
     let reference = try job.reference()
@@ -117,7 +125,9 @@ struct ChangeTests {
     if stop >= 3 { #expect(ended.allSatisfy { !$0.hasOpened }) }
   }
 
-  @Test("a device that is to join learns while the others train, and then is handed next to nothing", arguments: [two, pipe])
+  @Test(
+    "a device that is to join learns while the others train, and then is handed next to nothing",
+    arguments: [two, pipe])
   func learn(plan: Plan) throws {
     let job = TinyJob.parallel()
     let reference = try job.reference()
@@ -164,7 +174,10 @@ struct ChangeTests {
     "a device that leaves hands over what only it has, and is gone before the others train on",
     arguments: [two, pipe, live, livePipe])
   func leave(plan: Plan) throws {
-    let job = plan.mode == .live ? TinyJob.tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value) : .parallel()
+    let job =
+      plan.mode == .live
+      ? TinyJob.tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value)
+      : .parallel()
     let reference = try job.reference()
     for step in 1...4 {
       let household = TestHousehold(job)
@@ -178,7 +191,9 @@ struct ChangeTests {
     }
   }
 
-  @Test("a donor that is lost before, or while, it hands over costs at most what only it had", arguments: [two, pipe])
+  @Test(
+    "a donor that is lost before, or while, it hands over costs at most what only it had",
+    arguments: [two, pipe])
   func lostDonor(plan: Plan) throws {
     let job = TinyJob.parallel()
     let reference = try job.reference()

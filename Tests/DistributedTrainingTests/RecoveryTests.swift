@@ -63,7 +63,8 @@ struct RecoveryTests {
       plan: .test(.live, microBatches: 2, layers: pipeline.layers, stages: pipeline.stages),
       rest: .test(.live, microBatches: 4, layers: [0..<3, 3..<5], stages: [[(1, 1)], [(0, 1)]])),
     Story(
-      name: "pipeline of all leaves, live", job: .tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value),
+      name: "pipeline of all leaves, live",
+      job: .tuned(.houlsby(HoulsbyConfiguration(reduction: 8, dropout: 0.1)), "tiny-t5", .value),
       plan: .test(.live, microBatches: 2, layers: pipeline.layers, stages: pipeline.stages),
       rest: .test(.live, stages: [[(0, 1), (1, 3)]])),
   ]
@@ -120,7 +121,9 @@ struct RecoveryTests {
     }
   }
 
-  @Test("goes on with the same bits when it is broken off again and again, in its handovers too", arguments: stories)
+  @Test(
+    "goes on with the same bits when it is broken off again and again, in its handovers too",
+    arguments: stories)
   func again(story: Story) throws {
     let reference = try story.job.reference()
     for count in [3, 11, 24, 52, 95, 160, 230] {
@@ -172,7 +175,8 @@ struct SurvivalTests {
     return job
   }
 
-  @Test("the only device of a stage takes at most the steps since the last gathering with it", arguments: 7...12)
+  @Test(
+    "the only device of a stage takes at most the steps since the last gathering with it", arguments: 7...12)
   func gathered(step: Int) throws {
     let reference = try long.reference()
     for victim in [0, 1] {
@@ -192,6 +196,28 @@ struct SurvivalTests {
       expectEnd(ended, reference, complete: [0], "device \(victim) in step \(step)")
       #expect(ended[0].start == (step <= 8 ? 0 : 8), "device \(victim) in step \(step)")
     }
+  }
+
+  @Test(
+    "states are written at the first boundary that has one and then as rarely as they may, a pipeline's when gathered"
+  )
+  func checkpoints() throws {
+    let shares = [(0, 2), (1, 2)]
+    func written(_ plan: Plan, _ seconds: Double, job: TinyJob) throws -> [Int] {
+      var epoch = TestHousehold.Epoch([0, 1], plan)
+      epoch.checkpointSeconds = seconds
+      let outcomes = try TestHousehold(job).run(epoch)
+      #expect(outcomes[0].checkpoints == outcomes[1].checkpoints)
+      return outcomes[0].checkpoints
+    }
+    let hybrid = Plan.test(.hybrid, stages: [shares], cached: shares)
+    #expect(try written(hybrid, 0, job: .parallel()) == [1, 2, 3, 3, 4, 5, 6])
+    #expect(try written(hybrid, 3600, job: .parallel()) == [1])
+    #expect(
+      try written(.test(.fill, stages: [shares], cached: shares), 3600, job: .parallel()) == [1])
+    let pipeline = Plan.test(
+      .live, microBatches: 2, layers: [0..<2, 2..<5], stages: [[(0, 2)], [(1, 2)]])
+    #expect(try written(pipeline, 0, job: long) == [8, 16])
   }
 
   @Test("a second break before the first new step costs no more than the first")

@@ -16,7 +16,8 @@ struct TrainingStateTests {
     let count = ranges.reduce(0) { $0 + $1.count }
     func floats() -> [Float] { (0..<count).map { _ in generator.normalFloat() } }
     return TrainingState(
-      step: Int(generator.uniform(below: 1000)), exponents: (0..<3).map { _ in Int32(generator.uniform(below: 90)) - 45 },
+      step: Int(generator.uniform(below: 1000)),
+      exponents: (0..<3).map { _ in Int32(generator.uniform(below: 90)) - 45 },
       ranges: ranges, values: floats(), firstMoments: floats(), secondMoments: floats(),
       lossSum: Double(generator.normalFloat()), lossUnits: Int(generator.uniform(below: 50)))
   }
