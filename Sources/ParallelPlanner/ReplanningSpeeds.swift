@@ -49,7 +49,7 @@ struct MeasuredSpeeds {
     }
     guard predicted > 0 else { return nil }
     // What does not depend on the units must not make a device with few of them look slow.
-    let ofUnits = max(measured - fixed, measured / 4)
+    let ofUnits = max(measured - fixed, min(measured, predicted) / 2)
     let factor = Int128(ofUnits) * Int128(one) / Int128(predicted)
     return min(max(Int64(clamping: factor), factors.lowerBound), factors.upperBound)
   }
