@@ -33,7 +33,8 @@ package struct WorkClock: Sendable {
       wall: now.wall - mark.wall, processor: now.processor - mark.processor, threads: threads, quota: quota)
   }
 
-  static func seconds(wall: Double, processor: Double, threads: Int, quota: Double?) -> Double {
+  /// The same from measured times: `wall` and `processor` in seconds, `quota` in processors.
+  package static func seconds(wall: Double, processor: Double, threads: Int, quota: Double?) -> Double {
     guard let quota, quota > 0, quota < Double(threads) else { return wall }
     return processor / quota
   }
