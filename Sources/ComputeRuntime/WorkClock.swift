@@ -16,7 +16,8 @@ package struct WorkClock: Sendable {
   /// A clock under the quota that this process has now.
   package init() { self.init(quota: MachineProfile.current().coreQuota) }
 
-  init(quota: Double?) { self.quota = quota }
+  /// A clock under a quota, in processors; nil for none.
+  package init(quota: Double?) { self.quota = quota }
 
   /// Now.
   package var now: Mark {
