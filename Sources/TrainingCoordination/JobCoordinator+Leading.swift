@@ -115,6 +115,7 @@ extension JobCoordinator {
       // A plan for devices that are gone is of no use.
       if request.candidates.allSatisfy(candidates.contains) { return }
     }
+    if !situation.isMinority { situation.pausedReason = nil }
     if !cooling.isEmpty { refuse(cooling, "it broke the run off again and again", at: now) }
     request(certificate == nil ? .first : .lost, candidates, at: now)
   }
