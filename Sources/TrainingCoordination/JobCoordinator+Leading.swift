@@ -276,7 +276,8 @@ extension JobCoordinator {
       hasPassed(JobLimits.stragglerWait, since: since, at: now)
     else { return }
     // A phase that is almost over is not worth other shares.
-    if progress.phase < .cached, 10 * progress.step >= 9 * progress.steps { return }
+    let isShort = progress.steps > 0 && 10 * progress.step >= 9 * progress.steps
+    if progress.phase < .cached, isShort { return }
     if let until = leading.rebalancing?.until, until > now { return wake(at: until) }
     let times = proposal.participants.compactMap { progress(of: $0)?.secondsPerStep }.filter { $0 > 0 }
     guard times.count == proposal.participants.count, times.count > 1, let slowest = times.max() else {
