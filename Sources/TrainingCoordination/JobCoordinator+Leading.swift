@@ -237,9 +237,8 @@ extension JobCoordinator {
       return propose(
         PlanProposal(stamp: decree.stamp, household: proposal.household, plan: next), at: now)
     }
-    guard leading.request == nil, situation.startedAt != nil, run?.stamp == position || !hasRole else {
-      return
-    }
+    let isComputing = run?.stamp == position || !proposal.participants.contains(own)
+    guard leading.request == nil, situation.startedAt != nil, isComputing else { return }
     lookForGain(candidates, proposal, at: now)
   }
 
