@@ -102,6 +102,25 @@ import TrainingCoordination
     #expect(world.participants(0) == [0, 1, 3])
   }
 
+  @Test("An owner without a role hands over what it holds, keeps its vote, and leads on")
+  func idleOwner() {
+    var world = running(3, seed: 206, steps: 2000)
+    world.unwanted = [0]
+    world.crash(2)
+    world.run(10) { $0.epoch(1) == 2 && $0.nodes[1].run != nil }
+    let proposal = world.nodes[1].coordinator?.certificate?.proposal
+    #expect(proposal?.participants == [world.id(1)] && proposal?.donors == [world.id(0)])
+    #expect(proposal?.voters(owner: world.id(0)) == [world.id(0), world.id(1)])
+    world.run(2)
+    #expect(world.nodes[0].coordinator?.progress.phase == .handedOver)
+    #expect(world.nodes[0].coordinator?.leader(at: world.now) == world.id(0))
+    world.restart(2)
+    world.run(20) { $0.participants(0) == [1, 2] }
+    #expect(world.participants(0) == [1, 2] && world.nodes[0].asked.last?.cause == .joined)
+    world.run(150) { $0.isFinished(0..<3) }
+    #expect(world.isFinished(0..<3))
+  }
+
   @Test("A device that computes far longer than the others makes the leader look for other shares")
   func straggler() {
     var world = running(3, seed: 205, steps: 4000)
