@@ -115,9 +115,9 @@ package final class DistributedRun {
 
   /// Asks all devices of the plan to stop between two steps; any thread may call.
   ///
-  /// A device that trains says so in its next share, and all stop after that step. While the cache is filled, held-out
-  /// samples are predicted or things are handed over, the run is broken off. A device that waits for others to train asks
-  /// when its own part begins. Nothing stops once the last step is done.
+  /// A device that trains says so in its next share, and all stop after that step. While the cache is filled, whole units of
+  /// held-out samples are predicted or things are handed over, the run is broken off. A device that waits for others to
+  /// train asks when its own part begins. Nothing stops once the last step is done.
   package func requestStop() { context.stopRequest.raise() }
 
   /// The stages must be the whole model, one after another.

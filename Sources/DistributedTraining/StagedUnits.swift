@@ -163,9 +163,10 @@ final class StagedUnits: TrainingPhase {
     var all: [(unit: Int, prediction: UnitPrediction)] = []
     var done = 0
     let isHead = context.job.outputs > 0
+    // Later another stage may still be in the step before, and would lose it.
     try pass(
       .predict, number: epoch, units: context.job.validation, withTaps: keepValidationTaps != nil,
-      mayStop: epoch < context.job.epochs
+      mayStop: epoch == 0
     ) { (unit, result) throws(DistributedRunFailure) in
       if let taps = result.taps { try keepValidationTaps?(unit, taps) }
       if seat.isLast {
