@@ -18,7 +18,7 @@ struct JobServiceTests {
     let job: JobID
 
     init(
-      _ count: Int, up: [Int], model: String = "tiny-bert", epochs: Int = 40,
+      _ count: Int, up: [Int], model: String = "tiny-bert", epochs: Int = 500,
       technique: RunTechnique = .parallel, planner: PlannerKindName = .eddl
     ) async throws {
       bench = try JobBench(devices: count)
@@ -44,10 +44,11 @@ struct JobServiceTests {
       try #require(!report.state.isOver, "the job was over too early: \(report.state) \(report.failure?.message ?? "")")
     }
 
-    /// The adapter at the end is the one that one device makes.
-    func ends(sourceLocation: SourceLocation = #_sourceLocation) async throws {
+    /// The adapter at the end is the one that one device makes, after so many plans at least.
+    func ends(plans: UInt64 = 2, sourceLocation: SourceLocation = #_sourceLocation) async throws {
       let report = try await report(on: JobServiceTests.owner) { $0.state.isOver }
       #expect(report.state == .finished, "\(report.failure?.message ?? "")", sourceLocation: sourceLocation)
+      #expect(report.plan?.planEpoch ?? 0 >= plans, sourceLocation: sourceLocation)
       let alone = try bench.digestAlone(request)
       #expect(report.result?.adapterDigest == alone, sourceLocation: sourceLocation)
       await bench.shutdown()
@@ -66,7 +67,7 @@ struct JobServiceTests {
     "goes on without a device that dies in an epoch that runs the backbone",
     arguments: [(RunTechnique.lora, PlannerKindName.eddl), (.parallel, .ecofl), (.full, .ecofl)])
   func deathInLiveEpoch(technique: RunTechnique, planner: PlannerKindName) async throws {
-    let running = try await Running(3, up: [0, 1, 2], epochs: 12, technique: technique, planner: planner)
+    let running = try await Running(3, up: [0, 1, 2], epochs: 30, technique: technique, planner: planner)
     _ = try await running.report(on: 0) { $0.step > 1 || $0.state.isOver }
     await running.bench.kill([1])
     try await running.ends()
@@ -85,7 +86,7 @@ struct JobServiceTests {
 
   @Test("goes on from the disk when all devices lost power")
   func powerLoss() async throws {
-    let running = try await Running(2, up: [0, 1], epochs: 60)
+    let running = try await Running(2, up: [0, 1])
     try await running.epochs(10)
     await running.bench.kill([0, 1])
     try await running.bench.start([1, 0])
@@ -111,7 +112,7 @@ struct JobServiceTests {
 
   @Test("waits on the disk of its last device, which was stopped, and goes on there with its state")
   func lastDevice() async throws {
-    let running = try await Running(2, up: [0], epochs: 60)
+    let running = try await Running(2, up: [0])
     try await running.epochs(4)
     await running.bench.stop(0)
     let directory = "\(running.bench.devices[0].state)/jobs/\(running.job)"

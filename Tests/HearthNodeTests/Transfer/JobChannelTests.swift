@@ -244,7 +244,7 @@ struct JobChannelTests {
     send(jobRecord(.first, kind: 0xF0), number: 0)
     let other = JobStamp(job: JobID(1, 2), term: 3, epoch: 3)
     send(jobRecord(other, kind: 1, length: 1, data: [9]), number: 1)
-    send(jobRecord(.first, kind: 9, length: 1, data: [9]), number: 2)
+    send(jobRecord(.first, kind: 10, length: 1, data: [9]), number: 2)
     send(jobRecord(.first, kind: 1, length: 64 << 20 | 1, data: [9]), number: 3)
     send(jobRecord(.first, kind: 1, length: 10, offset: 5, data: [9]), number: 4)
     send(jobRecord(.first, kind: 1, length: 1, data: [9, 9]), number: 5)

@@ -79,6 +79,9 @@ final class RunActivity: Sendable {
     if isStopping { stop() }
   }
 
+  /// The run is over: nothing of it is kept.
+  func detach() { state.withLock { $0.stop = nil } }
+
   /// Lets the run stop at the next boundary.
   func drain() {
     let stop = state.withLock { state in

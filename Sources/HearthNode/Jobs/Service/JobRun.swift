@@ -67,6 +67,8 @@ struct JobRun: Sendable {
       isCancelled: { activity.isInterrupted }, checkpoint: { material.save($0) }, report: progress.note)
     let stop = StopDoor(driver)
     activity.attach { stop.request() }
+    // The run knows its activity: each would keep the other, and all buffers with it.
+    defer { activity.detach() }
     let result: DistributedResult
     do { result = try driver.run() } catch {
       material.keep(driver.held)
