@@ -125,6 +125,12 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
   /// The progress of a device that has just entered a phase.
   package init(_ phase: DevicePhase) { self.phase = phase }
 
+  /// Whether a run has come further since it said this.
+  func hasMoved(since old: DeviceProgress) -> Bool {
+    phase != old.phase || epoch != old.epoch || step != old.step || committedStep != old.committedStep
+      || links != old.links
+  }
+
   /// Reads a progress; all numbers are finite.
   package init(from reader: inout ByteReader) throws(DecodingFailure) {
     let code = try reader.integer("phase", as: UInt8.self)

@@ -154,6 +154,10 @@ extension JobCoordinator {
       }
     }
     if isBroken, cause != .left { cause = .lost }
+    if cause == .straggler, leading.rebalancing.map({ $0.until <= now }) ?? true {
+      // Whoever leads next leaves these shares alone for a while, too.
+      leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
+    }
     for device in joined { note(.joined(device), at: now) }
     note(
       .replanned(

@@ -22,6 +22,7 @@ extension JobCoordinator {
 
   /// Says that a job stands still when too few of those who decide are there.
   private mutating func watchQuorum(at now: MonotonicInstant) {
+    guard isActive else { return }
     let quorum = quorum(at: now)
     let isStuck =
       quorum.isEnough && decree.isProposing
@@ -270,16 +271,20 @@ extension JobCoordinator {
       }
     }
     if !newcomers.isEmpty { return request(.joined, Array(candidates.prefix(JobLimits.roster)), at: now) }
-    guard let started = situation.startedAt, proposal.next == nil,
-      hasPassed(JobLimits.stragglerWait, since: started, at: now)
+    guard proposal.next == nil, let since = situation.phaseSince ?? situation.startedAt,
+      hasPassed(JobLimits.stragglerWait, since: since, at: now)
     else { return }
+    // A phase that is almost over is not worth other shares.
+    if progress.phase < .cached, 10 * progress.step >= 9 * progress.steps { return }
     if let until = leading.rebalancing?.until, until > now { return wake(at: until) }
     let times = proposal.participants.compactMap { progress(of: $0)?.secondsPerStep }.filter { $0 > 0 }
     guard times.count == proposal.participants.count, times.count > 1, let slowest = times.max() else {
       return
     }
     let mean = times.reduce(0, +) / Double(times.count)
-    if slowest > JobLimits.stragglerRatio * mean { request(.straggler, candidates, at: now) }
+    guard slowest > JobLimits.stragglerRatio * mean else { return }
+    leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
+    request(.straggler, candidates, at: now)
   }
 
   /// Whether a learner is still at it.
@@ -317,9 +322,6 @@ extension JobCoordinator {
       }
     }
     if !unused.isEmpty { refuse(unused, "the plan is faster without it", at: now) }
-    if request.cause == .straggler {
-      leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
-    }
     propose(proposal, at: now)
   }
 
@@ -327,10 +329,7 @@ extension JobCoordinator {
     guard let request = leading.request, request.number == number else { return drop() }
     if request.cause.isNeeded { return unplanned(number, reason, at: now) }
     leading.request = nil
-    if request.cause == .straggler {
-      leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
-      return
-    }
+    if request.cause == .straggler { return }
     refuse(request.candidates.filter { !participants.contains($0) }, reason, at: now)
   }
 
@@ -354,8 +353,7 @@ extension JobCoordinator {
       )
       if request.cause == .lost { pauseAll(reason, at: now) }
     case .joined: refuse(request.candidates.filter { !participants.contains($0) }, reason, at: now)
-    case .straggler:
-      leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
+    case .straggler: break
     }
   }
 }

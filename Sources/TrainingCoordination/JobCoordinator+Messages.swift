@@ -89,6 +89,9 @@ extension JobCoordinator {
           return
         }
       }
+      if situation.movedAt != nil, let last = devices[device], told.hasMoved(since: last) {
+        situation.movedAt = now
+      }
       if told.samplesPerSecond > 0, told.phase >= .filling {
         situation.samplesPerSecond = told.samplesPerSecond
       }

@@ -60,7 +60,8 @@ extension JobCoordinator {
 
   private func isReady(_ device: DeviceID) -> Bool {
     if device == own { return progress.phase >= .ready }
-    return stamps[device] == position && (devices[device]?.phase ?? .waiting) >= .ready
+    guard stamps[device] == position, let told = devices[device] else { return false }
+    return told.phase >= .ready && (told.phase != .completed || completions[device]?.digest != nil)
   }
 
   mutating func startWhenAllAreReady(at now: MonotonicInstant) {
@@ -74,7 +75,7 @@ extension JobCoordinator {
       let isWaiting = proposal.donors.contains { !isReady($0) && isPresent($0, at: now) }
       if isWaiting, !hasPassed(JobLimits.donorWait, since: since, at: now) { return }
     }
-    situation.startedAt = now
+    (situation.startedAt, situation.movedAt, situation.phaseSince) = (now, now, now)
     run = RunSlot(stamp: position)
     if proposal.learners.contains(own) { progress.phase = .learning }
     nextBeat = now
@@ -87,7 +88,11 @@ extension JobCoordinator {
     guard let run, run.stamp == stamp else { return drop() }
     commit(new.committedStep, of: stamp, at: now)
     guard stamp == position, situation.interruption == nil, completions[own] == nil else { return }
-    if new.phase != progress.phase || new.epoch != progress.epoch { nextBeat = now }
+    if new.phase != progress.phase || new.epoch != progress.epoch {
+      nextBeat = now
+      situation.phaseSince = now
+    }
+    if new.hasMoved(since: progress) { situation.movedAt = now }
     let old = progress
     progress = new
     if current?.proposal.learners.contains(own) ?? false {
@@ -128,6 +133,9 @@ extension JobCoordinator {
   mutating func completed(_ stamp: JobStamp, _ completion: RunCompletion, at now: MonotonicInstant) {
     guard run?.stamp == stamp else { return drop() }
     run = nil
+    nextBeat = now
+    // A stage's end without all trained values is no end of the part that the newer plan has for this device.
+    if stamp != position, completion.digest == nil { return }
     completions[own] = completion
     record.completion = completion
     situation.interruption = nil
@@ -225,6 +233,17 @@ extension JobCoordinator {
     if let since = situation.boundarySince, hasPassed(JobLimits.boundaryWait, since: since, at: now) {
       interrupt("the run stopped, and no plan came", culprit: nil, at: now)
     }
+    checkStall(at: now)
+  }
+
+  /// A run that does not move although all its devices are there is broken off; the next time it has twice as long.
+  private mutating func checkStall(at now: MonotonicInstant) {
+    guard run?.stamp == position, completions[own] == nil, let moved = situation.movedAt else { return }
+    let slowest = participants.compactMap { progress(of: $0)?.secondsPerStep }.max() ?? 0
+    let limit = max(stallLimit, .seconds(min(JobLimits.stallSteps * slowest, 86_400)))
+    guard hasPassed(limit, since: moved, at: now) else { return }
+    stallLimit = min(stallLimit * 2, JobLimits.longestStall)
+    interrupt("nothing has moved for \(limit.components.seconds) seconds", culprit: nil, at: now)
   }
 
   private func lastWord(of device: DeviceID) -> MonotonicInstant {

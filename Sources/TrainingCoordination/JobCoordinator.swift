@@ -50,6 +50,8 @@ package struct JobCoordinator: Sendable {
   var toldReport: DeviceID?
   var storedLedgerAt: MonotonicInstant
   var noteCount: UInt32 = 0
+  /// How long a run may stand still.
+  var stallLimit = JobLimits.stall
   var nextBeat: MonotonicInstant
   var nextResend: MonotonicInstant
   /// The earliest time at which a wait of the last `advance` ends.

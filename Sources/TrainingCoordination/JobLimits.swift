@@ -50,6 +50,12 @@ package enum JobLimits {
   package static let gatherWait: Duration = .seconds(5)
   /// How long a device whose run stopped at a boundary waits for the plan for which it did.
   package static let boundaryWait: Duration = .seconds(2)
+  /// How long a run may stand still although all its devices are there; doubled each time it did.
+  package static let stall: Duration = .seconds(120)
+  /// The longest time that it may.
+  package static let longestStall: Duration = .seconds(3600)
+  /// How many of its slowest device's steps it may stand still.
+  package static let stallSteps: Double = 20
   /// How long the devices of a plan wait for those that only hand over.
   package static let donorWait: Duration = .seconds(2)
   /// How long a device that leaves waits for a plan without it before it stops its run.
@@ -65,8 +71,8 @@ package enum JobLimits {
   /// How long a device that broke a run off for the second time is left out; doubled each time.
   package static let cooldown: Duration = .seconds(10)
   /// How much longer than the average the slowest device computes before other shares are looked for.
-  package static let stragglerRatio = 1.3
-  /// How long a plan runs before its devices' times count.
+  package static let stragglerRatio = 1.5
+  /// How long a phase of a plan runs before its devices' times count.
   package static let stragglerWait: Duration = .seconds(10)
   /// Least time between two records of the committed step.
   package static let ledgerInterval: Duration = .seconds(5)

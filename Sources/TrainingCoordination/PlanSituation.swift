@@ -27,6 +27,10 @@ struct PlanSituation: Sendable {
   /// Whether this device has still to be told to fetch what its role needs.
   var needsFetch = false
   var startedAt: MonotonicInstant?
+  /// When a device of the run said last that it had come further.
+  var movedAt: MonotonicInstant?
+  /// Since when this device's run has been in its phase.
+  var phaseSince: MonotonicInstant?
   /// Since when all participants have been ready.
   var readySince: MonotonicInstant?
   /// Set once this device's run of this plan cannot go on.

@@ -371,4 +371,39 @@ import TrainingCoordination
       #expect(world.isFinished(0..<4))
     }
   }
+
+  @Test("A stage's end that is told under a newer plan does not keep its device from its new part")
+  func lateEnd() {
+    var world = running(3, seed: 199)
+    world.steps = 300
+    world.secondsPerStep = [0: 0.1, 1: 0.1, 2: 0.4]
+    // The straggler's plan is adopted while the run of device 1 comes to its end.
+    world.run(40) { $0.epoch(1) == 2 }
+    let old = world.specification.stamp(epoch: 1)
+    if world.nodes[1].run?.stamp == old {
+      world.nodes[1].run = nil
+      world.handle(.completed(old, RunCompletion(digest: nil, result: nil, results: [])), 1)
+    }
+    world.run(60) { $0.isFinished(0..<3) }
+    #expect(world.isFinished(0..<3))
+    #expect(world.nodes[1].started.count == 2)
+  }
+
+  @Test(
+    "A run that stands still although all are there is broken off and tried again; each time it has longer")
+  func stall() {
+    var world = running(3, seed: 185)
+    world.steps = 20_000
+    var waits: [Int64] = []
+    for _ in 0..<2 {
+      world.stuck = [1: "run"]
+      let (start, epoch) = (world.now, world.epoch(0))
+      world.run(600) { $0.epoch(0) > epoch }
+      waits.append(start.duration(to: world.now).components.seconds)
+      world.stuck = [:]
+      world.run(20)
+    }
+    #expect((119...123).contains(waits[0]) && (239...243).contains(waits[1]), "\(waits)")
+    #expect(world.participants(0) == [0, 1, 2] && world.state(0) == .running)
+  }
 }

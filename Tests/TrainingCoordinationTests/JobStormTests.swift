@@ -52,10 +52,13 @@ import TrainingCoordination
         world.run(generator.uniform(below: 5))
       }
       heal(&world)
-      let step = world.furthest
+      // A device without a part may hold more than those that compute.
+      let steps = world.nodes.reduce(0) { $0 + $1.step }
       let start = world.now
-      world.run(60) { $0.furthest > step + 1 || $0.nodes.contains { $0.delivered > 0 } }
-      #expect(start.duration(to: world.now) <= .seconds(45), "seed \(seed) stands still")
+      world.run(60) { world in
+        world.nodes.reduce(0) { $0 + $1.step } > steps || world.nodes.contains { $0.delivered > 0 }
+      }
+      #expect(start.duration(to: world.now) <= .seconds(30), "seed \(seed) stands still")
       world.steps = min(world.steps, world.furthest + 100)
       world.run(200) { $0.isFinished($0.nodes.indices) }
       #expect(world.isFinished(world.nodes.indices), "seed \(seed) does not end")
