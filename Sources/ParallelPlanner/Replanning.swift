@@ -15,6 +15,10 @@ package struct Replanning {
   /// The share of the time left that a change has to gain, in thousandths: predictions are no better than that.
   package static let leastGainThousandths: Int64 = 50
 
+  /// A slow device is left with a smaller share; to leave it out, or to cut the layers anew, the time to the end has to
+  /// fall below this share of what other shares alone would take, in thousandths.
+  package static let otherMembersThousandths: Int64 = 800
+
   let request: ReplanRequest
   /// The devices with the speed that they have shown.
   let profiles: [DeviceProfile]

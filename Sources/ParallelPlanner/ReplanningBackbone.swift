@@ -48,6 +48,13 @@ extension Replanning {
       live.remaining = RemainingSteps(firstPass: 1, training: stepsLeft)
       plan = try ParallelPlanner().plan(request.costs, household: household, job: live).plan
     }
+    if request.cause == .straggler, let earlier,
+      let shares = ParallelPlanner().dividedAnew(
+        request.costs, household: household, job: job, earlier: earlier),
+      plan.predicted.total > shares.predicted.total / 1000 * Replanning.otherMembersThousandths
+    {
+      plan = shares
+    }
     // Of equal plans the present one: nothing has to move for it.
     if let present = backbonePresent(order: workers), present.predicted.total <= plan.predicted.total {
       plan = present

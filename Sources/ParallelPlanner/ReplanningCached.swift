@@ -35,7 +35,13 @@ struct CachedReplanning {
     let orders = orders()
     let fillTime = try pipelineFill(order: orders[0])?.predicted.firstEpoch
     var best: Division?
-    for order in orders { look(order, fillTime, &best) }
+    var sameMembers: Division?
+    for order in orders { look(order, fillTime, &best, &sameMembers) }
+    if request.cause == .straggler, let same = sameMembers, let other = best,
+      other.total > same.total / 1000 * Replanning.otherMembersThousandths
+    {
+      best = same
+    }
     guard let best else { return try withoutCache() }
     return FoundPlan(
       order: best.order, plan: try plan(best), cost: best.cost,
@@ -65,16 +71,20 @@ struct CachedReplanning {
     return places.map { Array(staying[..<$0]) + come + Array(staying[$0...]) }
   }
 
-  private func look(_ order: [Int], _ fillTime: Int64?, _ best: inout Division?) {
+  private func look(
+    _ order: [Int], _ fillTime: Int64?, _ best: inout Division?, _ sameMembers: inout Division?
+  ) {
     let costing = costing(order)
     let phase = CachedPhase(
       costing, earlier: presentUnits(order).map(members) ?? [],
       looksAtAll: order.count <= CachedPhase.exhaustiveDevices)
     let costs = SwitchCosting(replanning, order: order)
     let old = oldUnits(order)
+    let members = old.indices.reduce(UInt64(0)) { old[$1] > 0 ? $0 | .device($1) : $0 }
     func consider(_ option: CachedOption) {
       let training = repeated(option.step, replanning.stepsLeft)
-      guard training <= best?.total ?? .max else { return }
+      let isSame = option.group == members
+      guard training <= (isSame ? sameMembers : best)?.total ?? .max else { return }
       let ownFill = fillTime == nil || costs.missingLanes == 0 || holdBackbone(option, costing)
       let cost = costs.cost(cachedUnits: option.units, fillTime: ownFill ? nil : fillTime)
       guard let total = sum(training, cost.total) else { return }
@@ -82,9 +92,12 @@ struct CachedReplanning {
         order: order, units: option.units, step: option.step, cost: cost, total: total,
         movedLanes: costs.movedLanes(option.units))
       if best.map(division.isBefore) ?? true { best = division }
+      if isSame, sameMembers.map(division.isBefore) ?? true { sameMembers = division }
     }
     for option in phase.options {
-      if let found = best, repeated(option.step, replanning.stepsLeft) > found.total { break }
+      let least = repeated(option.step, replanning.stepsLeft)
+      // For a slow device the best division of the same members is wanted as well, which may come late.
+      if let found = best, least > found.total, request.cause != .straggler { break }
       consider(option)
       if !phase.hasAllDivisions { consider(settled(option, old, costing)) }
     }

@@ -182,11 +182,62 @@ import Testing
     #expect(new.gain.before == 800 * 48 * millisecond && new.gain.after == 800 * 24 * millisecond)
   }
 
+  @Test("A device so slow that the others are far better off alone is left out")
+  func hopelessStraggler() throws {
+    var there = devices([0, 1])
+    there[0].measuredStep = 16 * millisecond
+    there[1].measuredStep = 640 * millisecond
+    let new = try switched(request(present([4, 4]), there, .straggler, committed: 200))
+    // One unit would take it 160 ms; the other computes all eight in 32.
+    #expect(new.plan.cached.map(\.device) == [0] && new.plan.cached.map(\.units) == [8])
+    #expect(new.unused == [1])
+  }
+
+  @Test("For a slow device members change only where that gains a fifth against other shares")
+  func stragglerStays() throws {
+    var there = devices([0, 1])
+    there[0].measuredStep = 16 * millisecond
+    there[1].measuredStep = 16 * 7 * millisecond
+    // One unit of it takes 28 ms, as long as seven units of the other; eight of the other would take 32.
+    let new = try switched(request(present([4, 4]), there, .straggler, committed: 200))
+    #expect(new.plan.cached.map(\.units) == [7, 1])
+    there[1].measuredStep = 16 * 9 * millisecond
+    // 36 ms with it and 32 without: not a fifth.
+    let slower = try switched(request(present([4, 4]), there, .straggler, committed: 200))
+    #expect(slower.plan.cached.map(\.units) == [7, 1])
+  }
+
+  @Test("In the first epoch a slow device leaves stages and layers as they are, and changes shares")
+  func stragglerInFirstEpoch() throws {
+    var there = devices([0, 1])
+    // Forward and backward pass of four units through two layers: 120 ms.
+    there[0].measuredStep = 120 * millisecond
+    there[1].measuredStep = 360 * millisecond
+    let new = try switched(request(present([4, 4]), there, .straggler, epochs: 20, committed: 20))
+    #expect(new.plan.mode == .hybrid && new.plan.stages.count == 1 && new.plan.microBatches == 1)
+    #expect(new.plan.stages[0].members.map(\.units) == [6, 2])
+  }
+
   @Test("Devices as fast as they were planned keep their shares")
   func balanced() throws {
     var there = devices([0, 1])
     for device in 0..<2 { there[device].measuredStep = 16 * millisecond }
     #expect(try kept(request(present([4, 4]), there, .straggler, committed: 200)) == .isBest)
+  }
+
+  @Test("What a device does whatever its share does not make one with a small share look slow")
+  func fixedWork() throws {
+    // 16 ms of units and 40 ms of update on each, 8 MB at 200 MB/s.
+    var model = costs()
+    for layer in model.layers.indices { model.layers[layer].trainableBytes = 4_000_000 }
+    var there = devices([0, 1])
+    for device in there.indices { there[device].profile.updateBytesPerSecond = 200_000_000 }
+    there[0].measuredStep = 28 * millisecond + 40 * millisecond
+    there[1].measuredStep = 4 * millisecond + 40 * millisecond
+    let new = try switched(
+      request(
+        present([7, 1]), there, .straggler, committed: 200, bytesPerSecond: 10_000_000_000, costs: model))
+    #expect(new.plan.cached.map(\.units) == [4, 4])
   }
 
   @Test("A newcomer is taken for as much slower than its profile as the others have shown to be")

@@ -77,6 +77,12 @@ class Job:
     def wait_for_plan(self):
         return self.wait(lambda event: event.get("event") == "planned", START_PATIENCE, "plan")[1]
 
+    def newest_plan(self):
+        """The plan of the highest number that anybody was told of."""
+        self.wait_for_plan()
+        plans = [event for _, event in self.events() if event.get("event") == "planned"]
+        return max(plans, key=lambda plan: plan["plan_epoch"])
+
     def wait_for_share(self, share, epochs):
         """Until this share of the job's steps is done."""
         def is_there(event):
@@ -214,6 +220,22 @@ class Scene:
             self.hearth(host, "resume")
         self.everybody_in()
 
+    def stop_job(self, job):
+        """So that a job that came to nothing is not in the way of the next."""
+        for host in self.hosts:
+            self.thaw(host)
+        if not self.is_up(OWNER):
+            self.household.daemons.pop(OWNER, None)
+            self.household.up(OWNER)
+        try:
+            self.hearth(OWNER, "stop", job.id)
+        except LabFailure as failure:
+            # A daemon that does not answer any more is in the way of everything that follows.
+            say(f"{failure}; it is killed")
+            self.kill(OWNER)
+            self.household.up(OWNER)
+            self.hearth(OWNER, "stop", job.id)
+
     def hearth(self, host, *words):
         """A command whose refusal does not matter; what it said."""
         program = self.lab.hearth_on(host, self.household.home, *words)
@@ -254,10 +276,19 @@ def leader_of(plan):
     return int(plan["leader"].rpartition("-")[2])
 
 
-def bystander(scene, plan=None, *taken):
-    """A host that is neither the owner's nor the leader's, the last one of them."""
-    leader = leader_of(plan) if plan else None
-    return [host for host in scene.hosts if host not in (OWNER, leader, *taken)][-1]
+def at_work(plan, job):
+    """The hosts that compute under a plan now."""
+    is_cached = any(event.get("event") == "progress" and event.get("phase") == "cached" for _, event in job.events())
+    devices = plan["cached_devices"] if is_cached else [device for stage in plan["stages"] for device in stage["devices"]]
+    return sorted(int(device["name"].rpartition("-")[2]) for device in devices)
+
+
+def bystander(scene, job):
+    """A host with work that is neither the owner's nor the leader's, the last one of them; its absence is felt."""
+    plan = job.newest_plan()
+    free = [host for host in scene.hosts if host not in (OWNER, leader_of(plan))]
+    working = [host for host in at_work(plan, job) if host in free]
+    return (working or free)[-1]
 
 
 def told(job, what):
@@ -267,9 +298,8 @@ def told(job, what):
 def killing(choose, share, back_after=None):
     """kill -9 when a share of the job is done."""
     def act(scene, job, dice):
-        plan = job.wait_for_plan()
-        victim = choose(scene, plan)
         job.wait_for_share(share(dice), scene.options.epochs)
+        victim = choose(scene, job)
         told(job, f"kill -9 of host {victim}")
         scene.kill(victim)
         if back_after is not None:
@@ -278,12 +308,8 @@ def killing(choose, share, back_after=None):
     return act
 
 
-def other_device(scene, plan):
-    return bystander(scene, plan)
-
-
-def leading_device(_, plan):
-    return leader_of(plan)
+def leading_device(_, job):
+    return leader_of(job.newest_plan())
 
 
 def owning_device(*_):
@@ -304,12 +330,27 @@ def killing_while(state, choose):
     return act
 
 
+def killing_in_turn(scene, job, dice):
+    """The owner is killed, and after it the device that leads in its place; both come back."""
+    job.wait_for_share(0.4, scene.options.epochs)
+    told(job, f"kill -9 of host {OWNER}")
+    scene.kill(OWNER)
+    before = time.time()
+    plan = job.wait(lambda event: event.get("event") == "planned" and event["leader"] != f"device-{OWNER}", 60,
+                    "plan of another leader", since=before)[1]
+    job.wait(lambda event: position(event) is not None, 60, "step under another leader", since=time.time())
+    leader = leader_of(plan)
+    told(job, f"kill -9 of host {leader}, which leads after it")
+    scene.kill(leader)
+    for host in (OWNER, leader):
+        time.sleep(1)
+        scene.household.up(host)
+
+
 def killing_in_decree(scene, job, dice):
     """One device is killed, and the leader a moment later, while the others agree on the next plan."""
-    plan = job.wait_for_plan()
-    leader = leader_of(plan)
-    first = bystander(scene, plan)
     job.wait_for_share(0.5, scene.options.epochs)
+    leader, first = leading_device(scene, job), bystander(scene, job)
     told(job, f"kill -9 of host {first}, then of the leader, host {leader}")
     scene.kill(first)
     time.sleep(dice.uniform(0, 0.6))
@@ -321,9 +362,8 @@ def killing_in_decree(scene, job, dice):
 
 def freezing(choose, seconds):
     def act(scene, job, dice):
-        plan = job.wait_for_plan()
-        victim = choose(scene, plan)
         job.wait_for_share(0.4, scene.options.epochs)
+        victim = choose(scene, job)
         told(job, f"SIGSTOP of host {victim} for {seconds} s")
         scene.freeze(victim)
         until = time.monotonic() + seconds
@@ -337,8 +377,8 @@ def freezing(choose, seconds):
 
 def cutting(seconds, *one_way):
     def act(scene, job, dice):
-        victim = bystander(scene, job.wait_for_plan())
         job.wait_for_share(0.4, scene.options.epochs)
+        victim = bystander(scene, job)
         told(job, f"link of host {victim} {'one way ' if one_way else ''}down for {seconds} s")
         scene.lab.household("cut", str(victim), scene.others(victim), *one_way)
         time.sleep(seconds)
@@ -360,8 +400,8 @@ def parting(seconds):
 
 
 def slowing(scene, job, dice):
-    victim = bystander(scene, job.wait_for_plan())
     job.wait_for_share(0.3, scene.options.epochs)
+    victim = bystander(scene, job)
     told(job, f"host {victim} has a fourth of its processor share")
     scene.limit(victim, scene.options.share / 4)
 
@@ -401,15 +441,15 @@ def joining(share):
 
 
 def pausing(scene, job, dice):
-    victim = bystander(scene, job.wait_for_plan())
     job.wait_for_share(0.5, scene.options.epochs)
+    victim = bystander(scene, job)
     told(job, f"hearth pause on host {victim}")
     scene.hearth(victim, "pause", "--reason", "benchmark")
 
 
 def ending(scene, job, dice):
-    victim = bystander(scene, job.wait_for_plan())
     job.wait_for_share(0.5, scene.options.epochs)
+    victim = bystander(scene, job)
     told(job, f"SIGTERM of the daemon of host {victim}")
     scene.household.down(victim)
 
@@ -443,18 +483,19 @@ def cases_of(options):
     first, middle = first_epoch_of(options), at(0.5)
     crash, join, leave = churn_report.CRASH, churn_report.JOIN, churn_report.LEAVE
     cases = [
-        Case("kill -9 of a device, cached phase", killing(other_device, middle), target=crash),
-        Case("kill -9 of a device, first epoch", killing(other_device, first)),
-        Case("kill -9 of the leader, cached phase", killing(leading_device, middle, back_after=3), target=crash),
-        Case("kill -9 of the leader, first epoch", killing(leading_device, first, back_after=3)),
-        Case("kill -9 of the owner's daemon, started again", killing(owning_device, at(0.4), back_after=4), target=crash),
+        Case("kill -9 of a device, cached phase", killing(bystander, middle), target=crash),
+        Case("kill -9 of a device, first epoch", killing(bystander, first)),
+        Case("kill -9 of the leader, started again after 3 s, cached phase", killing(leading_device, middle, back_after=3),
+             target=crash),
+        Case("kill -9 of the leader, started again after 3 s, first epoch", killing(leading_device, first, back_after=3)),
+        Case("kill -9 of the owner's daemon, and of the leader after it", killing_in_turn, target=crash),
         Case("kill -9 of a device while the job is planned", killing_while("planning", lambda scene, _: max(scene.hosts))),
         Case("kill -9 of the leader while the job is planned", killing_while("planning", owning_device)),
         Case("kill -9 of a device, and of the leader while the others agree", killing_in_decree),
         Case("kill -9 of four devices, each started again", random_kills),
-        Case("SIGSTOP of a device for 1 s", freezing(other_device, 1)),
-        Case("SIGSTOP of a device for 5 s", freezing(other_device, 5)),
-        Case("SIGSTOP of a device for 60 s", freezing(other_device, 60)),
+        Case("SIGSTOP of a device for 1 s", freezing(bystander, 1)),
+        Case("SIGSTOP of a device for 5 s", freezing(bystander, 5)),
+        Case("SIGSTOP of a device for 60 s", freezing(bystander, 60)),
         Case("SIGSTOP of the leader for 5 s", freezing(leading_device, 5)),
         Case("link of a device down for 5 s", cutting(5), needs_hosts=True),
         Case("link of a device down one way for 5 s", cutting(5, "--one-way"), needs_hosts=True),
@@ -503,6 +544,8 @@ class Run:
         if job:
             self.keep(name, job)
             job.close()
+            if outcome.get("failure"):
+                scene.stop_job(job)
         outcome["wall_seconds"] = time.time() - began
         return outcome
 
@@ -565,6 +608,8 @@ class Run:
             if job:
                 self.keep("soak", job)
                 job.close()
+                if outcome.get("failure"):
+                    scene.stop_job(job)
             soak["jobs"].append(outcome)
             try:
                 scene.mend()
@@ -626,11 +671,11 @@ def parse():
         here, "..", "..", "..", "shared", "data")), help="directory with mrpc/")
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--share", type=float, default=0.4, help="of a processor, for each device")
-    parser.add_argument("--rows", type=int, default=240)
+    parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=2)
-    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--planner", default="pac")
     parser.add_argument("--seed", type=int, default=1, help="of the faults' moments and victims")
     parser.add_argument("--quiet-runs", type=int, default=2)
@@ -668,7 +713,7 @@ def main():
     scene = None
     try:
         directory = tempfile.mkdtemp(prefix="churn-", dir=options.cache)
-        options.data = rows_of(options, directory)
+        options.data = rows_of(options, directory, options.rows)
         scene = Scene(options, directory)
         run = Run(options, scene, report)
         run.soak() if options.soak else run.faults()

@@ -195,6 +195,10 @@ extension DistributedJob {
 final class JobProgress: @unchecked Sendable {
   /// Least time between two reports of one phase, in seconds.
   private static let interval = 0.25
+  /// Share of the newest step in the time that a step is said to take: single steps say little.
+  private static let newest = 0.15
+  /// Reports of news (a phase, an epoch, a metric) that may follow each other at once.
+  private static let burst = 32.0
 
   private let run: PreparedRun
   private let channel: MeshJobChannel
@@ -202,6 +206,10 @@ final class JobProgress: @unchecked Sendable {
   private let learned: @Sendable () -> Void
   private var progress: DeviceProgress
   private var lastSent = -Double.infinity
+  private var tokens = burst
+  private var refilled = MonotonicClock.seconds()
+  /// The phase whose steps are timed.
+  private var timed: DistributedPhase?
   private var measured: [(epoch: Int, metrics: [MetricValue])] = []
 
   init(
@@ -221,7 +229,9 @@ final class JobProgress: @unchecked Sendable {
     case .phase(let phase):
       progress.phase = DevicePhase(phase)
       (progress.step, progress.steps, progress.loss, progress.etaSeconds) = (0, 0, nil, nil)
-      send()
+      // Evaluations come between two epochs of one kind; their steps take as long as before.
+      if phase != .evaluation, phase != timed { (timed, progress.secondsPerStep) = (phase, nil) }
+      sendNews()
     case .progress(let new):
       progress.phase = DevicePhase(new.phase)
       progress.epoch = UInt32(clamping: new.epoch)
@@ -231,29 +241,44 @@ final class JobProgress: @unchecked Sendable {
       progress.loss = new.loss
       progress.etaSeconds = new.etaSeconds
       progress.waitingShare = new.waitShare
-      if MonotonicClock.seconds() - lastSent >= Self.interval { send() }
+      sendIfDue()
     case .evaluated(let evaluation):
       let metrics = metrics(of: evaluation)
       measured.append((evaluation.epoch, metrics))
       progress.metricsEpoch = UInt32(clamping: evaluation.epoch)
       progress.metrics = metrics.map { NamedMetric(name: $0.name, value: $0.value) }
-      send()
+      sendNews()
     case .epoch(let epoch):
-      guard epoch.phase != .filling else { return send() }
+      guard epoch.phase != .filling else { return sendNews() }
       progress.finished = FinishedEpoch(
         index: UInt32(clamping: epoch.index), isCached: epoch.phase == .cached, seconds: epoch.times.seconds,
         samplesPerSecond: epoch.samplesPerSecond, loss: epoch.loss)
       progress.waitingShare = epoch.times.waitShare
-      send()
-    case .transition, .handover: send()
+      sendNews()
+    case .transition, .handover: sendNews()
     case .learned:
-      send()
+      sendNews()
       learned()
     case .committed(let step, let secondsPerStep):
       progress.committedStep = UInt64(clamping: step)
-      progress.secondsPerStep = secondsPerStep
-      if MonotonicClock.seconds() - lastSent >= Self.interval { send() }
+      progress.secondsPerStep =
+        progress.secondsPerStep.map { $0 + Self.newest * (secondsPerStep - $0) } ?? secondsPerStep
+      sendIfDue()
     }
+  }
+
+  private func sendIfDue() {
+    if MonotonicClock.seconds() - lastSent >= Self.interval { send() }
+  }
+
+  /// Tells something new at once, unless epochs follow each other so fast that nobody could listen.
+  private func sendNews() {
+    let now = MonotonicClock.seconds()
+    tokens = min(Self.burst, tokens + (now - refilled) / Self.interval)
+    refilled = now
+    guard tokens >= 1 else { return sendIfDue() }
+    tokens -= 1
+    send()
   }
 
   /// Tells where the run is.

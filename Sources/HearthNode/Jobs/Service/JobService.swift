@@ -79,6 +79,8 @@ package actor JobService {
   private static let waitingNews = 4096
   /// Jobs that are not over, of all owners.
   static let openJobs = 16
+  /// Least time between two writes of what was measured.
+  private static let historyInterval: Duration = .seconds(5)
   /// How long a daemon that stops waits until the others have what it holds.
   private static let handOverTime: Duration = .seconds(5)
   /// How long it then waits for its own threads to have the job on the disk.
@@ -267,6 +269,9 @@ package actor JobService {
   /// What devices tell only once must be there when the adapter is described, after a restart too.
   private func keepHistory(_ id: JobID) {
     guard let job = jobs[id], job.coordinator.isOwner, !job.isOver else { return }
+    let now = DeviceClocks.now().monotonic
+    if let last = job.historyKept, last.duration(to: now) < Self.historyInterval { return }
+    jobs[id]?.historyKept = now
     do throws(FileFailure) { try directory.store(JobHistory(job.epochs, job.metrics), of: id) } catch {
       log.warning("job-history-not-stored", metadata: ["job": "\(id.short)", "error": "\(error)"])
     }
@@ -442,6 +447,8 @@ struct OpenJob: Sendable {
   var epochs: [UInt32: FinishedEpoch] = [:]
   /// Metrics by the number of finished epochs.
   var metrics: [UInt32: [NamedMetric]] = [:]
+  /// When that was on the disk last.
+  var historyKept: MonotonicInstant?
   /// What people should know.
   var warnings: [String] = []
   /// What happened to its devices, and how its pace changed.
