@@ -2,6 +2,7 @@ import DistributedTraining
 import Foundation
 import HearthNode
 import HearthStorage
+import Synchronization
 import Testing
 import TrainingCoordination
 
