@@ -162,6 +162,8 @@ extension DistributedRun {
   /// Writes the state at hand to the disk now and then; a pipeline writes what it gathers.
   func checkpointIfDue() throws {
     if case .pipeline = first { return }
+    // Everybody has the initial values.
+    guard let step = states.head?.step, step > 0 else { return }
     try checkpoints.writeIfDue {
       try keepActivations()
       return states.current

@@ -51,18 +51,21 @@ package enum PackedIntegers {
     guard let first = message.first else { return }
     let width = Int(first)
     let count = (message.count - 1) / width
-    let shift = 64 - 8 * width
+    let shift = Int64(64 - 8 * width)
     message.withUnsafeBytes { bytes in
+      guard let base = bytes.baseAddress else { return }
       // A word is read whole while there are eight bytes from its start on.
-      let whole = max(0, min(count, (bytes.count - 1 - 8) / width + 1))
-      for index in 0..<whole where bytes.count >= 9 {
-        let word = Int64(littleEndian: bytes.loadUnaligned(fromByteOffset: 1 + index * width, as: Int64.self))
-        integers[index] = (word << Int64(shift)) >> Int64(shift)
+      let whole = bytes.count >= 9 ? max(0, min(count, (bytes.count - 9) / width + 1)) : 0
+      var place = base + 1
+      for index in 0..<whole {
+        let word = Int64(littleEndian: place.loadUnaligned(as: Int64.self))
+        integers[index] = (word &<< shift) &>> shift
+        place += width
       }
-      for index in (bytes.count >= 9 ? whole : 0)..<count {
+      for index in whole..<count {
         var word: UInt64 = 0
         for byte in 0..<width { word |= UInt64(bytes[1 + index * width + byte]) << UInt64(8 * byte) }
-        integers[index] = (Int64(bitPattern: word) << Int64(shift)) >> Int64(shift)
+        integers[index] = (Int64(bitPattern: word) &<< shift) &>> shift
       }
     }
   }

@@ -1,7 +1,7 @@
 /// Profiles as fast as the devices have shown to be.
 ///
-/// What a device computes of a step now, against what its profile says of the same part, is the factor of all its
-/// times. Devices that have not worked yet get the median of the others' factors: what slows a whole household
+/// What a device computes of a step now, without what it does whatever its share, against what its profile says of the
+/// same part, is the factor of all its times. Devices that have not worked yet get the median of the others' factors: what slows a whole household
 /// down, such as a job's own overhead, would otherwise make every newcomer look fast.
 struct MeasuredSpeeds {
   /// A factor of one.
@@ -30,9 +30,11 @@ struct MeasuredSpeeds {
     else { return nil }
     let present = request.present
     var predicted: Int64 = 0
+    var fixed: Int64 = 0
     if request.isCached {
       guard let member = present.cached.first(where: { $0.device == place }) else { return nil }
       predicted = CachedPhase.computeTime(costing, device, member.units)
+      fixed = stepEnd(device, costing, request.costs.trainableBytes, members: present.cached.count)
     } else if present.mode != .fill {
       for stage in present.stages {
         guard let member = stage.members.first(where: { $0.device == place }) else { continue }
@@ -46,8 +48,25 @@ struct MeasuredSpeeds {
       }
     }
     guard predicted > 0 else { return nil }
-    let factor = Int128(measured) * Int128(one) / Int128(predicted)
+    // What does not depend on the units must not make a device with few of them look slow.
+    let ofUnits = max(measured - fixed, min(measured, predicted) / 2)
+    let factor = Int128(ofUnits) * Int128(one) / Int128(predicted)
     return min(max(Int64(clamping: factor), factors.lowerBound), factors.upperBound)
+  }
+
+  /// What a device itself does at the end of a step: its update, and its part of the ring's sums and encryption.
+  private static func stepEnd(_ device: Int, _ costing: StageCosting, _ bytes: Int64, members: Int) -> Int64 {
+    let profile = costing.household.devices[device]
+    guard bytes > 0 else { return 0 }
+    var time: Int64 = 0
+    if profile.updateBytesPerSecond < PlanningLimits.bytes {
+      time += transferTime(bytes: bytes, bytesPerSecond: profile.updateBytesPerSecond)
+    }
+    if members > 1, profile.exchangeBytesPerSecond < PlanningLimits.bytes {
+      let sums = (bytes * costing.costs.sumBytes + 3) / 4 * 2 * Int64(members - 1) / Int64(members)
+      time += transferTime(bytes: sums, bytesPerSecond: profile.exchangeBytesPerSecond)
+    }
+    return time
   }
 
   private static func scale(_ profile: inout DeviceProfile, by factor: Int64) {

@@ -24,10 +24,11 @@ package struct ByteReader: Sendable {
   package mutating func integer<Integer: FixedWidthInteger>(
     _ field: StaticString, as type: Integer.Type = Integer.self
   ) throws(DecodingFailure) -> Integer {
+    precondition(Integer.bitWidth <= 64, "an integer of \(Integer.bitWidth) bits")
     let part = try take(Integer.bitWidth / 8, field)
-    var value: Integer = 0
-    for byte in part.reversed() { value = value << 8 | Integer(truncatingIfNeeded: byte) }
-    return value
+    var value: UInt64 = 0
+    for byte in part.reversed() { value = value << 8 | UInt64(byte) }
+    return Integer(truncatingIfNeeded: value)
   }
 
   /// The next `count` bytes.

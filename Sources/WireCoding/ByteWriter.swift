@@ -12,7 +12,9 @@ package struct ByteWriter: Sendable {
 
   /// Writes an integer, little-endian, in its type's width.
   package mutating func integer<Integer: FixedWidthInteger>(_ value: Integer) {
-    var rest = value
+    // One generic operation for all bytes: this is not specialised for other modules, and every frame has ten fields.
+    precondition(Integer.bitWidth <= 64, "an integer of \(Integer.bitWidth) bits")
+    var rest = UInt64(truncatingIfNeeded: value)
     for _ in 0..<(Integer.bitWidth / 8) {
       bytes.append(UInt8(truncatingIfNeeded: rest))
       rest >>= 8

@@ -183,7 +183,7 @@ private struct JobRunFacts: Encodable {
     devices = report.plan.deviceCount
     passed = record.hasPassed
     events = record.eventCount
-    trace = report.digest.description
+    trace = report.digestText
     violations = record.violations.map { Broken(rule: $0.rule.rawValue, text: $0.text) }
     planEpochs = record.planEpochs
     repeatedSteps = record.repeated

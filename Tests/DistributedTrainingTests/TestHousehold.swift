@@ -26,6 +26,8 @@ final class TestHousehold: @unchecked Sendable {
     var household: [Int]
     var plan: Plan
     var next: Plan?
+    /// Least seconds between two checkpoints.
+    var checkpointSeconds = 0.0
     /// Called before every message, by place.
     var fault: (@Sendable (_ from: Int, _ to: Int, JobTag) -> InMemoryJobChannels.Fault?)?
     /// The place that asks for a stop once it has done that step; before the first step with 0.
@@ -100,10 +102,14 @@ final class TestHousehold: @unchecked Sendable {
       let cache = try job.cache(backbone, in: device.storage)
       let begun = try job.begin(
         epoch.plan,
-        entry: RunEntry(held: device.held, next: epoch.next, checkpointSeconds: 0, checkpointRatio: 0),
+        entry: RunEntry(
+          held: device.held, next: epoch.next, checkpointSeconds: epoch.checkpointSeconds, checkpointRatio: 0),
         devices: epoch.household.count, channel: channel, collector: epoch.collector, backbone: backbone,
         cache: cache, isCancelled: { false }, opened: { outcome.hasOpened = true },
-        checkpoint: { device.disk = $0.encoded },
+        checkpoint: {
+          device.disk = $0.encoded
+          outcome.checkpoints.append($0.step)
+        },
         report: { event in
           outcome.events.append(event)
           epoch.event?(place, event)

@@ -209,6 +209,8 @@ struct DeviceOutcome: Sendable {
   var result: DistributedResult?
   var failure: (any Error)?
   var events: [DistributedEvent] = []
+  /// The steps whose state it wrote to its disk.
+  var checkpoints: [Int] = []
   /// Whether it has opened the backbone.
   var hasOpened = false
 }

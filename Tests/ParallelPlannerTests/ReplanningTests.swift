@@ -225,6 +225,21 @@ import Testing
     #expect(try kept(request(present([4, 4]), there, .straggler, committed: 200)) == .isBest)
   }
 
+  @Test("What a device does whatever its share does not make one with a small share look slow")
+  func fixedWork() throws {
+    // 16 ms of units and 40 ms of update on each, 8 MB at 200 MB/s.
+    var model = costs()
+    for layer in model.layers.indices { model.layers[layer].trainableBytes = 4_000_000 }
+    var there = devices([0, 1])
+    for device in there.indices { there[device].profile.updateBytesPerSecond = 200_000_000 }
+    there[0].measuredStep = 28 * millisecond + 40 * millisecond
+    there[1].measuredStep = 4 * millisecond + 40 * millisecond
+    let new = try switched(
+      request(
+        present([7, 1]), there, .straggler, committed: 200, bytesPerSecond: 10_000_000_000, costs: model))
+    #expect(new.plan.cached.map(\.units) == [4, 4])
+  }
+
   @Test("A newcomer is taken for as much slower than its profile as the others have shown to be")
   func newcomerLikeTheOthers() throws {
     var there = devices([0, 1, nil])

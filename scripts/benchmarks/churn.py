@@ -323,6 +323,23 @@ def killing_while(state, choose):
     return act
 
 
+def killing_in_turn(scene, job, dice):
+    """The owner is killed, and after it the device that leads in its place; both come back."""
+    job.wait_for_share(0.4, scene.options.epochs)
+    told(job, f"kill -9 of host {OWNER}")
+    scene.kill(OWNER)
+    before = time.time()
+    plan = job.wait(lambda event: event.get("event") == "planned" and event["leader"] != f"device-{OWNER}", 60,
+                    "plan of another leader", since=before)[1]
+    job.wait(lambda event: position(event) is not None, 60, "step under another leader", since=time.time())
+    leader = leader_of(plan)
+    told(job, f"kill -9 of host {leader}, which leads after it")
+    scene.kill(leader)
+    for host in (OWNER, leader):
+        time.sleep(1)
+        scene.household.up(host)
+
+
 def killing_in_decree(scene, job, dice):
     """One device is killed, and the leader a moment later, while the others agree on the next plan."""
     job.wait_for_share(0.5, scene.options.epochs)
@@ -461,9 +478,10 @@ def cases_of(options):
     cases = [
         Case("kill -9 of a device, cached phase", killing(bystander, middle), target=crash),
         Case("kill -9 of a device, first epoch", killing(bystander, first)),
-        Case("kill -9 of the leader, cached phase", killing(leading_device, middle, back_after=3), target=crash),
-        Case("kill -9 of the leader, first epoch", killing(leading_device, first, back_after=3)),
-        Case("kill -9 of the owner's daemon, started again", killing(owning_device, at(0.4), back_after=4), target=crash),
+        Case("kill -9 of the leader, started again after 3 s, cached phase", killing(leading_device, middle, back_after=3),
+             target=crash),
+        Case("kill -9 of the leader, started again after 3 s, first epoch", killing(leading_device, first, back_after=3)),
+        Case("kill -9 of the owner's daemon, and of the leader after it", killing_in_turn, target=crash),
         Case("kill -9 of a device while the job is planned", killing_while("planning", lambda scene, _: max(scene.hosts))),
         Case("kill -9 of the leader while the job is planned", killing_while("planning", owning_device)),
         Case("kill -9 of a device, and of the leader while the others agree", killing_in_decree),
@@ -646,11 +664,11 @@ def parse():
         here, "..", "..", "..", "shared", "data")), help="directory with mrpc/")
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--share", type=float, default=0.4, help="of a processor, for each device")
-    parser.add_argument("--rows", type=int, default=240)
+    parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=2)
-    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--planner", default="pac")
     parser.add_argument("--seed", type=int, default=1, help="of the faults' moments and victims")
     parser.add_argument("--quiet-runs", type=int, default=2)

@@ -11,6 +11,9 @@ package struct JobRunReport: Sendable {
   /// The lines of the trace, when they were wanted.
   package let lines: [String]
 
+  /// The digest in hexadecimal digits.
+  package var digestText: String { digest.description }
+
   /// Runs a plan.
   package init(of plan: JobPlan, keepingLines: Bool = false) {
     var simulation = JobSimulation(plan, keepingLines: keepingLines)

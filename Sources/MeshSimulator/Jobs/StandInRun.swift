@@ -263,8 +263,13 @@ struct StandInRun: Sendable {
     return members[number % members.count]
   }
 
+  /// Whether the stages train under this plan; else every device has what it needs from the handover.
+  private var trainsStages: Bool {
+    division.plan.mode == .live || entry.handover?.start ?? 0 < division.liveSteps
+  }
+
   private mutating func tellLeaves(_ purpose: Int, to devices: [Int]) {
-    for stage in division.plan.stages.indices where division.plan.mode != .fill {
+    for stage in division.plan.stages.indices where trainsStages {
       for (number, device) in devices.enumerated()
       where !division.members(stage: stage).contains(device) && speaker(stage, for: number) == place {
         send(
@@ -278,7 +283,7 @@ struct StandInRun: Sendable {
   private mutating func takeLeaves(_ purpose: Int, of devices: [Int], into target: StandInState)
     -> StandInState?
   {
-    guard let number = devices.firstIndex(of: place), division.plan.mode != .fill else { return target }
+    guard let number = devices.firstIndex(of: place), trainsStages else { return target }
     let stages = division.plan.stages.indices.filter { !division.members(stage: $0).contains(place) }
     for stage in stages
     where !has(leavesTag(purpose, stage: stage, step: target.step), from: speaker(stage, for: number)) {
