@@ -227,7 +227,14 @@ class Scene:
         if not self.is_up(OWNER):
             self.household.daemons.pop(OWNER, None)
             self.household.up(OWNER)
-        self.hearth(OWNER, "stop", job.id)
+        try:
+            self.hearth(OWNER, "stop", job.id)
+        except LabFailure as failure:
+            # A daemon that does not answer any more is in the way of everything that follows.
+            say(f"{failure}; it is killed")
+            self.kill(OWNER)
+            self.household.up(OWNER)
+            self.hearth(OWNER, "stop", job.id)
 
     def hearth(self, host, *words):
         """A command whose refusal does not matter; what it said."""
@@ -706,7 +713,7 @@ def main():
     scene = None
     try:
         directory = tempfile.mkdtemp(prefix="churn-", dir=options.cache)
-        options.data = rows_of(options, directory)
+        options.data = rows_of(options, directory, options.rows)
         scene = Scene(options, directory)
         run = Run(options, scene, report)
         run.soak() if options.soak else run.faults()

@@ -24,7 +24,8 @@ final class JobBench: Sendable {
 
   /// A household of which nobody is up.
   init(devices count: Int) throws {
-    root = NSTemporaryDirectory() + "hearth-bench-\(UUID().uuidString)"
+    let root = NSTemporaryDirectory() + "hearth-bench-\(UUID().uuidString)"
+    self.root = root
     try FileManager.default.createDirectory(atPath: root, withIntermediateDirectories: true)
     var entropy = SeededEntropy(seed: 11)
     var admin = try Household(

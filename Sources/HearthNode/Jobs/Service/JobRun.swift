@@ -195,6 +195,8 @@ extension DistributedJob {
 final class JobProgress: @unchecked Sendable {
   /// Least time between two reports of one phase, in seconds.
   private static let interval = 0.25
+  /// Share of the newest step in the time that a step is said to take: single steps say little.
+  private static let newest = 0.15
   /// Reports of news (a phase, an epoch, a metric) that may follow each other at once.
   private static let burst = 32.0
 
@@ -205,6 +207,9 @@ final class JobProgress: @unchecked Sendable {
   private var progress: DeviceProgress
   private var lastSent = -Double.infinity
   private var tokens = burst
+  private var refilled = MonotonicClock.seconds()
+  /// The phase whose steps are timed.
+  private var timed: DistributedPhase?
   private var measured: [(epoch: Int, metrics: [MetricValue])] = []
 
   init(
@@ -224,6 +229,8 @@ final class JobProgress: @unchecked Sendable {
     case .phase(let phase):
       progress.phase = DevicePhase(phase)
       (progress.step, progress.steps, progress.loss, progress.etaSeconds) = (0, 0, nil, nil)
+      // Evaluations come between two epochs of one kind; their steps take as long as before.
+      if phase != .evaluation, phase != timed { (timed, progress.secondsPerStep) = (phase, nil) }
       sendNews()
     case .progress(let new):
       progress.phase = DevicePhase(new.phase)
@@ -254,7 +261,8 @@ final class JobProgress: @unchecked Sendable {
       learned()
     case .committed(let step, let secondsPerStep):
       progress.committedStep = UInt64(clamping: step)
-      progress.secondsPerStep = secondsPerStep
+      progress.secondsPerStep =
+        progress.secondsPerStep.map { $0 + Self.newest * (secondsPerStep - $0) } ?? secondsPerStep
       sendIfDue()
     }
   }
@@ -265,7 +273,9 @@ final class JobProgress: @unchecked Sendable {
 
   /// Tells something new at once, unless epochs follow each other so fast that nobody could listen.
   private func sendNews() {
-    tokens = min(Self.burst, tokens + (MonotonicClock.seconds() - lastSent) / Self.interval)
+    let now = MonotonicClock.seconds()
+    tokens = min(Self.burst, tokens + (now - refilled) / Self.interval)
+    refilled = now
     guard tokens >= 1 else { return sendIfDue() }
     tokens -= 1
     send()
