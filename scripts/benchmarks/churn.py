@@ -672,7 +672,7 @@ def parse():
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--share", type=float, default=0.4, help="of a processor, for each device")
     parser.add_argument("--rows", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=128)
