@@ -135,7 +135,8 @@ let package = Package(
       name: "MeshSimulator",
       dependencies: [
         "MeshPeer", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol",
-        "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism",
+        "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism", "TrainingCoordination", "Collectives",
+        "ParallelPlanner", "PipelineSchedules",
       ],
       swiftSettings: settings),
     .target(
@@ -218,7 +219,8 @@ let package = Package(
       name: "MeshSimulatorTests",
       dependencies: [
         "MeshSimulator", "MeshPeer", "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol",
-        "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism",
+        "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism", "TrainingCoordination", "Collectives",
+        "ParallelPlanner", "PipelineSchedules",
       ],
       swiftSettings: settings),
     .testTarget(

@@ -24,6 +24,12 @@ package final class OperatingSystemThread: @unchecked Sendable {
     _ = start(name: name, detached: true, body)
   }
 
+  /// Lets the calling thread have only the time that others leave: for work that nobody waits for.
+  package static func yieldToOthers() {
+    // On Linux a nice value is a thread's own; 0 names the calling one. Without it the work is done all the same.
+    _ = setpriority(Int32(PRIO_PROCESS.rawValue), 0, 19)
+  }
+
   private static func start(
     name: String, detached: Bool, _ body: @escaping @Sendable () -> Void
   ) -> pthread_t {

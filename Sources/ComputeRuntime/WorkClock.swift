@@ -16,7 +16,8 @@ package struct WorkClock: Sendable {
   /// A clock under the quota that this process has now.
   package init() { self.init(quota: MachineProfile.current().coreQuota) }
 
-  init(quota: Double?) { self.quota = quota }
+  /// A clock under a quota, in processors; nil for none.
+  package init(quota: Double?) { self.quota = quota }
 
   /// Now.
   package var now: Mark {
@@ -33,7 +34,8 @@ package struct WorkClock: Sendable {
       wall: now.wall - mark.wall, processor: now.processor - mark.processor, threads: threads, quota: quota)
   }
 
-  static func seconds(wall: Double, processor: Double, threads: Int, quota: Double?) -> Double {
+  /// The same from measured times: `wall` and `processor` in seconds, `quota` in processors.
+  package static func seconds(wall: Double, processor: Double, threads: Int, quota: Double?) -> Double {
     guard let quota, quota > 0, quota < Double(threads) else { return wall }
     return processor / quota
   }

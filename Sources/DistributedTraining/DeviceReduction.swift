@@ -30,16 +30,22 @@ final class DeviceReduction: StepReduction {
   private let window: ParameterWindow
   /// Number of the exchange; a step that is computed again has a new one.
   private(set) var round: UInt64
+  /// What the shares of the step at hand decide.
+  private var boundary: StepBoundary
+  private let stopRequest: StopRequest
 
   /// - Parameters:
   ///   - groups: devices by stage; this device's is `stage`.
   ///   - leaves: by stage.
+  ///   - stopRequest: whether this device asks all to stop.
   ///   - overlapped: reduces this device's sums while they are computed; nil to reduce them afterwards.
   ///   - firstRound: the same on every device, beyond all that were used before.
   init(
     links: JobLinks, groups: [[Int]], stage: Int, leaves: [HeldLeaves], tree: ParameterTree,
-    overlapped: OverlappedRing? = nil, firstRound: UInt64
+    stopRequest: StopRequest, overlapped: OverlappedRing? = nil, firstRound: UInt64
   ) {
+    self.stopRequest = stopRequest
+    boundary = StepBoundary(stateBytes: 0)
     self.overlapped = overlapped
     self.links = links
     self.groups = groups
@@ -62,6 +68,12 @@ final class DeviceReduction: StepReduction {
 
   /// Nanoseconds in rings so far.
   var ringNanoseconds: UInt64 { overlapped?.nanoseconds ?? ring.nanoseconds }
+
+  /// Whether all devices stop after the step that was made last.
+  var stops: Bool { boundary.stops }
+
+  /// A new step begins; one that is computed again is the same.
+  func beginStep() { boundary.begin() }
 
   private var others: [Int] { groups.joined().filter { $0 != links.place } }
 
@@ -109,9 +121,11 @@ final class DeviceReduction: StepReduction {
     var losses = [Double?](repeating: nil, count: microBatches)
     for position in 0..<microBatches { losses[position] = computation.loss(at: position) }
     let digest = window.digest(round: round)
+    let asksToStop = stopRequest.isRaised
+    boundary.note(asks: asksToStop)
     let message = StepShare(
       losses: losses.enumerated().compactMap { position, loss in loss.map { (position, $0) } },
-      evidence: sums.evidence, digest: digest
+      evidence: sums.evidence, digest: digest, asksToStop: asksToStop
     ).message
     for device in others { try links.send(message, JobTag(.share, step: round), to: device) }
     // Whatever the shares say, nobody touches sums that are still on their way.
@@ -120,6 +134,7 @@ final class DeviceReduction: StepReduction {
       let share = try StepShare(
         links.receive(JobTag(.share, step: round), from: device, .share), from: device,
         microBatches: microBatches)
+      boundary.note(asks: share.asksToStop)
       for loss in share.losses { losses[loss.position] = loss.loss }
       guard sums.include(evidence: share.evidence) else {
         throw .malformed(

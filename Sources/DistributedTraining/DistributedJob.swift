@@ -108,6 +108,8 @@ package struct DeviceTechnique {
   package var releaseBackbone: () -> Void
   /// What activations are kept and how; nil for techniques that keep none.
   package var taps: KeptTaps?
+  /// The leaves of a stage of any device; nil when every stage is to be given all of them.
+  package var leaves: ((ParameterTree, Range<Int>) throws -> StageLeaves)?
 
   /// Access to a technique.
   package init(
@@ -115,8 +117,10 @@ package struct DeviceTechnique {
     whole: @escaping (ParameterTree) throws -> WorkingTechnique,
     stage: @escaping (ParameterTree, StageRequest) throws -> any StageComputation,
     cached: @escaping (ParameterTree) throws -> WorkingTechnique,
-    releaseBackbone: @escaping () -> Void, taps: KeptTaps?
+    releaseBackbone: @escaping () -> Void, taps: KeptTaps?,
+    leaves: ((ParameterTree, Range<Int>) throws -> StageLeaves)? = nil
   ) {
+    self.leaves = leaves
     self.parameters = parameters
     self.whole = whole
     self.stage = stage

@@ -10,14 +10,17 @@ import ParallelPlanner
 /// it, from one device of the stage that has.
 extension DistributedRun {
   /// The cached epochs' phase; nil on a device that has no part in them.
-  func enterCachedEpochs() throws -> WholeUnits? {
+  func enterCachedEpochs(
+    _ start: EntryHandover.Outcome, afterTraining: Bool
+  ) throws -> WholeUnits? {
     try first.training?.finish()
     let clock = transitionClock ?? PhaseClock(context.links)
     let division = context.division
     guard division.cachedDevices.contains(context.place), let kept = technique.taps else {
-      if plan.mode == .hybrid {
+      if afterTraining {
         try moveParameters(to: division.cachedDevices, withMoments: true, into: nil)
       }
+      states.settle()
       release()
       return nil
     }
@@ -29,9 +32,15 @@ extension DistributedRun {
         division.owner(validation: $0) == context.place
       }, firstRound: 1 << 32)
     cached = phase
-    if plan.mode == .hybrid {
+    if afterTraining {
       try keepState(in: phase.trainer)
       try moveParameters(to: division.cachedDevices, withMoments: true, into: phase.trainer)
+      states.replace(
+        by: phase.trainer, leaves,
+        StateHead(
+          step: phase.trainer.optimizer.step, exponents: phase.trainer.exponents, lossSum: 0, lossUnits: 0))
+    } else {
+      try establish(phase, start)
     }
     try kept.cache.flush()
     let before = ProcessMemory.current()?.resident ?? 0
@@ -59,12 +68,20 @@ extension DistributedRun {
 
   /// A device that has computed units whole goes on with the same buffers; the others make theirs.
   private func cachedTechnique() throws -> WorkingTechnique {
-    if case .whole(let units) = first { return units.technique }
+    switch first {
+    case .whole(let units): return units.technique
+    case .filling(let technique): return technique
+    case .pipeline, .absent: break
+    }
     return try technique.cached(result.parameters)
   }
 
   private func release() {
-    if case .whole(let units) = first { units.technique.source?.release() }
+    switch first {
+    case .whole(let units): units.technique.source?.release()
+    case .filling(let technique): technique.source?.release()
+    case .pipeline, .absent: break
+    }
     first = .absent
     technique.releaseBackbone()
   }

@@ -15,6 +15,8 @@ package enum DistributedRunFailure: Error, Equatable, Sendable, CustomStringConv
   case malformed(place: Int, content: String, detail: String)
   /// A message from the device before this one broke the rules of the ring.
   case ring(place: Int, RingFailure)
+  /// What the devices bring along does not fit the job.
+  case handover(HandoverFailure)
   /// The plan does not fit the job or this device.
   case unfitPlan(String)
 
@@ -30,6 +32,7 @@ package enum DistributedRunFailure: Error, Equatable, Sendable, CustomStringConv
     case .malformed(let place, let content, let detail):
       "\(content) from device \(place) of the plan: \(detail); bring all devices to one version of hearth"
     case .ring(let place, let failure): "device \(place) of the plan: \(failure)"
+    case .handover(let failure): failure.description
     case .unfitPlan(let detail): "the plan does not fit the job: \(detail); let the job be planned anew"
     }
   }

@@ -16,6 +16,8 @@ package enum JobMessageKind: UInt8, Hashable, Sendable, CaseIterable {
   case parameters = 7
   /// Predictions of held-out samples.
   case predictions = 8
+  /// What devices have when a plan epoch begins, and what is handed over then or prepared for the next plan.
+  case state = 9
 }
 
 /// Names one message of a plan epoch between two devices; sender and receiver derive it from the plan alone.
@@ -58,7 +60,8 @@ package enum JobChannelFailure: Error, Equatable, Sendable, CustomStringConverti
 ///
 /// `send` and `receive` block the calling thread, which is never one of the cooperative pool: `send` while the link's queue is
 /// full, `receive` until the message is there. Messages with one tag from one device arrive in the order in which they
-/// were sent. After a failure every call fails. Any thread may call.
+/// were sent. After a failure every call fails, but for one: a device without a part in the plan may be lost without the
+/// others; calls that name it throw `lost` with its place, all others go on. Any thread may call.
 package protocol JobChannel: AnyObject, Sendable {
   /// This device's place in the plan's household.
   var place: Int { get }

@@ -72,6 +72,9 @@ struct MessageReader {
     return bytes[position..<position + count]
   }
 
+  /// Bytes that are left.
+  var remaining: Int { bytes.count - position }
+
   /// Refuses bytes behind the last field.
   func finish() throws(DistributedRunFailure) {
     guard position == bytes.count else { throw failure("\(bytes.count - position) bytes too many") }

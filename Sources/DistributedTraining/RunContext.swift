@@ -10,6 +10,8 @@ final class RunContext {
   /// Gradients are reduced in buckets of at least so many bytes.
   let leastBucketBytes: Int
   private let isCancelled: () -> Bool
+  /// Whether this device asks all to stop.
+  let stopRequest = StopRequest()
   let report: (DistributedEvent) -> Void
 
   init(
@@ -32,6 +34,13 @@ final class RunContext {
     if isCancelled() { throw .cancelled(step: step) }
   }
 
+  /// Ends the run on all devices when this one was asked to stop, at a place where nothing is lost by that.
+  func breakOffIfAsked() throws(DistributedRunFailure) {
+    guard stopRequest.isRaised else { return }
+    links.abort(DistributedRun.stopReason)
+    throw .channel(.aborted(DistributedRun.stopReason), during: "stopping")
+  }
+
   /// Reports how far a phase has come, with what this device waited and sent.
   func report(
     _ progress: DistributedProgress, clock: PhaseClock, ring: UInt64 = 0, tapWaits: UInt64 = 0
@@ -45,14 +54,16 @@ final class RunContext {
     report(.progress(progress))
   }
 
-  /// Runs `work` for each unit on the team, some at a time, and looks for a cancellation between.
+  /// Runs `work` for each unit on the team, some at a time, and looks for a cancellation between, and for a stop if it
+  /// `mayStop`.
   func forEachUnit<Unit: Sendable, Value: Sendable>(
-    _ units: [Unit], _ work: @escaping @Sendable (Unit, Int) throws(TrainingFailure) -> Value,
+    _ units: [Unit], mayStop: Bool, _ work: @escaping @Sendable (Unit, Int) throws(TrainingFailure) -> Value,
     finished: ([Unit], [Value]) throws(DistributedRunFailure) -> Void
   ) throws(DistributedRunFailure) {
     let wave = team.width * 4
     for start in stride(from: 0, to: units.count, by: wave) {
       try checkCancellation(step: 0)
+      if mayStop { try breakOffIfAsked() }
       let part = Array(units[start..<min(start + wave, units.count)])
       let results = UnitResults<Value>(part.count)
       team.forEach(part.count) { piece, worker in

@@ -118,10 +118,18 @@ package enum DistributedEvent: Sendable, Equatable {
   case epoch(DistributedEpoch)
   /// The passage to the cached epochs is done, and the backbone is released.
   case transition(DistributedTransition)
+  /// The devices know where they go on, and have what they need from each other.
+  case handover(RunHandover)
+  /// This device has the activations that the next plan wants of it, as far as there are any now.
+  case learned
+  /// This device has applied an optimizer step of the job; `secondsPerStep` are those in which it computed.
+  case committed(step: Int, secondsPerStep: Double)
 }
 
 /// What came of a device's part of a job.
 package struct DistributedResult: Sendable {
+  /// How it ended.
+  package var ending = RunEnding.finished
   /// True when this device has the final parameters; false when it only helped in the first phase.
   package var isComplete: Bool
   /// The trained parameters.

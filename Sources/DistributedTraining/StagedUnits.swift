@@ -10,6 +10,8 @@ import TensorKernels
 final class StagedUnits: TrainingPhase {
   let trainer: MiniBatchTrainer
   let seat: StageSeat
+  /// The leaves of this stage, as a part of the flat vector.
+  let selection: VectorSelection
   /// The leaves of every stage.
   let leaves: [HeldLeaves]
   private let context: RunContext
@@ -40,7 +42,10 @@ final class StagedUnits: TrainingPhase {
       links: context.links, forwards: forwards, backwards: backwards, loop: context.team, firstRound: 0)
     reduction = DeviceReduction(
       links: context.links, groups: (0..<division.stages).map { division.members(stage: $0) },
-      stage: seat.stage, leaves: leaves, tree: stage.parameters, firstRound: 0)
+      stage: seat.stage, leaves: leaves, tree: stage.parameters, stopRequest: context.stopRequest,
+      firstRound: 0)
+    selection = VectorSelection(
+      union: DeviceReduction.ranges(stage.parameters, Array(leaves[seat.stage].all)))
     trainer = MiniBatchTrainer(
       computation: work, settings: context.job.optimization, totalSteps: context.job.totalSteps,
       maximumMicroBatches: context.job.lanePlan.lanes.count, workers: context.team.width,
@@ -86,6 +91,7 @@ final class StagedUnits: TrainingPhase {
   }
 
   var stage: any StageComputation { work.stage }
+  var stops: Bool { reduction.stops }
   var ringNanoseconds: UInt64 { reduction.ringNanoseconds }
 
   /// Gives the taps of a unit away, on its first way through the stage.
@@ -97,6 +103,7 @@ final class StagedUnits: TrainingPhase {
 
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
     work.prepare(lanes: miniBatch.lanes)
+    reduction.beginStep()
     do throws(TrainingFailure) {
       return try trainer.step(miniBatch.batches, units: miniBatch.units, loop: context.team)
     } catch {
@@ -126,15 +133,18 @@ final class StagedUnits: TrainingPhase {
 
   /// Takes units forward through this stage, pipeline micro-batch by micro-batch.
   ///
-  /// - Parameter units: all units of the pass by number; those of this stage's other members are passed over.
+  /// - Parameters:
+  ///   - units: all units of the pass by number; those of this stage's other members are passed over.
+  ///   - mayStop: whether a stop breaks the pass off.
   func pass(
-    _ pass: StagePass, number: Int, units: [PackedMicroBatch?], withTaps: Bool,
+    _ pass: StagePass, number: Int, units: [PackedMicroBatch?], withTaps: Bool, mayStop: Bool = true,
     _ finished: (_ unit: Int, StageForward.Result) throws(DistributedRunFailure) -> Void
   ) throws(DistributedRunFailure) {
     let forward = StageForward(
       stage: stage, seat: seat, links: context.links, outbox: forwards, loop: context.team)
     for start in stride(from: 0, to: units.count, by: seat.unitsPerMicroBatch) {
       try context.checkCancellation(step: trainer.optimizer.step)
+      if mayStop { try context.breakOffIfAsked() }
       let own = seat.positions.compactMap { place -> StageUnit? in
         guard start + place < units.count, let batch = units[start + place] else { return nil }
         return StageUnit(
@@ -154,7 +164,8 @@ final class StagedUnits: TrainingPhase {
     var done = 0
     let isHead = context.job.outputs > 0
     try pass(
-      .predict, number: epoch, units: context.job.validation, withTaps: keepValidationTaps != nil
+      .predict, number: epoch, units: context.job.validation, withTaps: keepValidationTaps != nil,
+      mayStop: epoch < context.job.epochs
     ) { (unit, result) throws(DistributedRunFailure) in
       if let taps = result.taps { try keepValidationTaps?(unit, taps) }
       if seat.isLast {

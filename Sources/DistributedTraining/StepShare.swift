@@ -6,9 +6,11 @@ struct StepShare: Equatable {
   var evidence: [UInt32]
   /// Digest of a part of its parameters before the step.
   var digest: UInt32
+  /// Whether the device asks all to stop after the step.
+  var asksToStop = false
 
   static func == (left: StepShare, right: StepShare) -> Bool {
-    left.evidence == right.evidence && left.digest == right.digest
+    left.evidence == right.evidence && left.digest == right.digest && left.asksToStop == right.asksToStop
       && left.losses.map(\.position) == right.losses.map(\.position)
       && left.losses.map(\.loss.bitPattern) == right.losses.map(\.loss.bitPattern)
   }
@@ -25,10 +27,12 @@ struct StepShare: Equatable {
       writer.double(loss.loss)
     }
     writer.words(evidence)
+    writer.word(asksToStop ? 1 : 0)
     return writer.bytes
   }
 
-  init(losses: [(position: Int, loss: Double)], evidence: [UInt32], digest: UInt32) {
+  init(losses: [(position: Int, loss: Double)], evidence: [UInt32], digest: UInt32, asksToStop: Bool) {
+    self.asksToStop = asksToStop
     self.losses = losses
     self.evidence = evidence
     self.digest = digest
@@ -47,6 +51,7 @@ struct StepShare: Equatable {
       losses.append((position, try reader.double()))
     }
     evidence = try reader.words(atMost: Self.evidenceLimit)
+    asksToStop = try reader.count(atMost: 1) == 1
     try reader.finish()
   }
 }

@@ -22,6 +22,8 @@ struct TapUnit: Sendable {
 /// All devices send and receive units in one order (validation units, then mini-batch by mini-batch), so queues that are
 /// full only ever wait for earlier units and nothing waits in a circle. A full queue makes the driver wait.
 final class TapFlow: Sendable {
+  /// In place of a unit's first taps: the devices that compute have stopped, and no more will come.
+  static let stopMark: [UInt8] = [0]
   /// Bytes of taps that wait to be sent before the driver waits.
   static let queueBytes = 64 << 20
 
@@ -107,20 +109,23 @@ final class TapFlow: Sendable {
     }?.join()
   }
 
+  private func receive(_ tag: JobTag, from device: Int) throws(DistributedRunFailure) -> [UInt8] {
+    guard device == links.place else { return try links.receive(tag, from: device, nil) }
+    guard let taps = own.pop() else {
+      throw .channel(.aborted("the taps of this device ended early"), during: "keeping taps")
+    }
+    return taps
+  }
+
   private func receiveAll(
     _ expected: [TapUnit], _ keep: (TapUnit, [[UInt8]]) throws(TrainingFailure) -> Void
   ) throws(DistributedRunFailure) {
     for unit in expected {
       var parts: [[UInt8]] = []
       for (stage, device) in unit.computers.enumerated() {
-        if device == links.place {
-          guard let taps = own.pop() else {
-            throw .channel(.aborted("the taps of this device ended early"), during: "keeping taps")
-          }
-          parts.append(taps)
-        } else {
-          parts.append(try links.receive(unit.tag(stage: stage), from: device, nil))
-        }
+        let taps = try receive(unit.tag(stage: stage), from: device)
+        if stage == 0, taps == Self.stopMark { return }
+        parts.append(taps)
       }
       do throws(TrainingFailure) {
         try keep(unit, parts)

@@ -1,9 +1,13 @@
+import Collectives
 import ComputeRuntime
 import FineTuning
 import ParallelPlanner
 import Synchronization
 
 /// Which taps of the first phase this device sends and keeps, unit by unit, in the one order of all devices.
+///
+/// First come the units that are filled in (held-out units, then mini-batch by mini-batch), then those of the mini-batches
+/// that are trained live; in the job's first steps the held-out units come with the evaluation before them.
 final class TapRoutes {
   /// Units that this device keeps and has not computed whole.
   let expected: [TapUnit]
@@ -11,6 +15,14 @@ final class TapRoutes {
   let keep: @Sendable (TapUnit, [[UInt8]]) throws(TrainingFailure) -> Void
   /// The mini-batches of the first epoch.
   let miniBatches: [MiniBatch]
+  /// Held-out units whose taps are made.
+  let validation: [Int]
+  /// For each mini-batch that is filled in, the units of it that are, by lane.
+  let filled: [[(lane: Int, batch: PackedMicroBatch)]]
+  /// Mini-batches that are trained while their taps are kept.
+  let live: Range<Int>
+  /// Whether the job begins with the first phase, and its evaluation makes the held-out units.
+  var isLiveFromStart: Bool { !live.isEmpty && live.lowerBound == 0 }
   /// The mini-batch at hand.
   var miniBatch = 0
   /// What sends this device's boundaries; nil in a plan of one stage.
@@ -20,12 +32,33 @@ final class TapRoutes {
   private let flow: TapFlow
   private let own: CachedTaps
 
-  init(_ context: RunContext, plan: Plan, kept: KeptTaps, flow: TapFlow) {
+  /// - Parameters:
+  ///   - missing: units that are filled in.
+  ///   - live: mini-batches that are trained; from 0 on, the held-out units are made too.
+  init(
+    _ context: RunContext, plan: Plan, kept: KeptTaps, flow: TapFlow, units: JobUnits, missing: UnitSet,
+    live: Range<Int>
+  ) {
     self.context = context
     self.flow = flow
+    self.live = live
     own = CachedTaps(kept, capacity: context.job.capacity)
-    miniBatches = context.job.miniBatches(epoch: 0)
-    expected = Self.expected(context, miniBatches)
+    let miniBatches = context.job.miniBatches(epoch: 0)
+    self.miniBatches = miniBatches
+    let validation =
+      !live.isEmpty && live.lowerBound == 0
+      ? Array(context.job.validation.indices) : units.validation(missing)
+    self.validation = validation
+    let filled = units.byMiniBatch(missing, stepsPerEpoch: miniBatches.count).enumerated().map {
+      index, list in
+      live.contains(index) ? [] : list.map { (lane: $0.lane, batch: units.batches[$0.number]) }
+    }
+    self.filled = filled
+    expected = Self.expected(context, validation: validation) { index in
+      live.contains(index)
+        ? zip(miniBatches[index].lanes, miniBatches[index].batches).map { (lane: $0, batch: $1) }
+        : filled[index]
+    }
     let assembly = TapAssembly(
       shape: kept.shape, element: kept.element,
       stages: context.division.isPipeline
@@ -36,26 +69,32 @@ final class TapRoutes {
     }
   }
 
-  private static func expected(_ context: RunContext, _ miniBatches: [MiniBatch]) -> [TapUnit] {
+  private static func expected(
+    _ context: RunContext, validation: [Int], _ units: (Int) -> [(lane: Int, batch: PackedMicroBatch)]
+  ) -> [TapUnit] {
     let division = context.division
-    let stages = 0..<division.stages
-    func isMissing(_ computers: [Int]) -> Bool { division.isPipeline || computers[0] != context.place }
-    var units: [TapUnit] = []
-    for (unit, batch) in context.job.validation.enumerated()
-    where division.owner(validation: unit) == context.place {
-      let computers = stages.map { division.computer(validation: unit, stage: $0) }
-      guard isMissing(computers) else { continue }
-      units.append(TapUnit(step: 0, unit: UInt32(unit), batch: batch, computers: computers))
+    var expected: [TapUnit] = []
+    for unit in validation where division.owner(validation: unit) == context.place {
+      let computers = (0..<division.stages).map { division.computer(validation: unit, stage: $0) }
+      guard travels(computers, to: context.place, division) else { continue }
+      expected.append(
+        TapUnit(step: 0, unit: UInt32(unit), batch: context.job.validation[unit], computers: computers))
     }
-    for (index, miniBatch) in miniBatches.enumerated() {
-      let ascending = zip(miniBatch.lanes, miniBatch.batches).sorted { $0.0 < $1.0 }
-      for (lane, batch) in ascending where division.owner(lane: lane) == context.place {
-        let computers = stages.map { division.computer(lane: lane, stage: $0) }
-        guard isMissing(computers) else { continue }
-        units.append(TapUnit(step: UInt64(index + 1), unit: UInt32(lane), batch: batch, computers: computers))
+    for index in 0..<context.job.lanePlan.stepsPerEpoch {
+      for (lane, batch) in units(index).sorted(by: { $0.lane < $1.lane })
+      where division.owner(lane: lane) == context.place {
+        let computers = (0..<division.stages).map { division.computer(lane: lane, stage: $0) }
+        guard travels(computers, to: context.place, division) else { continue }
+        expected.append(
+          TapUnit(step: UInt64(index + 1), unit: UInt32(lane), batch: batch, computers: computers))
       }
     }
-    return units
+    return expected
+  }
+
+  /// A unit that one device computes whole and keeps goes nowhere.
+  private static func travels(_ computers: [Int], to owner: Int, _ division: WorkDivision) -> Bool {
+    division.isPipeline || computers[0] != owner
   }
 
   /// Lets a pipeline's stage give its taps away as it makes them.
@@ -66,6 +105,7 @@ final class TapRoutes {
     stage.keepTaps { [self] (lane, _, taps) throws(DistributedRunFailure) in
       try put(taps, lane: lane, stage: number)
     }
+    guard isLiveFromStart else { return }
     stage.keepValidationTaps = { [self] (unit, taps) throws(DistributedRunFailure) in
       try put(taps, validation: unit, stage: number)
     }
@@ -83,21 +123,39 @@ final class TapRoutes {
       to: context.division.owner(validation: unit), after: boundaries?.moment)
   }
 
+  /// Tells every owner that waits for taps of later mini-batches that there will be none.
+  func stop(after miniBatch: Int) throws(DistributedRunFailure) {
+    let division = context.division
+    for owner in division.cachedDevices {
+      next: for index in miniBatch + 1..<max(miniBatch + 1, live.upperBound) {
+        for lane in miniBatches[index].lanes.sorted() where division.owner(lane: lane) == owner {
+          let computers = (0..<division.stages).map { division.computer(lane: lane, stage: $0) }
+          guard Self.travels(computers, to: owner, division) else { continue }
+          if computers[0] == context.place {
+            self.miniBatch = index
+            try put(TapFlow.stopMark, lane: lane, stage: 0)
+          }
+          break next
+        }
+      }
+    }
+  }
+
   // MARK: Plans of one stage
 
   /// Gives those of the held-out units away that this device has computed and another one keeps.
   func giveValidationAway() throws(DistributedRunFailure) {
-    for (unit, batch) in context.job.validation.enumerated()
+    for unit in validation
     where context.division.computer(validation: unit) == context.place
       && context.division.owner(validation: unit) != context.place
     {
-      try put(read(batch), validation: unit, stage: 0)
+      try put(read(context.job.validation[unit]), validation: unit, stage: 0)
     }
   }
 
-  /// Gives those of the mini-batch's units away that this device has computed and another one keeps.
-  func giveAway(_ miniBatch: MiniBatch) throws(DistributedRunFailure) {
-    for (lane, batch) in zip(miniBatch.lanes, miniBatch.batches).sorted(by: { $0.0 < $1.0 })
+  /// Gives those of some units of the mini-batch at hand away that this device has computed and another one keeps.
+  func giveAway(_ units: [(lane: Int, batch: PackedMicroBatch)]) throws(DistributedRunFailure) {
+    for (lane, batch) in units.sorted(by: { $0.lane < $1.lane })
     where context.division.computer(lane: lane) == context.place
       && context.division.owner(lane: lane) != context.place
     {

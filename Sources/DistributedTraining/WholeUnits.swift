@@ -7,6 +7,10 @@ import TensorKernels
 /// A phase of training as its device sees it: optimizer steps and held-out units.
 protocol TrainingPhase: AnyObject {
   var trainer: MiniBatchTrainer { get }
+  /// The part of the flat vector that this device trains.
+  var selection: VectorSelection { get }
+  /// Whether all devices stop after the step that was made last.
+  var stops: Bool { get }
   /// Nanoseconds in the ring so far.
   var ringNanoseconds: UInt64 { get }
   /// Trains this device's part of a mini-batch.
@@ -35,6 +39,8 @@ final class WholeUnits: TrainingPhase {
   private let reduction: DeviceReduction?
   private let overlapped: OverlappedRing?
   private let position: CurrentLanes
+  let selection: VectorSelection
+  private(set) var stops = false
 
   /// The lanes of the mini-batch at hand: what positions of it are this device's.
   private final class CurrentLanes {
@@ -58,6 +64,7 @@ final class WholeUnits: TrainingPhase {
     let parameters = technique.computation.parameters
     let all = HeldLeaves(
       own: parameters.parameters.indices.filter { parameters.parameters[$0].isTrainable }, shared: [])
+    selection = VectorSelection(DeviceReduction.ranges(parameters, all.own))
     // 32-bit sums do not know their exponents before the shares: a ring before them would often be for nothing.
     overlapped =
       devices.count > 1 && technique.computation.gradientSums == .fixed64
@@ -70,7 +77,7 @@ final class WholeUnits: TrainingPhase {
       devices.count > 1
       ? DeviceReduction(
         links: context.links, groups: [devices], stage: 0, leaves: [all], tree: parameters,
-        overlapped: overlapped, firstRound: firstRound) : nil
+        stopRequest: context.stopRequest, overlapped: overlapped, firstRound: firstRound) : nil
     let most = context.job.lanePlan.lanes.count
     trainer = MiniBatchTrainer(
       computation: TechniqueWork(
@@ -86,8 +93,11 @@ final class WholeUnits: TrainingPhase {
 
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
     position.lanes = miniBatch.lanes
+    reduction?.beginStep()
     do throws(TrainingFailure) {
-      return try trainer.step(miniBatch.batches, units: miniBatch.units, loop: context.team)
+      let result = try trainer.step(miniBatch.batches, units: miniBatch.units, loop: context.team)
+      stops = reduction?.stops ?? context.stopRequest.isRaised
+      return result
     } catch {
       throw reduction?.failure ?? .training(error)
     }
@@ -105,7 +115,8 @@ final class WholeUnits: TrainingPhase {
   ) throws(DistributedRunFailure) -> [(unit: Int, prediction: UnitPrediction)] {
     let (job, computation) = (context.job, technique.computation)
     var all: [(unit: Int, prediction: UnitPrediction)] = []
-    try context.forEachUnit(validation) { (unit, worker) throws(TrainingFailure) in
+    try context.forEachUnit(validation, mayStop: epoch < job.epochs) {
+      (unit, worker) throws(TrainingFailure) in
       let batch = job.validation[unit]
       if job.outputs == 0 {
         return UnitPrediction(lossSum: try computation.loss(batch, worker: worker), rows: [])

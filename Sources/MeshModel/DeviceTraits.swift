@@ -28,23 +28,30 @@ package struct DeviceTraits: Hashable, Sendable, WireCodable {
   /// Memory in MiB.
   package var memoryMebibytes: UInt32
   /// Whether its person lets the household use it.
-  package var isAvailable: Bool
+  package private(set) var isAvailable: Bool
+  /// Whether it takes no part for a while, and will again; such a device is not available.
+  package private(set) var isPaused: Bool
   /// Wire versions that it speaks.
   package var wireVersions: WireVersions
   /// The version of Hearth that runs there: at most `versionLimit` characters of plain ASCII.
   package var version: String
 
+  /// On the wire: 0 keeps the device out for good.
+  private static let available: UInt8 = 1
+  private static let paused: UInt8 = 2
+
   /// The traits of a device.
   package init(
     power: Power, attachment: Attachment, cores: UInt16, memoryMebibytes: UInt32, isAvailable: Bool,
-    wireVersions: WireVersions, version: String
+    isPaused: Bool = false, wireVersions: WireVersions, version: String
   ) {
     precondition(Self.isVersion(version), "version '\(version)' is too long, or no plain ASCII")
     self.power = power
     self.attachment = attachment
     self.cores = cores
     self.memoryMebibytes = memoryMebibytes
-    self.isAvailable = isAvailable
+    self.isAvailable = isAvailable && !isPaused
+    self.isPaused = isPaused
     self.wireVersions = wireVersions
     self.version = version
   }
@@ -55,7 +62,10 @@ package struct DeviceTraits: Hashable, Sendable, WireCodable {
     attachment = Attachment(rawValue: try reader.integer("attachment")) ?? .unknown
     cores = try reader.integer("cores")
     memoryMebibytes = try reader.integer("memory")
-    isAvailable = try reader.flag("available")
+    let sharing = try reader.integer("sharing", as: UInt8.self)
+    guard sharing <= Self.paused else { throw .invalid(field: "sharing", value: UInt64(sharing)) }
+    isAvailable = sharing == Self.available
+    isPaused = sharing == Self.paused
     wireVersions = try WireVersions(from: &reader)
     version = try reader.text("version", limit: Self.versionLimit)
     guard Self.isVersion(version) else {
@@ -74,7 +84,7 @@ package struct DeviceTraits: Hashable, Sendable, WireCodable {
     writer.integer(attachment.rawValue)
     writer.integer(cores)
     writer.integer(memoryMebibytes)
-    writer.flag(isAvailable)
+    writer.integer(isPaused ? Self.paused : isAvailable ? Self.available : 0)
     wireVersions.encode(to: &writer)
     writer.text(version)
   }

@@ -42,7 +42,10 @@ struct CachedPhase {
   static let exhaustiveDivisions = 2000
 
   let options: [CachedOption]
+  /// Whether the options are all divisions of all groups that were looked at, not each group's fastest alone.
+  let hasAllDivisions: Bool
   private let costing: StageCosting
+  /// Mini-batches of the first pass, which fill the cache.
   private let steps: Int
   /// The slowest links of every device in every set of a small household; empty for a large one.
   private let linkTable: [(rate: Int64, latency: Int64)]
@@ -50,7 +53,7 @@ struct CachedPhase {
   /// All ways; `earlier` is one that is looked at in any case.
   init(_ costing: StageCosting, earlier: [CachedMember] = [], looksAtAll: Bool) {
     self.costing = costing
-    steps = costing.job.stepsPerEpoch
+    steps = costing.job.firstPassSteps
     let isSmall = costing.deviceCount <= CachedPhase.exhaustiveDevices
     linkTable =
       isSmall
@@ -59,6 +62,7 @@ struct CachedPhase {
       } : []
     guard costing.costs.canCache && costing.job.usesCache else {
       options = []
+      hasAllDivisions = true
       return
     }
     let count = costing.deviceCount
@@ -77,6 +81,7 @@ struct CachedPhase {
             units, group.nonzeroBitCount, atMost: CachedPhase.exhaustiveDivisions + 1))
     }
     let all = divisions <= CachedPhase.exhaustiveDivisions
+    hasAllDivisions = all
     var options: [CachedOption] = []
     for group in groups {
       if all {
@@ -94,18 +99,8 @@ struct CachedPhase {
 
   /// The least time of the cached epochs of a mode; nil when the mode needs a cache and none fits.
   func leastTime(_ mode: PlanMode) -> Int64? {
-    let epochs = cachedEpochs(mode)
     guard mode != .live else { return 0 }
-    return options.first.map { repeated(repeated($0.step, steps), epochs) }
-  }
-
-  /// Epochs that read the cache.
-  func cachedEpochs(_ mode: PlanMode) -> Int {
-    switch mode {
-    case .live: 0
-    case .hybrid: costing.job.epochs - 1
-    case .fill: costing.job.epochs
-    }
+    return options.first.map { repeated($0.step, costing.job.cachedSteps(mode)) }
   }
 
   /// The option with the least redistribution and cached epochs after stages that filled the cache in `firstEpoch`; nil
@@ -114,10 +109,9 @@ struct CachedPhase {
     after stages: [CandidateStage], mode: PlanMode, firstEpoch: Int64, below limit: Int64
   ) -> (option: Int, redistribution: Int64, time: Int64)? {
     var best: (option: Int, redistribution: Int64, time: Int64)?
-    let epochs = cachedEpochs(mode)
     let filling = FillingGroups(stages, costing)
     for (index, option) in options.enumerated() {
-      let cached = repeated(repeated(option.step, steps), epochs)
+      let cached = repeated(option.step, costing.job.cachedSteps(mode))
       let most = best?.time ?? limit
       if cached >= most { break }
       guard
@@ -126,6 +120,15 @@ struct CachedPhase {
       best = (index, moving, moving + cached)
     }
     return best
+  }
+
+  /// The redistribution and the cached steps of one option after stages that filled the cache in `firstEpoch`.
+  func time(
+    of option: CachedOption, after stages: [CandidateStage], mode: PlanMode, firstEpoch: Int64
+  ) -> Int64 {
+    let moving =
+      redistribution(FillingGroups(stages, costing), to: option, behind: firstEpoch, below: .max) ?? 0
+    return moving + repeated(option.step, costing.job.cachedSteps(mode))
   }
 
   /// What is left of a transfer when every step's part starts as soon as the step has made it.
@@ -201,13 +204,18 @@ struct CachedPhase {
       + Int64(min(units, costing.household.devices[device].workers)) * costing.costs.cachedUnitBytes
   }
 
-  /// Compute of some units, or reading them, whichever is longer: reading runs ahead.
-  private static func time(_ costing: StageCosting, _ device: Int, _ units: Int) -> Int64 {
+  /// Compute of some units from the cache.
+  static func computeTime(_ costing: StageCosting, _ device: Int, _ units: Int) -> Int64 {
     let profile = costing.household.devices[device]
-    var time: Int64 = 0
-    for (kind, count) in costing.allKinds {
-      time += count * UnitTimes.time(profile.times[kind].cached, units: units)
+    return costing.allKinds.reduce(0) {
+      $0 + $1.count * UnitTimes.time(profile.times[$1.kind].cached, units: units)
     }
+  }
+
+  /// Compute of some units, or reading them, whichever is longer: reading runs ahead.
+  static func time(_ costing: StageCosting, _ device: Int, _ units: Int) -> Int64 {
+    let profile = costing.household.devices[device]
+    let time = computeTime(costing, device, units)
     let reading = transferTime(
       bytes: Int64(units) * costing.costs.cacheBytes, bytesPerSecond: profile.diskReadBytesPerSecond)
     return max(time, reading)
@@ -279,7 +287,7 @@ struct CachedPhase {
   }
 
   /// Whether a device has memory and disk for some units.
-  private static func fits(_ costing: StageCosting, _ device: Int, _ units: Int) -> Bool {
+  static func fits(_ costing: StageCosting, _ device: Int, _ units: Int) -> Bool {
     guard memory(costing, device: device, units: units) <= costing.household.devices[device].memoryBudget
     else {
       return false
@@ -289,7 +297,7 @@ struct CachedPhase {
   }
 
   /// The cached phase of an earlier plan, if it fits still.
-  private static func earlierOption(_ costing: StageCosting, _ earlier: [CachedMember]) -> CachedOption? {
+  static func earlierOption(_ costing: StageCosting, _ earlier: [CachedMember]) -> CachedOption? {
     var units = Array(repeating: 0, count: costing.deviceCount)
     var group: UInt64 = 0
     var slowest: Int64 = 0

@@ -44,9 +44,7 @@ struct PlanScorer {
   }
 
   /// How often a mini-batch of the first epoch's kind runs.
-  func repeats(_ mode: PlanMode) -> Int {
-    mode == .live ? costing.job.stepsPerEpoch * costing.job.epochs : costing.job.stepsPerEpoch
-  }
+  func repeats(_ mode: PlanMode) -> Int { costing.job.backboneSteps(mode) }
 
   /// The time of a pass over the samples in a candidate's stages: the whole of a live job, else the first
   /// epoch.
@@ -61,10 +59,10 @@ struct PlanScorer {
     }
     if candidate.mode == .fill {
       // Micro-batches follow each other without a pause through the whole epoch: nothing waits for an update.
-      let stream = candidate.microBatches * costing.job.stepsPerEpoch
+      let stream = candidate.microBatches * costing.job.firstPassSteps
       let time = fillDuration(
         stages: times.map(\.forward), boundaries: boundaries.map(\.forward), microBatches: stream)
-      return (time / Int64(costing.job.stepsPerEpoch), min(time, .max / 8))
+      return (time / Int64(costing.job.firstPassSteps), min(time, .max / 8))
     }
     let schedule = PipelineSchedule(
       .oneForwardOneBackward, stages: times.count, microBatches: candidate.microBatches)
@@ -79,7 +77,8 @@ struct PlanScorer {
     guard time < limit else { return nil }
     guard candidate.mode != .live else {
       return CandidateScore(
-        step: step, firstEpoch: time / Int64(costing.job.epochs), redistribution: 0, cachedOption: nil,
+        step: step, firstEpoch: repeated(step, costing.job.stepsPerEpoch), redistribution: 0,
+        cachedOption: nil,
         total: time)
     }
     guard
@@ -103,7 +102,7 @@ struct PlanScorer {
     }
     let cached = cachedPhase.leastTime(candidate.mode) ?? 0
     guard candidate.mode == .fill else { return repeated(bound.end, repeats(candidate.mode)) + cached }
-    let stream = candidate.microBatches * costing.job.stepsPerEpoch
+    let stream = candidate.microBatches * costing.job.firstPassSteps
     return bound.way + repeated(bound.slowest, stream - 1) + cached
   }
 

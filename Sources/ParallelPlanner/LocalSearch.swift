@@ -603,7 +603,7 @@ struct LocalSearch {
   /// What a bound says of a mini-batch, or of the stream of a fill.
   private func measure(_ bound: StepBound) -> Int64 {
     guard costing.mode == .fill else { return bound.end }
-    return bound.way + repeated(bound.slowest, costing.microBatches * costing.job.stepsPerEpoch - 1)
+    return bound.way + repeated(bound.slowest, costing.microBatches * costing.job.firstPassSteps - 1)
   }
 
   /// The candidate with a device in another group, idle, or in the place of another device.

@@ -87,8 +87,7 @@ package struct ParallelPlanner {
     return PlanningResult(plan: plan, isProven: isProven, rejected: rejected)
   }
 
-  private func candidate(_ plan: Plan, _ household: HouseholdProfile) throws(PlanningFailure) -> CandidatePlan
-  {
+  func candidate(_ plan: Plan, _ household: HouseholdProfile) throws(PlanningFailure) -> CandidatePlan {
     var used: UInt64 = 0
     var stages: [CandidateStage] = []
     for stage in plan.stages {
@@ -108,7 +107,7 @@ package struct ParallelPlanner {
   }
 
   /// An earlier plan with its own division of units, if the job allows it and it fits still.
-  private func asDivided(
+  func asDivided(
     _ candidate: CandidatePlan, _ earlier: Plan, _ costing: StageCosting, _ scorer: PlanScorer
   ) -> (CandidatePlan, Int64)? {
     guard costing.job.modes(canCache: costing.costs.canCache).contains(candidate.mode),
@@ -129,6 +128,30 @@ package struct ParallelPlanner {
     var scorer = scorer
     scorer.connect(&divided)
     return scorer.score(divided).map { (divided, $0.total) }
+  }
+
+  /// An earlier plan's stages and groups with the units divided as the devices are now; nil when that does not fit.
+  func dividedAnew(
+    _ costs: ModelCosts, household: HouseholdProfile, job: PlanningJob, earlier: Plan
+  ) -> Plan? {
+    let costing = StageCosting(costs: costs, household: household, job: job)
+    let scorer = PlanScorer(
+      costing, earlier: earlier, looksAtAll: costing.deviceCount <= ExactSearch.fewDevices)
+    guard var divided = try? candidate(earlier, household), divided.stages.last?.upper == costing.layerCount
+    else { return nil }
+    costing.prepare(mode: divided.mode, microBatches: divided.microBatches)
+    for (index, stage) in divided.stages.enumerated() {
+      guard
+        let split = costing.balancedSplit(
+          costing.range(stage.lower, stage.upper), group: stage.group,
+          fromEnd: divided.stages.count - 1 - index)
+      else { return nil }
+      divided.stages[index].split = split
+    }
+    var connected = scorer
+    connected.connect(&divided)
+    guard connected.score(divided) != nil else { return nil }
+    return PlanAssembly(costing, connected).assemble(divided)
   }
 
   /// Why a candidate lost.

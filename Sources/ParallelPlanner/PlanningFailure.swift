@@ -103,13 +103,22 @@ extension PlanningJob {
     try check(
       "the number of micro-batches in a mini-batch", Int64(unitsPerMiniBatch),
       1...Int64(PlanningLimits.unitsPerMiniBatch))
+    if let remaining {
+      try check(
+        "the number of mini-batches left of the first pass", Int64(remaining.firstPass),
+        1...Int64(stepsPerEpoch))
+      try check(
+        "the number of steps left", Int64(remaining.training),
+        Int64(firstEpoch == .fill || !usesCache ? 1 : remaining.firstPass)...Int64(epochs)
+          * Int64(stepsPerEpoch))
+    }
     for count in microBatchCounts where count < 1 || unitsPerMiniBatch % count != 0 {
       throw .inconsistent(what: "\(count) pipeline micro-batches do not divide \(unitsPerMiniBatch) units")
     }
   }
 }
 
-private func check(_ what: String, _ value: Int64, _ range: ClosedRange<Int64>) throws(PlanningFailure) {
+func check(_ what: String, _ value: Int64, _ range: ClosedRange<Int64>) throws(PlanningFailure) {
   guard range.contains(value) else {
     throw .outOfRange(what: what, value: value, allowed: "\(range.lowerBound) to \(range.upperBound)")
   }

@@ -28,6 +28,20 @@ package enum PlanMode: String, Sendable, Codable, CaseIterable {
   case fill
 }
 
+/// What is left of a job that has begun.
+package struct RemainingSteps: Sendable, Hashable {
+  /// Mini-batches that have to go through the backbone before everything comes from the cache.
+  package var firstPass: Int
+  /// Optimizer steps.
+  package var training: Int
+
+  /// What is left.
+  package init(firstPass: Int, training: Int) {
+    self.firstPass = firstPass
+    self.training = training
+  }
+}
+
 /// What is to be planned.
 package struct PlanningJob: Sendable, Hashable {
   /// Passes over the training samples.
@@ -44,11 +58,14 @@ package struct PlanningJob: Sendable, Hashable {
   package var firstEpoch: FirstEpochPolicy
   /// Whether later epochs may read cached activations.
   package var usesCache: Bool
+  /// What is left of a job that has begun; nil for a whole job.
+  package var remaining: RemainingSteps?
 
   /// A job for the planner.
   package init(
     epochs: Int, stepsPerEpoch: Int, unitsPerMiniBatch: Int, microBatchCounts: [Int] = [],
-    planner: PlannerKind = .pac, firstEpoch: FirstEpochPolicy = .auto, usesCache: Bool = true
+    planner: PlannerKind = .pac, firstEpoch: FirstEpochPolicy = .auto, usesCache: Bool = true,
+    remaining: RemainingSteps? = nil
   ) {
     self.epochs = epochs
     self.stepsPerEpoch = stepsPerEpoch
@@ -57,6 +74,25 @@ package struct PlanningJob: Sendable, Hashable {
     self.planner = planner
     self.firstEpoch = firstEpoch
     self.usesCache = usesCache
+    self.remaining = remaining
+  }
+
+  /// Optimizer steps of the whole job, or of what is left of it.
+  package var trainingSteps: Int { remaining?.training ?? epochs * stepsPerEpoch }
+
+  /// Mini-batches of the first pass over the samples that are still to be done.
+  package var firstPassSteps: Int { remaining?.firstPass ?? stepsPerEpoch }
+
+  /// How often a mini-batch goes through the backbone.
+  func backboneSteps(_ mode: PlanMode) -> Int { mode == .live ? trainingSteps : firstPassSteps }
+
+  /// Optimizer steps that read the cache.
+  func cachedSteps(_ mode: PlanMode) -> Int {
+    switch mode {
+    case .live: 0
+    case .hybrid: trainingSteps - firstPassSteps
+    case .fill: trainingSteps
+    }
   }
 
   /// The numbers of micro-batches that plans may have, ascending.

@@ -193,7 +193,7 @@ final class StageCosting {
   // MARK: Time
 
   /// The forward time of some units on a device; filling a cache takes at least as long as writing it.
-  private func forwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
+  func forwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
     let table = mode == .fill ? fillTable : forwardTable
     let row = device * costs.kinds.count
     var time: Int64 = 0
@@ -207,7 +207,7 @@ final class StageCosting {
     return max(time, writing)
   }
 
-  private func backwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
+  func backwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
     guard mode != .fill else { return 0 }
     let row = device * costs.kinds.count
     var time: Int64 = 0

@@ -70,7 +70,7 @@ package struct DecreeProposer: Sendable {
     highest += 1
     let ballot = Ballot(round: highest, proposer: own)
     attempt = Attempt(ballot: ballot, proposal: proposal)
-    nextDeadline = now.advanced(by: JobLimits.resend)
+    nextDeadline = now.advanced(by: JobLimits.decreeResend)
     return [.round(ballot.round)] + roster.devices.map { .ask(.prepare(ballot), $0) }
   }
 
@@ -91,7 +91,7 @@ package struct DecreeProposer: Sendable {
       if let newest = attempt.newest { attempt.proposal = newest.proposal }
       attempt.phase = .voting
       attempt.answered = []
-      nextDeadline = now.advanced(by: JobLimits.resend)
+      nextDeadline = now.advanced(by: JobLimits.decreeResend)
       return roster.devices.map { .ask(.accept(attempt.ballot, attempt.proposal), $0) }
     case (.accepted(attempt.ballot, let signature), .voting) where !hasAnswered:
       let vote = AcceptedProposal(ballot: attempt.ballot, proposal: attempt.proposal)
@@ -134,7 +134,7 @@ package struct DecreeProposer: Sendable {
   mutating func tick(after promised: Ballot?, at now: MonotonicInstant) -> [Step] {
     guard let due = nextDeadline, due <= now, let attempt else { return [] }
     if attempt.phase == .waiting { return begin(after: promised, at: now) }
-    nextDeadline = now.advanced(by: JobLimits.resend)
+    nextDeadline = now.advanced(by: JobLimits.decreeResend)
     let missing = roster.devices.filter { !attempt.answered.contains($0) }
     return missing.map { device in
       .ask(

@@ -1,39 +1,5 @@
-package import CryptoPrimitives
 package import MeshModel
 package import WireCoding
-
-/// What a device of a job is busy with; the raw values are the wire's.
-package enum DevicePhase: UInt8, Hashable, Sendable, CaseIterable, Comparable {
-  /// It knows of the job and has not begun.
-  case waiting = 0
-  /// It fetches the package and measures itself.
-  case preparing = 1
-  /// It has told the leader what it can do, and waits for the plan.
-  case prepared = 2
-  /// It leads, and looks for the best plan.
-  case planning = 3
-  /// It leads, and waits for the others' votes.
-  case deciding = 4
-  /// It fetches the weights of its layers.
-  case fetching = 5
-  /// It waits until all devices of the plan have theirs.
-  case ready = 6
-  /// Forward passes fill the activation cache.
-  case filling = 7
-  /// An epoch that runs the backbone.
-  case live = 8
-  /// Parameters and cached activations go to those who need them next.
-  case transition = 9
-  /// An epoch from the cache.
-  case cached = 10
-  /// Held-out samples are measured.
-  case evaluating = 11
-  /// Its part is done.
-  case completed = 12
-
-  /// Whether `left` comes before `right` in a job without an evaluation between.
-  package static func < (left: DevicePhase, right: DevicePhase) -> Bool { left.rawValue < right.rawValue }
-}
 
 /// A measured value with its name.
 package struct NamedMetric: Hashable, Sendable {
@@ -141,6 +107,20 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
   package var metricsEpoch: UInt32 = 0
   /// What was measured last on held-out samples.
   package var metrics: [NamedMetric] = []
+  /// Optimizer steps whose update this device has applied.
+  package var committedStep: UInt64 = 0
+  /// Seconds that this device itself computes for a step, without its waiting; nil while unknown.
+  package var secondsPerStep: Double?
+  /// Why it is where it is, for people; nil when nothing has to be said.
+  package var reason: String?
+  /// The device that broke its run off, as far as it can tell.
+  package var culprit: DeviceID?
+  /// Whether it wants to leave the job.
+  package var isLeaving = false
+  /// Whether it holds all that its part of the next plan needs.
+  package var hasLearned = false
+  /// Whether it has measured itself since its daemon started, and can take a part.
+  package var isPrepared = false
 
   /// The progress of a device that has just entered a phase.
   package init(_ phase: DevicePhase) { self.phase = phase }
@@ -177,6 +157,13 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
       let name = try reader.text("name of a metric", limit: JobLimits.metricNameBytes)
       metrics.append(NamedMetric(name: name, value: try readNumber(&reader, "metric")))
     }
+    committedStep = try reader.integer("committed step")
+    if try reader.flag("seconds a step") { secondsPerStep = try readNumber(&reader, "seconds a step") }
+    if try reader.flag("reason") { reason = try reader.text("reason", limit: JobLimits.reasonBytes) }
+    if try reader.flag("culprit") { culprit = try DeviceID(from: &reader) }
+    isLeaving = try reader.flag("leaving")
+    hasLearned = try reader.flag("learned")
+    isPrepared = try reader.flag("prepared")
   }
 
   /// Writes the progress; numbers that are none, and metrics over the limit, are left out.
@@ -208,106 +195,16 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
       writer.text(metric.name)
       writer.integer(metric.value.bitPattern)
     }
+    writer.integer(committedStep)
+    let seconds = secondsPerStep.flatMap { $0.isFinite ? $0 : nil }
+    writer.flag(seconds != nil)
+    if let seconds { writer.integer(seconds.bitPattern) }
+    writer.flag(reason != nil)
+    if let reason { writer.text(cut(reason, to: JobLimits.reasonBytes)) }
+    writer.flag(culprit != nil)
+    culprit?.encode(to: &writer)
+    writer.flag(isLeaving)
+    writer.flag(hasLearned)
+    writer.flag(isPrepared)
   }
-}
-
-/// What a device has when its part of a job is done.
-package struct RunCompletion: Hashable, Sendable, WireCodable {
-  /// Digest of all trained parameters, the same on every device; nil when this device does not hold them all.
-  package var digest: ContentDigest?
-  /// The trained parameters, for an owner that has none; nil when this device does not hold them all.
-  package var result: BlobReference?
-  /// What the run measured, for the adapter's description; its form is not the coordinator's concern.
-  package var results: [UInt8]
-  /// Bytes of the activations that this device kept.
-  package var cacheBytes: UInt64
-
-  /// A completion; `results` has at most `JobLimits.resultsBytes`.
-  package init(digest: ContentDigest?, result: BlobReference?, results: [UInt8], cacheBytes: UInt64 = 0) {
-    precondition(results.count <= JobLimits.resultsBytes, "\(results.count) bytes of results")
-    self.digest = digest
-    self.result = result
-    self.results = results
-    self.cacheBytes = cacheBytes
-  }
-
-  /// Reads a completion.
-  package init(from reader: inout ByteReader) throws(DecodingFailure) {
-    if try reader.flag("parameters") { digest = try readDigest(&reader, "parameters") }
-    if try reader.flag("result") { result = try BlobReference(from: &reader) }
-    results = Array(try reader.lengthPrefixed("results", limit: JobLimits.resultsBytes))
-    cacheBytes = try reader.integer("bytes of activations")
-  }
-
-  /// Writes the completion.
-  package func encode(to writer: inout ByteWriter) {
-    writer.flag(digest != nil)
-    if let digest { writer.raw(digest.bytes) }
-    writer.flag(result != nil)
-    result?.encode(to: &writer)
-    writer.lengthPrefixed(results)
-    writer.integer(cacheBytes)
-  }
-}
-
-/// How a job ended, for good.
-package enum JobOutcome: Hashable, Sendable, WireCodable {
-  /// The owner has the adapter, whose tensors have this digest.
-  case finished(adapter: ContentDigest, results: [UInt8])
-  /// It cannot go on; the device that is the cause, when there is one, and why.
-  case failed(device: DeviceID?, reason: String)
-  /// A person stopped it, on this device.
-  case stopped(by: DeviceID)
-
-  /// A failure whose reason is cut to what may travel.
-  package static func failure(of device: DeviceID?, _ reason: String) -> JobOutcome {
-    .failed(device: device, reason: cut(reason, to: JobLimits.reasonBytes))
-  }
-
-  /// Reads an outcome.
-  package init(from reader: inout ByteReader) throws(DecodingFailure) {
-    let code = try reader.integer("outcome", as: UInt8.self)
-    switch code {
-    case 1:
-      let adapter = try readDigest(&reader, "adapter")
-      self = .finished(
-        adapter: adapter, results: Array(try reader.lengthPrefixed("results", limit: JobLimits.resultsBytes)))
-    case 2:
-      let device = try reader.flag("device") ? try DeviceID(from: &reader) : nil
-      self = .failed(device: device, reason: try reader.text("reason", limit: JobLimits.reasonBytes))
-    case 3: self = .stopped(by: try DeviceID(from: &reader))
-    default: throw .invalid(field: "outcome", value: UInt64(code))
-    }
-  }
-
-  /// Writes the outcome.
-  package func encode(to writer: inout ByteWriter) {
-    switch self {
-    case .finished(let adapter, let results):
-      writer.integer(UInt8(1))
-      writer.raw(adapter.bytes)
-      writer.lengthPrefixed(results)
-    case .failed(let device, let reason):
-      writer.integer(UInt8(2))
-      writer.flag(device != nil)
-      device?.encode(to: &writer)
-      writer.text(cut(reason, to: JobLimits.reasonBytes))
-    case .stopped(let device):
-      writer.integer(UInt8(3))
-      device.encode(to: &writer)
-    }
-  }
-}
-
-/// The longest beginning of a text that has at most `limit` bytes of UTF-8.
-package func cut(_ text: String, to limit: Int) -> String {
-  guard text.utf8.count > limit else { return text }
-  var kept = ""
-  var bytes = 0
-  for character in text {
-    bytes += character.utf8.count
-    if bytes > limit { break }
-    kept.append(character)
-  }
-  return kept
 }

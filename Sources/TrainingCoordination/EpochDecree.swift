@@ -35,26 +35,32 @@ package struct Ballot: Hashable, Comparable, Sendable, WireCodable {
   }
 }
 
-/// The devices that decide on the next plan, and what their votes weigh: 2 each, and 1 more for the owner.
+/// The devices that decide on the next plan, and what their votes weigh: 2 each, and 1 more for the anchor.
 ///
-/// Any two majorities have a device in common, so that a plan epoch never has two plans; the owner's extra vote
-/// lets a job of two go on where the owner is, and gives an even split to the owner's side.
+/// Any two majorities have a device in common, so that a plan epoch never has two plans; the anchor's extra vote
+/// lets a job of two go on where the anchor is, and gives an even split to the anchor's side.
 package struct DecreeRoster: Hashable, Sendable {
   /// The devices, ascending.
   package let devices: [DeviceID]
   /// The device whose vote weighs more.
-  package let owner: DeviceID
+  package let anchor: DeviceID
 
-  /// A roster; the devices are put in order.
-  package init(_ devices: [DeviceID], owner: DeviceID) {
+  /// A roster; the devices are put in order, and the anchor is one of them.
+  package init(_ devices: [DeviceID], anchor: DeviceID) {
     self.devices = Set(devices).sorted()
-    self.owner = owner
+    self.anchor = anchor
+  }
+
+  /// A roster whose anchor is the job's owner if it votes, and else the smallest device.
+  package init(_ devices: [DeviceID], owner: DeviceID) {
+    precondition(!devices.isEmpty, "nobody decides")
+    self.init(devices, anchor: devices.contains(owner) ? owner : devices.min() ?? owner)
   }
 
   /// What one device's vote weighs; 0 for a device that is not of the roster.
   package func weight(of device: DeviceID) -> Int {
     guard devices.contains(device) else { return 0 }
-    return device == owner ? 3 : 2
+    return device == anchor ? 3 : 2
   }
 
   /// What these devices' votes weigh together; each is named once.
@@ -72,7 +78,7 @@ package struct DecreeRoster: Hashable, Sendable {
     hasher.update("hearth roster")
     hasher.update(devices.count)
     for device in devices { hasher.update(bytes: device.bytes) }
-    hasher.update(bytes: owner.bytes)
+    hasher.update(bytes: anchor.bytes)
     return hasher.finalize()
   }
 }

@@ -6,51 +6,130 @@ import MeshModel
 /// What others say about the job.
 extension JobCoordinator {
   mutating func receive(_ message: JobMessage, from sender: DeviceID, at now: MonotonicInstant) {
-    guard message.stamp.job == specification.id, message.stamp.term == specification.term, sender != own
-    else {
-      return drop()
-    }
+    guard message.stamp.job == specification.id, sender != own, isKnown(sender) else { return drop() }
     if let outcome = record.outcome { return answerLate(message, from: sender, outcome) }
     heard[sender] = now
     switch message.body {
-    case .offer:
-      // Known already: the owner has not heard so.
-      say(.progress(progress), to: sender)
-    case .report(let report):
-      guard specification.roster.contains(sender) else { return drop() }
-      reports[sender] = report
-      updateLaggard(sender, epoch: message.stamp.epoch)
-    case .decline(let reason):
-      guard specification.roster.contains(sender) else { return drop() }
-      declines[sender] = reason
-    case .decree(let step): receive(step, epoch: message.stamp.epoch, from: sender, at: now)
-    case .certificate(let certificate): receive(certificate, at: now)
-    case .progress(let progress):
-      devices[sender] = progress
-      updateLaggard(sender, epoch: message.stamp.epoch)
-    case .completed(let completion):
-      guard participants.contains(sender), message.stamp.epoch == certificate?.stamp.epoch else {
-        return drop()
-      }
-      completions[sender] = completion
-      devices[sender, default: DeviceProgress(.completed)].phase = .completed
     case .ended(let outcome):
       guard isBelievable(outcome, from: sender) else { return drop() }
-      adopt(outcome)
+      return adopt(outcome)
     case .unknown:
-      heard[sender] = nil
-      guard sender == specification.owner || participants.contains(sender) else { return }
-      end(.failure(of: sender, "it has lost its record of the job"))
+      return forget(sender, at: now)
+    case .adopted(let adoption):
+      if adoption.stamp.term > specification.term { adopt(adoption, at: now) }
+      return
+    case .offer(let offered):
+      if let adoption = offered.adoption, adoption.stamp.term > specification.term {
+        adopt(adoption, at: now)
+      }
+      // Known already: whoever offers it has not heard so.
+      return say(.progress(progress), to: sender)
+    default: break
+    }
+    if message.stamp.term < specification.term { return tellAdoption(to: sender) }
+    guard message.stamp.term == specification.term else {
+      // The sender sees from this device's term that it has not heard of the adoption.
+      say(.progress(progress), to: sender)
+      return drop()
+    }
+    takeIn(message, from: sender, at: now)
+  }
+
+  /// What is said under this device's own term.
+  private mutating func takeIn(_ message: JobMessage, from sender: DeviceID, at now: MonotonicInstant) {
+    switch message.body {
+    case .report(let report):
+      reports[sender] = report
+      declines[sender] = nil
+      updateLaggard(sender, epoch: message.stamp.epoch)
+    case .decline(let reason):
+      declines[sender] = reason
+      reports[sender] = nil
+    case .decree(let step): receive(step, epoch: message.stamp.epoch, from: sender, at: now)
+    case .certificate(let certificate): receive(certificate, at: now)
+    case .progress(let told):
+      note(told, of: sender, stamp: message.stamp, at: now)
+      updateLaggard(sender, epoch: message.stamp.epoch)
+    case .completed(let completion):
+      guard completion.digest != nil || message.stamp == position else { return }
+      completions[sender] = completion
+      devices[sender, default: DeviceProgress(.completed)].phase = .completed
+    case .reportWanted:
+      if let ownReport { say(.report(ownReport), to: sender) }
+    case .notUsed(let devices, let reason):
+      for device in devices { noteRefusal(of: device, reason, at: now) }
+      // Nobody is named: no plan at all was found.
+      if devices.isEmpty, situation.interruption != nil { pause(reason, at: now) }
+    case .ended, .unknown, .adopted, .offer: break
     }
   }
 
-  mutating func drop() { dropped += 1 }
+  /// Whether a device may be remembered: what is kept of others is bounded.
+  private func isKnown(_ device: DeviceID) -> Bool {
+    heard[device] != nil || heard.count < JobLimits.known
+  }
+
+  /// Takes in where a device is; what ends its part of a plan is not taken back by older words.
+  private mutating func note(
+    _ told: DeviceProgress, of device: DeviceID, stamp: JobStamp, at now: MonotonicInstant
+  ) {
+    if let last = stamps[device], (last.term, last.epoch) > (stamp.term, stamp.epoch) { return }
+    if stamp == position, stamps[device] == stamp, let last = devices[device],
+      last.phase == .completed && told.phase != .completed && completions[device]?.digest != nil
+    {
+      return
+    }
+    if stamp == position {
+      switch told.phase {
+      case .interrupted, .paused, .handedOver: situation.stopped.insert(device)
+      default:
+        if situation.stopped.contains(device), told.phase != .completed,
+          current?.proposal.participants.contains(device) ?? false
+        {
+          return
+        }
+      }
+      if told.samplesPerSecond > 0, told.phase >= .filling {
+        situation.samplesPerSecond = told.samplesPerSecond
+      }
+    }
+    if told.isPrepared {
+      declines[device] = nil
+    } else if devices[device]?.isPrepared ?? false {
+      // Its daemon was restarted: what it measured before may hold no more.
+      reports[device] = nil
+    }
+    devices[device] = told
+    stamps[device] = stamp
+  }
+
+  mutating func noteRefusal(of device: DeviceID, _ reason: String, at now: MonotonicInstant) {
+    let isNews = !notes.contains {
+      guard case .declined(device, let before) = $0.event else { return false }
+      return before == reason && $0.epoch == position.epoch
+    }
+    if isNews { note(.declined(device, reason: reason), at: now) }
+  }
+
+  /// A device that has lost its record is offered the job again; until then it takes no part.
+  private mutating func forget(_ device: DeviceID, at now: MonotonicInstant) {
+    heard[device] = nil
+    stamps[device] = nil
+    devices[device] = nil
+    reports[device] = nil
+    completions[device] = nil
+    if current?.proposal.participants.contains(device) ?? false {
+      interrupt("it has lost its record of the job", culprit: device, at: now)
+    }
+  }
 
   /// Only the owner knows that a job is finished; that it failed, only those who take part.
   private func isBelievable(_ outcome: JobOutcome, from sender: DeviceID) -> Bool {
     switch outcome {
     case .finished: sender == specification.owner
-    case .failed: specification.roster.contains(sender) || participants.contains(sender)
+    case .failed:
+      specification.roster.contains(sender) || certificate?.proposal.household.contains(sender) ?? false
+        || decree.roster.weight(of: sender) > 0
     case .stopped: true
     }
   }
@@ -63,80 +142,5 @@ extension JobCoordinator {
     case .unknown: break
     default: say(.ended(outcome), to: sender)
     }
-  }
-
-  /// Gives the certificate to a device that has not seen it.
-  private mutating func updateLaggard(_ device: DeviceID, epoch: UInt64) {
-    guard let certificate, epoch < certificate.stamp.epoch else { return }
-    say(.certificate(certificate), to: device)
-  }
-
-  private mutating func receive(
-    _ step: DecreeMessage, epoch: UInt64, from sender: DeviceID, at now: MonotonicInstant
-  ) {
-    if let certificate, epoch <= certificate.stamp.epoch {
-      // Whoever still asks for votes has not heard the result.
-      switch step {
-      case .prepare, .accept: say(.certificate(certificate), to: sender)
-      case .promise, .refused, .accepted: break
-      }
-      return
-    }
-    guard epoch == decree.stamp.epoch, isOfRoster else { return drop() }
-    perform(
-      decree.handle(step, from: sender, voter: membership.keys[sender], keys: keys, at: now), at: now)
-  }
-
-  private mutating func receive(_ certificate: PlanCertificate, at now: MonotonicInstant) {
-    if let present = self.certificate {
-      if present.stamp == certificate.stamp, present.proposal != certificate.proposal,
-        isValid(certificate)
-      {
-        // Cannot be as long as majorities overlap; going on would train two different models.
-        end(.failure(of: nil, "two plans were agreed on for plan epoch \(certificate.stamp.epoch)"))
-      }
-      return
-    }
-    guard certificate.stamp == decree.stamp, isValid(certificate) else { return drop() }
-    adopt(certificate, at: now)
-  }
-
-  private func isValid(_ certificate: PlanCertificate) -> Bool {
-    do throws(CertificateFailure) {
-      try certificate.verify(roster: decree.roster) { membership.keys[$0] }
-      return true
-    } catch {
-      return false
-    }
-  }
-
-  // MARK: - The decree
-
-  /// Does what the decree wants; a certificate that it has led to is adopted and told.
-  mutating func perform(_ steps: [DecreeEffect], at now: MonotonicInstant) {
-    for step in steps {
-      switch step {
-      case .persist(let decree):
-        record.decree = decree
-        effects.append(.persist(record))
-      case .send(let message, let device): say(.decree(message), to: device, epoch: decree.stamp.epoch)
-      }
-    }
-    guard certificate == nil, let won = decree.certificate else { return }
-    adopt(won, at: now)
-    for device in others { say(.certificate(won), to: device) }
-  }
-
-  /// The plan is decided: from here on its devices, and the owner, are needed.
-  private mutating func adopt(_ certificate: PlanCertificate, at now: MonotonicInstant) {
-    record.certificate = certificate
-    certifiedSince = now
-    reports = [:]
-    effects.append(.persist(record))
-    let budget = progress.budgetBytes
-    progress = DeviceProgress(place == nil ? .prepared : .fetching)
-    progress.budgetBytes = budget
-    nextBeat = now
-    if place != nil { effects.append(.fetch(certificate)) }
   }
 }

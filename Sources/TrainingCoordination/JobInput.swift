@@ -12,29 +12,52 @@ package struct JobMembership: Hashable, Sendable {
   package var leader: DeviceID?
   /// The keys that verify what members sign.
   package var keys: [DeviceID: SigningPublicKey]
+  /// The members that may adopt a job.
+  package var admins: Set<DeviceID>
 
   /// A household.
   package init(
-    alive: Set<DeviceID>, reachable: Set<DeviceID>, leader: DeviceID?, keys: [DeviceID: SigningPublicKey]
+    alive: Set<DeviceID>, reachable: Set<DeviceID>, leader: DeviceID?, keys: [DeviceID: SigningPublicKey],
+    admins: Set<DeviceID>
   ) {
     self.alive = alive
     self.reachable = reachable
     self.leader = leader
     self.keys = keys
+    self.admins = admins
   }
 }
 
 /// Whose fault it is that a run failed on this device.
 package enum RunCulprit: Hashable, Sendable {
-  /// This device's own.
+  /// This device's own: it drops out.
   case own
   /// A device of the plan, whose connection ended.
   case device(DeviceID)
   /// Somebody else's, who will say so.
   case elsewhere
+  /// The job's: it fails the same on every device, and ends.
+  case job
 }
 
-/// What happens to a job on one device.
+/// How a run ended that has not come to its end.
+package struct RunStop: Hashable, Sendable {
+  /// Optimizer steps whose update this device has applied.
+  package var committedStep: UInt64
+  /// Who broke the run off; nil when it stopped at a boundary, as it was asked to.
+  package var culprit: RunCulprit?
+  /// Why, for people.
+  package var reason: String
+
+  /// A stop.
+  package init(committedStep: UInt64, culprit: RunCulprit? = nil, reason: String = "") {
+    self.committedStep = committedStep
+    self.culprit = culprit
+    self.reason = reason
+  }
+}
+
+/// What happens to a job on one device; answers about a plan repeat its stamp, and late ones are dropped.
 package enum JobInput: Sendable {
   /// Time has passed; due at `nextDeadline`, harmless at any other time.
   case tick
@@ -47,37 +70,35 @@ package enum JobInput: Sendable {
   /// This device cannot take part, and why.
   case unprepared(String)
   /// This device, which leads, found a plan; `household` are the devices by place.
-  case planned(household: [DeviceID], Plan)
+  case planned(request: UInt64, household: [DeviceID], plan: Plan, next: Plan?)
+  /// The present plan stays, and why.
+  case kept(request: UInt64, reason: String)
   /// There is no plan, and why.
-  case unplanned(String)
+  case unplanned(request: UInt64, reason: String)
   /// This device has all that its part of the plan needs.
-  case ready
+  case ready(JobStamp)
   /// How far this device's fetching is, in bytes, and what memory a job may take of it once that is known.
   case fetched(UInt64, of: UInt64, budget: UInt64?)
   /// Where this device's run is.
-  case progressed(DeviceProgress)
+  case progressed(JobStamp, DeviceProgress)
+  /// This device holds all that its part of the next plan needs.
+  case learned(JobStamp)
   /// This device's part of the run is done.
-  case completed(RunCompletion)
+  case completed(JobStamp, RunCompletion)
+  /// This device's run has ended before the job's end; every `start` is answered with this or `completed`, once.
+  case stopped(JobStamp, RunStop)
   /// The adapter is written, on the owner.
   case delivered(ContentDigest)
-  /// A step failed on this device.
-  case failed(RunCulprit, String)
+  /// Work other than the run failed on this device; the plan that it was for, when it was for one.
+  case failed(JobStamp?, RunCulprit, String)
+  /// This device leaves, and why; it comes back with `rejoin`.
+  case leave(reason: String)
+  /// This device takes part again.
+  case rejoin
+  /// A person lets the job go on with the devices that are there; this device is an admin.
+  case adopt
   /// A person stops the job here.
   case stop
-}
-
-/// One device's report, as the leader's planning wants it.
-package struct JobDeviceReport: Hashable, Sendable {
-  /// The device.
-  package var device: DeviceID
-  /// What it measured.
-  package var report: [UInt8]
-
-  /// A report.
-  package init(device: DeviceID, report: [UInt8]) {
-    self.device = device
-    self.report = report
-  }
 }
 
 /// What a job wants done on its device, in this order.
@@ -88,12 +109,16 @@ package enum JobEffect: Hashable, Sendable {
   case send(JobMessage, to: DeviceID)
   /// Fetch the package, measure this device, and answer with `prepared` or `unprepared`.
   case prepare
-  /// Measure the links, plan with these reports, and answer with `planned` or `unplanned`.
-  case plan([JobDeviceReport])
-  /// Fetch what this device's part of the plan needs, and answer with `ready` or `failed`.
+  /// Measure the links, plan, and answer with `planned`, `kept` or `unplanned`.
+  case plan(PlanRequest)
+  /// Fetch what this device's part of the plan needs, and answer with `ready` or `failed`; replaces an earlier `fetch`.
   case fetch(PlanCertificate)
-  /// Run; answer with `progressed`, and `completed` or `failed`.
+  /// Run; answer with `progressed`, and then `completed` or `stopped`.
   case start(PlanCertificate)
+  /// Let the run stop at the next boundary; it answers with `stopped` without a culprit, or with `completed`.
+  case drain
+  /// Break the run off at once; it answers with `stopped`, or with `completed` if it was just over.
+  case interrupt(reason: String)
   /// Write the adapter from the result that these devices hold, and answer with `delivered` or `failed`.
   case deliver(RunCompletion, from: [DeviceID])
   /// The job has ended: stop what runs, and give back what it holds.
@@ -112,7 +137,11 @@ package enum JobState: String, Hashable, Sendable, CaseIterable {
   case fetching
   /// The devices train.
   case running
-  /// The owner writes the adapter.
+  /// The run was broken off, and the devices agree on how it goes on.
+  case recovering
+  /// It cannot go on until something changes; `pausedReason` says what.
+  case paused
+  /// The owner writes the adapter, or is waited for.
   case saving
   /// The owner has the adapter.
   case finished

@@ -21,18 +21,57 @@ package enum JobLimits {
   /// Bytes of one stored record of a job.
   package static let recordBytes = 256 << 10
 
-  /// Time between two reports of progress of one device.
-  package static let beat: Duration = .seconds(1)
-  /// The same for a device that only watches, to the owner alone.
-  package static let watcherBeat: Duration = .seconds(10)
+  /// Devices that a coordinator remembers anything of; a household has fewer.
+  package static let known = 256
+  /// Notes for people that are kept.
+  package static let notes = 64
+
+  /// Time between two reports of progress of one device while a plan is in force.
+  package static let beat: Duration = .milliseconds(400)
+  /// The same before the first plan, and once the device's part is done.
+  package static let idleBeat: Duration = .seconds(1)
+  /// The same for a device without a part, to the owner and the leader alone.
+  package static let watcherBeat: Duration = .seconds(2)
   /// Time after which something that was not answered is sent again.
   package static let resend: Duration = .seconds(2)
-  /// How long a leader waits for the devices' reports before it plans with those that came.
+  /// The same for the steps of a decree, for which a whole job waits.
+  package static let decreeResend: Duration = .milliseconds(500)
+  /// How long a leader waits for the devices' reports before it makes the first plan with those that came.
   package static let reportWait: Duration = .seconds(30)
-  /// How long a device that the job needs may say nothing although gossip holds it for alive.
-  package static let silence: Duration = .seconds(30)
-  /// How long the news of a broken connection waits for the other side's own, better words.
-  package static let blameWait: Duration = .seconds(2)
-  /// How long a leader tries to get its plan agreed on while too few devices answer.
-  package static let decisionWait: Duration = .seconds(60)
+  /// How long a device that the run needs may say nothing.
+  package static let silence: Duration = .seconds(2)
+  /// The same for a device that is busy with measuring itself or fetching weights, and still has a session.
+  package static let busySilence: Duration = .seconds(30)
+  /// How long a leader waits for the devices of a run that was broken off to say how far they are.
+  package static let stopWait: Duration = .seconds(2)
+  /// The same for a device whose connection ended and that has said nothing since.
+  package static let culpritWait: Duration = .seconds(1)
+  /// How long a leader that was itself restarted waits for more devices than the majority that is back.
+  package static let gatherWait: Duration = .seconds(5)
+  /// How long a device whose run stopped at a boundary waits for the plan for which it did.
+  package static let boundaryWait: Duration = .seconds(2)
+  /// How long the devices of a plan wait for those that only hand over.
+  package static let donorWait: Duration = .seconds(2)
+  /// How long a device that leaves waits for a plan without it before it stops its run.
+  package static let leaveWait: Duration = .seconds(10)
+  /// After which time without a majority a job is shown as paused.
+  package static let quorumWait: Duration = .seconds(10)
+  /// After which time a device that could not take part tries again; doubled each time up to `longestRetry`.
+  package static let declineRetry: Duration = .seconds(30)
+  /// Least time between two looks for a better plan for the same reason; doubled each time up to `longestRetry`.
+  package static let replanInterval: Duration = .seconds(30)
+  /// The longest of the waits that double.
+  package static let longestRetry: Duration = .seconds(600)
+  /// How long a device that broke a run off for the second time is left out; doubled each time.
+  package static let cooldown: Duration = .seconds(10)
+  /// How much longer than the average the slowest device computes before other shares are looked for.
+  package static let stragglerRatio = 1.3
+  /// How long a plan runs before its devices' times count.
+  package static let stragglerWait: Duration = .seconds(10)
+  /// Least time between two records of the committed step.
+  package static let ledgerInterval: Duration = .seconds(5)
+  /// How long the owner waits for the other devices' ends once one device holds the result.
+  package static let completionWait: Duration = .seconds(5)
+  /// How often the owner tries to write the adapter before the job fails.
+  package static let deliveries = 3
 }

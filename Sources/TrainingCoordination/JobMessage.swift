@@ -1,4 +1,5 @@
 import CryptoPrimitives
+package import MeshModel
 package import WireCoding
 
 /// What devices say to each other about one job, in frames of the kind `job` on their control sessions.
@@ -7,7 +8,7 @@ package import WireCoding
 package struct JobMessage: Hashable, Sendable, WireCodable {
   /// What is said.
   package enum Body: Hashable, Sendable {
-    /// The owner tells of the job.
+    /// A device that takes part tells of the job.
     case offer(JobSpecification)
     /// What a device measured of itself, for the leader.
     case report([UInt8])
@@ -25,6 +26,12 @@ package struct JobMessage: Hashable, Sendable, WireCodable {
     case ended(JobOutcome)
     /// The sender knows no such job.
     case unknown
+    /// The sender leads and lacks the receiver's report.
+    case reportWanted
+    /// These devices could take part and are not used, and why.
+    case notUsed([DeviceID], reason: String)
+    /// An admin has begun a new term.
+    case adopted(JobAdoption)
   }
 
   /// The job, its term, and the plan epoch that the sender is in; for a decree the one that is decided on.
@@ -61,6 +68,12 @@ package struct JobMessage: Hashable, Sendable, WireCodable {
     case 7: body = .completed(try RunCompletion(from: &reader))
     case 8: body = .ended(try JobOutcome(from: &reader))
     case 9: body = .unknown
+    case 10: body = .reportWanted
+    case 11:
+      body = .notUsed(
+        try readDevices(&reader, "devices that are not used", limit: JobLimits.roster),
+        reason: try reader.text("reason", limit: JobLimits.reasonBytes))
+    case 12: body = .adopted(try JobAdoption(from: &reader))
     default: throw .invalid(field: "job message", value: UInt64(kind))
     }
   }
@@ -94,6 +107,15 @@ package struct JobMessage: Hashable, Sendable, WireCodable {
       writer.integer(UInt8(8))
       outcome.encode(to: &writer)
     case .unknown: writer.integer(UInt8(9))
+    case .reportWanted: writer.integer(UInt8(10))
+    case .notUsed(let devices, let reason):
+      writer.integer(UInt8(11))
+      writer.count(devices.count)
+      for device in devices { device.encode(to: &writer) }
+      writer.text(cut(reason, to: JobLimits.reasonBytes))
+    case .adopted(let adoption):
+      writer.integer(UInt8(12))
+      adoption.encode(to: &writer)
     }
   }
 

@@ -32,8 +32,8 @@ package struct BlobReference: Hashable, Sendable, WireCodable {
 package struct JobSpecification: Hashable, Sendable, WireCodable {
   /// The job.
   package var id: JobID
-  /// Raised only when an admin adopts a job that lost its majority.
-  package var term: UInt32
+  /// An admin's word that the job goes on without its majority; nil as long as nobody had to say so.
+  package var adoption: JobAdoption?
   /// The device that has the data and gets the adapter.
   package var owner: DeviceID
   /// What people call the job.
@@ -53,7 +53,7 @@ package struct JobSpecification: Hashable, Sendable, WireCodable {
 
   /// A job; the roster is put in order.
   package init(
-    id: JobID, term: UInt32 = 0, owner: DeviceID, name: String, model: ContentDigest,
+    id: JobID, owner: DeviceID, name: String, model: ContentDigest,
     modelFiles: BlobReference, package: BlobReference, roster: [DeviceID], leader: DeviceID,
     epochs: Int
   ) {
@@ -63,7 +63,6 @@ package struct JobSpecification: Hashable, Sendable, WireCodable {
     precondition(name.utf8.count <= JobLimits.nameBytes, "a name of \(name.utf8.count) bytes")
     precondition(1...JobLimits.epochs ~= epochs, "\(epochs) epochs")
     self.id = id
-    self.term = term
     self.owner = owner
     self.name = name
     self.model = model
@@ -74,13 +73,22 @@ package struct JobSpecification: Hashable, Sendable, WireCodable {
     self.epochs = epochs
   }
 
+  /// Raised only when an admin adopts a job that lost its majority.
+  package var term: UInt32 { adoption?.stamp.term ?? 0 }
+
   /// Fences what devices say of this job under a plan; plan epoch 0 is before the first plan.
   package func stamp(epoch: UInt64) -> JobStamp { JobStamp(job: id, term: term, epoch: epoch) }
 
   /// Reads a specification; owner and leader are of the roster.
   package init(from reader: inout ByteReader) throws(DecodingFailure) {
     id = try JobID(from: &reader)
-    term = try reader.integer("term")
+    if try reader.flag("adoption") {
+      let adoption = try JobAdoption(from: &reader)
+      guard adoption.stamp.job == id else {
+        throw .invalid(field: "adoption of another job", value: adoption.stamp.epoch)
+      }
+      self.adoption = adoption
+    }
     owner = try DeviceID(from: &reader)
     name = try reader.text("name of a job", limit: JobLimits.nameBytes)
     model = try readDigest(&reader, "model")
@@ -97,7 +105,8 @@ package struct JobSpecification: Hashable, Sendable, WireCodable {
   /// Writes the specification.
   package func encode(to writer: inout ByteWriter) {
     id.encode(to: &writer)
-    writer.integer(term)
+    writer.flag(adoption != nil)
+    adoption?.encode(to: &writer)
     owner.encode(to: &writer)
     writer.text(name)
     writer.raw(model.bytes)

@@ -7,30 +7,52 @@ package import WireCoding
 package struct PlanProposal: Hashable, Sendable, WireCodable {
   /// The job, its term and the plan epoch.
   package var stamp: JobStamp
-  /// The devices by their place in the plan.
+  /// The devices by their place in the plans.
   package var household: [DeviceID]
   /// The plan.
   package var plan: Plan
+  /// The plan that is prepared for while `plan` runs; nil when nothing is.
+  package var next: Plan?
 
   /// A proposal.
-  package init(stamp: JobStamp, household: [DeviceID], plan: Plan) {
+  package init(stamp: JobStamp, household: [DeviceID], plan: Plan, next: Plan? = nil) {
     precondition(
-      household.count <= JobLimits.roster && plan.fits(devices: household.count),
-      "a plan of places \(plan.places) for \(household.count) devices")
+      household.count <= JobLimits.roster && plan.fits(devices: household.count)
+        && next?.fits(devices: household.count) ?? true,
+      "plans of places \(plan.places) and \(next?.places ?? []) for \(household.count) devices")
     self.stamp = stamp
     self.household = household
     self.plan = plan
+    self.next = next
   }
 
   /// The devices that compute something, in the order of their places.
   package var participants: [DeviceID] { plan.places.map { household[$0] } }
+
+  /// The devices that compute nothing yet and have a role in the next plan, in the order of their places.
+  package var learners: [DeviceID] {
+    let present = plan.places
+    return (next?.places ?? []).filter { !present.contains($0) }.map { household[$0] }
+  }
+
+  /// The devices that only hand over what they hold, in the order of their places.
+  package var donors: [DeviceID] {
+    let used = plan.places + (next?.places ?? [])
+    return household.indices.filter { !used.contains($0) }.map { household[$0] }
+  }
+
+  /// The devices that decide on the plan after this one, ascending: its participants, and the owner if it is listed.
+  package func voters(owner: DeviceID) -> [DeviceID] {
+    let voters = Set(participants)
+    return (household.contains(owner) ? voters.union([owner]) : voters).sorted()
+  }
 
   /// The place of a device that computes something; nil for others.
   package func place(of device: DeviceID) -> Int? {
     household.firstIndex(of: device).flatMap { plan.places.contains($0) ? $0 : nil }
   }
 
-  /// Reads a proposal; no device has two places, and the plan has no place without a device.
+  /// Reads a proposal; no device has two places, and the plans have no place without a device.
   package init(from reader: inout ByteReader) throws(DecodingFailure) {
     stamp = try JobStamp(from: &reader)
     household = []
@@ -42,17 +64,20 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
       household.append(device)
     }
     plan = try Plan(from: &reader)
-    guard plan.fits(devices: household.count) else {
+    if try reader.flag("next plan") { next = try Plan(from: &reader) }
+    guard plan.fits(devices: household.count), next?.fits(devices: household.count) ?? true else {
       throw .invalid(field: "place of a plan without a device", value: UInt64(household.count))
     }
   }
 
-  /// Writes stamp, devices and plan.
+  /// Writes stamp, devices, plan and next plan.
   package func encode(to writer: inout ByteWriter) {
     stamp.encode(to: &writer)
     writer.count(household.count)
     for device in household { device.encode(to: &writer) }
     plan.encode(to: &writer)
+    writer.flag(next != nil)
+    next?.encode(to: &writer)
   }
 
   /// Names the proposal: equal proposals have equal digests on every machine.
@@ -131,9 +156,9 @@ package struct PlanCertificate: Hashable, Sendable, WireCodable {
   package init(from reader: inout ByteReader) throws(DecodingFailure) {
     proposal = try PlanProposal(from: &reader)
     let devices = try readDevices(&reader, "roster", limit: JobLimits.roster)
-    let owner = try DeviceID(from: &reader)
-    guard devices.contains(owner) else { throw .invalid(field: "roster without owner", value: 0) }
-    roster = DecreeRoster(devices, owner: owner)
+    let anchor = try DeviceID(from: &reader)
+    guard devices.contains(anchor) else { throw .invalid(field: "roster without anchor", value: 0) }
+    roster = DecreeRoster(devices, anchor: anchor)
     ballot = try Ballot(from: &reader)
     var votes: [Vote] = []
     for _ in 0..<(try reader.count("votes", limit: JobLimits.roster)) {
@@ -149,7 +174,7 @@ package struct PlanCertificate: Hashable, Sendable, WireCodable {
     proposal.encode(to: &writer)
     writer.count(roster.devices.count)
     for device in roster.devices { device.encode(to: &writer) }
-    roster.owner.encode(to: &writer)
+    roster.anchor.encode(to: &writer)
     ballot.encode(to: &writer)
     writer.count(votes.count)
     for vote in votes {

@@ -1,13 +1,14 @@
 package import CryptoPrimitives
+import MeshModel
 package import WireCoding
 
-/// How far a job is, in steps that all devices of its plan have committed; what a later plan begins from.
+/// How far a device is in a job, as it was on its disk last; its run may have been further.
 package struct JobLedger: Hashable, Sendable, WireCodable {
-  /// The plan epoch under which the last step was committed; 0 before the first.
+  /// The plan epoch under which the last step was committed here; 0 before the first.
   package var epoch: UInt64
   /// Committed optimizer steps.
   package var committedStep: UInt64
-  /// Digest of the parameters after that step; nil before the first.
+  /// Digest of the parameters after that step; nil when it is not known.
   package var parameters: ContentDigest?
 
   /// The ledger of a job that has committed nothing.
@@ -35,16 +36,18 @@ package struct JobLedger: Hashable, Sendable, WireCodable {
 /// What a device must remember of a job across a restart.
 package struct StoredJob: Hashable, Sendable, WireCodable {
   private static let magic: [UInt8] = Array("HEARTHJOB".utf8)
-  private static let version: UInt8 = 1
+  private static let version: UInt8 = 2
 
   /// The job.
   package var specification: JobSpecification
   /// The last plan that was agreed on; nil before the first.
   package var certificate: PlanCertificate?
-  /// This device's part in the decision on the next plan.
+  /// This device's part in the decision on the plan after `certificate`; begun anew with each certificate and term.
   package var decree: DecreeRecord
   /// How far the job is.
   package var ledger: JobLedger
+  /// What this device's run gave; nil until it has come to its end here.
+  package var completion: RunCompletion?
   /// How the job ended; nil while it goes on.
   package var outcome: JobOutcome?
 
@@ -74,6 +77,7 @@ package struct StoredJob: Hashable, Sendable, WireCodable {
     }
     decree = try DecreeRecord(from: &reader)
     ledger = try JobLedger(from: &reader)
+    if try reader.flag("completion") { completion = try RunCompletion(from: &reader) }
     if try reader.flag("outcome") { outcome = try JobOutcome(from: &reader) }
   }
 
@@ -86,7 +90,33 @@ package struct StoredJob: Hashable, Sendable, WireCodable {
     certificate?.encode(to: &writer)
     decree.encode(to: &writer)
     ledger.encode(to: &writer)
+    writer.flag(completion != nil)
+    completion?.encode(to: &writer)
     writer.flag(outcome != nil)
     outcome?.encode(to: &writer)
+  }
+}
+
+extension StoredJob {
+  /// The newest plan, and the term: what this device's messages are stamped with.
+  package var position: JobStamp {
+    if let certificate, certificate.stamp.term == specification.term { return certificate.stamp }
+    return specification.stamp(epoch: specification.adoption?.stamp.epoch ?? 0)
+  }
+
+  /// Who decides on the next plan.
+  package var roster: DecreeRoster {
+    let owner = specification.owner
+    if let certificate, certificate.stamp.term == specification.term {
+      return DecreeRoster(certificate.proposal.voters(owner: owner), owner: owner)
+    }
+    return DecreeRoster(specification.adoption?.roster ?? specification.roster, owner: owner)
+  }
+
+  /// This device's part in the decision on the next plan, with what it remembers of it.
+  func nextDecree(own: DeviceID) -> EpochDecree {
+    var stamp = position
+    stamp.epoch += 1
+    return EpochDecree(own: own, stamp: stamp, roster: roster, record: decree)
   }
 }

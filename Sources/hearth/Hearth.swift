@@ -24,6 +24,7 @@ struct Hearth: ParsableCommand {
         hearth join CODE && hearth up            on the next
         hearth peers                             who is here, and why somebody is not
         hearth train ...                         trains on all of them; hearth jobs, watch and stop follow it
+        hearth pause && hearth resume            takes this device out of jobs for a while
 
       'hearth COMMAND --help' explains a command and gives an example.
 
@@ -43,8 +44,9 @@ struct Hearth: ParsableCommand {
       """,
     version: hearthVersion,
     subcommands: [
-      TrainCommand.self, JobsCommand.self, WatchCommand.self, StopCommand.self, EvaluateCommand.self,
-      PredictCommand.self, GenerateCommand.self, InspectCommand.self,
+      TrainCommand.self, JobsCommand.self, WatchCommand.self, StopCommand.self, PauseCommand.self,
+      ResumeCommand.self, AdoptCommand.self, EvaluateCommand.self, PredictCommand.self, GenerateCommand.self,
+      InspectCommand.self,
       ConvertCommand.self, VerifyCommand.self, HouseholdCommand.self, UpCommand.self, PeersCommand.self,
       InviteCommand.self, JoinCommand.self, RevokeCommand.self, LeaveCommand.self, DoctorCommand.self,
       SimulateCommand.self, BenchCommand.self, PlanCommand.self, ProfileCommand.self,

@@ -8,8 +8,9 @@ struct JobsCommand: ReportingCommand {
     abstract: "List what the household trains, and what it trained lately.",
     discussion: """
       The newest job comes first, with the device that submitted it ('*': this one), where it is, its rate, its loss \
-      and its devices. Jobs that failed are followed by a line that says why. Every device of the household can list \
-      them, watch them and stop them.
+      and its devices. 'recovering' is a job that goes on with other devices than before, 'paused' one that waits for \
+      devices; jobs that are paused or failed are followed by a line that says why. Every device of the household can \
+      list them, watch them and stop them.
 
       While the daemon is down it ends with code 68.
 
@@ -42,8 +43,14 @@ struct WatchCommand: ReportingCommand {
       and the time that is left; works on every device of the household. JOB is the start of an id as 'hearth jobs' \
       shows it, or a name; without it the job that is under way is meant.
 
-      Ends as the job does: 0 with an adapter, 68 when a device was lost, 130 when somebody stopped it. Ctrl-C ends \
-      only the watching, with code 130.
+      Devices may come and go: a line tells of each that joined (with samples a second and the time left before and \
+      after), left, was lost or was not used and why, and of the step from which the job goes on. While too few devices \
+      are here to agree on a plan, it shows 'paused: no quorum' and goes on by itself when they are back; 'hearth \
+      adopt' is for those that will not be.
+
+      Ends as the job does: 0 with an adapter, 68 when it could not go on, 130 when somebody stopped it. Ctrl-C ends \
+      only the watching, with code 130. When this device's daemon ends, so does the watching, with code 68; the job \
+      goes on.
 
       Example:
         hearth watch
@@ -94,14 +101,8 @@ struct StopCommand: ReportingCommand {
       throw JobFailure.over(job: chosen.short, state: chosen.state.rawValue)
     }
     try client.stop(chosen.id)
-    let stopped = StoppedJob(job: chosen.id, name: chosen.name)
     try OutputStream.standard.write(
-      reporting.json ? jsonLine(stopped) + "\n" : "job \(chosen.short) '\(chosen.name)' is stopped\n")
+      reporting.json ? jsonLine(NamedJob(chosen)) + "\n" : "job \(chosen.short) '\(chosen.name)' is stopped\n"
+    )
   }
-}
-
-/// What `hearth stop --json` writes.
-private struct StoppedJob: Encodable {
-  var job: String
-  var name: String
 }

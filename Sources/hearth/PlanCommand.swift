@@ -74,18 +74,7 @@ struct PlanCommand: ReportingCommand {
     help: ArgumentHelp("The paper's k, 1 to 64. (default: \(defaults.reduction))", valueName: "k"))
   var reduction: Int?
 
-  @Option(
-    help: ArgumentHelp(
-      "Which plans are looked at: pac (stages of groups), eddl (one stage, data parallel) or ecofl (one device a "
-        + "stage).",
-      valueName: "planner"))
-  var planner = defaults.plannerName
-
-  @Option(
-    help: ArgumentHelp(
-      "The first epoch: hybrid (trains and fills the cache), fill (only fills it) or auto (the faster).",
-      valueName: "mode"))
-  var firstEpoch = defaults.firstEpochName
+  @OptionGroup var sharing: PlannerOptions
 
   @Flag(help: "Say of every other shape of plan why it was not chosen.")
   var explain = false
@@ -103,8 +92,6 @@ struct PlanCommand: ReportingCommand {
     try check("--micro-batch", microBatch, in: 1...65_536)
     try check("--reduction", reduction, in: 1...64)
     try check("--technique", technique, among: PlanRequest.techniques)
-    try check("--planner", planner, among: PlanRequest.planners)
-    try check("--first-epoch", firstEpoch, among: PlanRequest.firstEpochs)
     if data != nil && samples != nil {
       throw ValidationError("--data and --samples exclude each other; give one of them")
     }
@@ -121,8 +108,8 @@ struct PlanCommand: ReportingCommand {
     if let microBatch { request.microBatch = microBatch }
     if let reduction { request.reduction = reduction }
     request.technique = technique
-    request.plannerName = planner
-    request.firstEpochName = firstEpoch
+    request.plannerName = sharing.wishes.planner
+    request.firstEpochName = sharing.wishes.firstEpoch
     let report = try PreparedPlanning(request, environment: ProcessInfo.processInfo.environment).plan()
     if let svg { try report.writeDrawing(to: svg) }
     try OutputStream.standard.write(reporting.json ? jsonLine(report) + "\n" : report.text(explain: explain))

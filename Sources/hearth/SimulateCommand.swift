@@ -16,15 +16,21 @@ struct SimulateCommand: ReportingCommand {
       \(Scenario.all.map { "  \($0.name): \($0.summary)" }.joined(separator: "\n"))
         all: each of them but loss-hour and days
 
+      Scenarios with a job, whose devices come and go:
+      \(JobScenario.all.map { "  \($0.name): \($0.summary)" }.joined(separator: "\n"))
+
       Ends with code 0 when every rule held in every run, else with 70.
 
       Example:
         hearth simulate --scenario partition --seed 7
         hearth simulate --scenario swarm --seed 1 --seeds 500
+        hearth simulate --scenario job --seed 1 --seeds 500
       """)
 
   /// More seeds than anybody waits for.
   private static let seedLimit = 10_000_000
+  /// Runs of a job between two lines that say how far it is.
+  private static let progressInterval = 500
 
   @OptionGroup var reporting: ReportingOptions
 
@@ -38,15 +44,20 @@ struct SimulateCommand: ReportingCommand {
   var scenario = "swarm"
 
   @Option(
-    help: ArgumentHelp("Devices of the household, 2 to 32. (default: the scenario's own)", valueName: "n"))
+    help: ArgumentHelp(
+      "Devices of the household, 2 to 32, with a job to \(JobPlan.deviceLimit). (default: the scenario's own)",
+      valueName: "n"))
   var devices: Int?
 
   @Flag(help: "Print every event with its virtual time.")
   var trace = false
 
   func validate() throws {
-    try check("--scenario", scenario, among: Scenario.all.map(\.name) + ["all"])
-    try check("--devices", devices, in: 2...SimulationPlan.deviceLimit)
+    let jobs = JobScenario.all.map(\.name)
+    try check("--scenario", scenario, among: Scenario.all.map(\.name) + ["all"] + jobs)
+    try check(
+      "--devices", devices,
+      in: 2...(jobs.contains(scenario) ? JobPlan.deviceLimit : SimulationPlan.deviceLimit))
     try check("--seeds", seeds, in: 1...Self.seedLimit)
     guard seed.addingReportingOverflow(UInt64(seeds)).overflow == false else {
       throw ValidationError("--seed \(seed) and --seeds \(seeds) go beyond the last seed")
@@ -54,6 +65,7 @@ struct SimulateCommand: ReportingCommand {
   }
 
   func run() throws {
+    if let job = JobScenario.named(scenario) { return try run(job) }
     var summary = RunSummary()
     let chosen = Scenario.all.filter { scenario == "all" ? !$0.isLong : $0.name == scenario }
     for seed in seed..<(seed + UInt64(seeds)) {
@@ -66,6 +78,26 @@ struct SimulateCommand: ReportingCommand {
     let output = reporting.json ? OutputStream.diagnostics : OutputStream.standard
     let isOnly = seeds == 1 && chosen.count == 1
     try output.write((isOnly ? [summary.verdict] : summary.text).joined(separator: "\n") + "\n")
+    if summary.failed > 0 { throw ExitCode(ExitReason.internalDefect.rawValue) }
+  }
+
+  private func run(_ scenario: JobScenario) throws {
+    var summary = JobRunSummary()
+    let text = reporting.json ? OutputStream.diagnostics : OutputStream.standard
+    for seed in seed..<(seed + UInt64(seeds)) {
+      let report = JobRunReport(of: scenario.plan(seed: seed, devices: devices), keepingLines: trace)
+      summary.add(report)
+      if reporting.json { try OutputStream.standard.write(jsonLine(JobRunFacts(report)) + "\n") }
+      for line in report.lines { try text.write(line + "\n") }
+      if seeds == 1 || !report.record.hasPassed {
+        try text.write(report.text.joined(separator: "\n") + "\n")
+      }
+      let done = summary.passed + summary.failed
+      if done % Self.progressInterval == 0, done < seeds {
+        try OutputStream.diagnostics.write("\(done) of \(seeds): \(summary.verdict)\n")
+      }
+    }
+    try text.write((seeds == 1 ? [summary.verdict] : summary.text).joined(separator: "\n") + "\n")
     if summary.failed > 0 { throw ExitCode(ExitReason.internalDefect.rawValue) }
   }
 
@@ -119,6 +151,45 @@ private struct RunFacts: Encodable {
     agreementSeconds = record.agreementTime
     falseRemovals = record.falseRemovals
     idleBytesPerSecond = record.idleBytesPerSecond
+    command = report.replayCommand
+  }
+}
+
+/// A run of a job as a line of JSON.
+private struct JobRunFacts: Encodable {
+  struct Broken: Encodable {
+    let rule: String
+    let text: String
+  }
+
+  let scenario: String
+  let seed: UInt64
+  let devices: Int
+  let passed: Bool
+  let events: Int
+  let trace: String
+  let violations: [Broken]
+  let planEpochs: Int
+  let repeatedSteps: Int
+  let controlMessages: Int
+  let recoverySeconds: Double?
+  let finishedSeconds: Double?
+  let command: String
+
+  init(_ report: JobRunReport) {
+    let record = report.record
+    scenario = report.plan.scenario
+    seed = report.plan.seed
+    devices = report.plan.deviceCount
+    passed = record.hasPassed
+    events = record.eventCount
+    trace = report.digestText
+    violations = record.violations.map { Broken(rule: $0.rule.rawValue, text: $0.text) }
+    planEpochs = record.planEpochs
+    repeatedSteps = record.repeated
+    controlMessages = record.controlMessages
+    recoverySeconds = record.recovery
+    finishedSeconds = record.finished
     command = report.replayCommand
   }
 }

@@ -40,7 +40,8 @@ struct TrainCommand: ReportingCommand {
 
       While 'hearth up' runs and other devices of the household are here, they train together, with the same \
       adapter bit for bit; --alone trains on this device only. Token ids, labels and activations go to the other \
-      devices, no texts; weights go where they are missing. Ctrl-C then leaves the job to the household: \
+      devices, no texts; weights go where they are missing. Devices may come and go meanwhile, this one too: the job \
+      goes on, and the adapter is written here as soon as this device is back. Ctrl-C leaves the job to the household: \
       'hearth watch' shows it again, 'hearth stop' ends it, 'hearth jobs' lists all.
         hearth train --model t5-base --data pairs.jsonl --task seq2seq --planner pac --output translate
       """)
@@ -52,6 +53,7 @@ struct TrainCommand: ReportingCommand {
   @OptionGroup(title: "Activation cache") var cache: CacheOptions
   @OptionGroup(title: "Data file") var rows: DataFileOptions
   @OptionGroup(title: "Household") var household: HouseholdTrainingOptions
+  @OptionGroup(title: "Household") var planner: PlannerOptions
   @OptionGroup(title: "Machine") var threads: ThreadOptions
   @OptionGroup(title: "Machine") var memory: MemoryOptions
   @OptionGroup var reporting: ReportingOptions
@@ -60,12 +62,15 @@ struct TrainCommand: ReportingCommand {
     if job.resume != nil {
       let given =
         job.given + heldOut.given + adapter.given + training.given + cache.given + rows.given
-        + household.given
+        + household.given + planner.given
       guard given.isEmpty else {
         throw ValidationError(
           "\(given[0]) cannot be given with --resume: what a run learns is in its own record")
       }
       return
+    }
+    if household.alone, let first = planner.given.first {
+      throw ValidationError("\(first) says how devices share the work, and --alone that they do not")
     }
     let missing = [
       ("--model", job.model == nil), ("--data", job.data == nil), ("--task", job.task == nil),
@@ -153,7 +158,7 @@ struct TrainCommand: ReportingCommand {
     }
     var console = JobConsole(json: reporting.json, environment: environment)
     defer { console.close() }
-    let training = HouseholdTraining(try Here.place(), wishes: household.wishes, cancellation: flag)
+    let training = HouseholdTraining(try Here.place(), wishes: planner.wishes, cancellation: flag)
     try console.finish(try training.run(request, show: { console.show($0) }))
   }
 }

@@ -354,17 +354,11 @@ struct CacheOptions: ParsableArguments {
   }
 }
 
-/// Who trains, and how the household's devices share the work.
-struct HouseholdTrainingOptions: ParsableArguments {
-  @Flag(
-    help:
-      "Train on this device alone, also while other devices of the household are here. The adapter is the same."
-  )
-  var alone = false
-
+/// How the household's devices may share the work of a job.
+struct PlannerOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "How devices may share the work: pac (stages of groups), eddl (one stage, data parallel) or ecofl (one device a "
+      "Which plans are looked at: pac (stages of groups), eddl (one stage, data parallel) or ecofl (one device a "
         + "stage). (default: \(JobWishes().planner))",
       valueName: "planner"))
   var planner: String?
@@ -379,14 +373,10 @@ struct HouseholdTrainingOptions: ParsableArguments {
   func validate() throws {
     if let planner { try check("--planner", planner, among: PlanRequest.planners) }
     if let firstEpoch { try check("--first-epoch", firstEpoch, among: PlanRequest.firstEpochs) }
-    if alone, let first = given.first(where: { $0 != "--alone" }) {
-      throw ValidationError("\(first) says how devices share the work, and --alone that they do not")
-    }
   }
 
   var given: [String] {
-    (alone ? ["--alone"] : []) + (planner == nil ? [] : ["--planner"])
-      + (firstEpoch == nil ? [] : ["--first-epoch"])
+    (planner == nil ? [] : ["--planner"]) + (firstEpoch == nil ? [] : ["--first-epoch"])
   }
 
   var wishes: JobWishes {
@@ -395,4 +385,15 @@ struct HouseholdTrainingOptions: ParsableArguments {
     if let firstEpoch { wishes.firstEpoch = firstEpoch }
     return wishes
   }
+}
+
+/// Who trains.
+struct HouseholdTrainingOptions: ParsableArguments {
+  @Flag(
+    help:
+      "Train on this device alone, also while other devices of the household are here. The adapter is the same."
+  )
+  var alone = false
+
+  var given: [String] { alone ? ["--alone"] : [] }
 }

@@ -14,12 +14,15 @@ struct UpCommand: ReportingCommand {
       Stops with SIGTERM or Ctrl-C, says goodbye to the others, and ends with code 0.
 
       While it runs, 'hearth train' on any device of the household may compute on this one, within --threads and \
-      --memory-budget; --no-share keeps it out.
+      --memory-budget; --no-share keeps it out, 'hearth pause' does so for a while, and --pause-on-battery while the \
+      mains are away. Jobs go on when devices come and go: those that this one has a part in when it stops are handed \
+      over to the others, and taken up again at the next 'hearth up'.
 
       Example:
         hearth up
         hearth up --peer nas.local --port 24326
         hearth up --threads 2 --memory-budget 2GiB
+        hearth up --pause-on-battery
       """)
 
   @OptionGroup var reporting: ReportingOptions
@@ -66,6 +69,12 @@ struct UpCommand: ReportingCommand {
       valueName: "size"))
   var memoryBudget: ByteCount?
 
+  @Flag(
+    help:
+      "Take no part in the household's jobs while this device is on battery, and again 10 s after mains power is back."
+  )
+  var pauseOnBattery = false
+
   @Option(
     help: ArgumentHelp("Least level that is logged: debug, info, warning or error.", valueName: "level"))
   var logLevel = "info"
@@ -91,6 +100,7 @@ struct UpCommand: ReportingCommand {
     settings.isAvailable = share
     settings.jobThreads = threads
     settings.jobMemory = memoryBudget?.bytes
+    settings.pausesOnBattery = pauseOnBattery
     settings.logLevel = logLevel
     settings.json = reporting.json
     let peers = try settings.peers.map { try listedPeer($0, defaultPort: MeshPaths.defaultPort) }

@@ -82,7 +82,8 @@ struct HouseLayers: Sendable {
       "MeshSimulator": Target(
         dependencies: [
           "MeshPeer", "SecureChannel", "GossipMembership", "PeerDiscovery", "HouseholdTrust", "MeshProtocol",
-          "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism",
+          "MeshModel", "WireCoding", "CryptoPrimitives", "Determinism", "TrainingCoordination", "Collectives",
+          "ParallelPlanner", "PipelineSchedules",
         ]),
       "ComputeRuntime": Target(dependencies: ["TensorKernels"], foreign: ["Glibc"]),
       "HearthNode": Target(

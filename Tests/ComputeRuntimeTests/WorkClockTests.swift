@@ -1,6 +1,6 @@
 import Testing
 
-@testable import ComputeRuntime
+import ComputeRuntime
 
 @Suite struct WorkClockTests {
   @Test("Under a quota work takes its processor time divided by the quota, however short it was by the wall")

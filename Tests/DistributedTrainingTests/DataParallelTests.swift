@@ -150,7 +150,7 @@ struct DataParallelTests {
   func aborted() throws {
     let job = TinyJob.parallel()
     let channels = InMemoryJobChannels(devices: 3) { _, _, tag, _ in
-      tag.kind == .reduceScatter && tag.step == 3 ? "device 2 was switched off" : nil
+      tag.kind == .reduceScatter && tag.step == 3 ? .abort("device 2 was switched off") : nil
     }
     let outcomes = try job.run(
       .test(.hybrid, stages: [[(0, 2), (1, 1), (2, 1)]], cached: [(0, 4)]), devices: 3, channels: channels)

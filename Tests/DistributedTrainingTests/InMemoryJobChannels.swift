@@ -8,6 +8,14 @@ final class InMemoryJobChannels: @unchecked Sendable {
   /// How long a test waits before it calls itself stuck.
   private static let patience = 60.0
 
+  /// What a test lets happen before a message.
+  enum Fault: Sendable {
+    /// The job is stopped with that reason.
+    case abort(String)
+    /// The device is gone, and everything that it has not sent yet.
+    case lose(Int)
+  }
+
   private struct Address: Hashable {
     var from: Int
     var to: Int
@@ -18,17 +26,21 @@ final class InMemoryJobChannels: @unchecked Sendable {
   private var mail: [Address: [[UInt8]]] = [:]
   /// Bytes from one device to another that nobody has received yet.
   private var waiting: [[Int]]
-  private var reason: String?
+  private var failure: JobChannelFailure?
+  private var gone: Set<Int> = []
+  /// Devices whose loss is no failure of the others.
+  private let optional: Set<Int>
   /// Bytes that a link holds before a sender waits.
   private let linkLimit: Int
   /// Called before every message; lets a test break something at an exact point.
-  private let watch: (@Sendable (_ from: Int, _ to: Int, JobTag, _ message: inout [UInt8]) -> String?)?
+  private let watch: (@Sendable (_ from: Int, _ to: Int, JobTag, _ message: inout [UInt8]) -> Fault?)?
 
   init(
-    devices: Int, linkLimit: Int = 8 << 20,
-    watch: (@Sendable (_ from: Int, _ to: Int, JobTag, _ message: inout [UInt8]) -> String?)? = nil
+    devices: Int, optional: Set<Int> = [], linkLimit: Int = 8 << 20,
+    watch: (@Sendable (_ from: Int, _ to: Int, JobTag, _ message: inout [UInt8]) -> Fault?)? = nil
   ) {
     waiting = Array(repeating: Array(repeating: 0, count: devices), count: devices)
+    self.optional = optional
     self.linkLimit = linkLimit
     self.watch = watch
   }
@@ -40,9 +52,21 @@ final class InMemoryJobChannels: @unchecked Sendable {
     condition.withLock { mail.filter { !$0.value.isEmpty }.map(\.key.tag) }
   }
 
+  /// Devices that were lost.
+  var lost: Set<Int> { condition.withLock { gone } }
+
   func abort(_ reason: String) {
     condition.withLock {
-      self.reason = self.reason ?? reason
+      failure = failure ?? .aborted(reason)
+      condition.broadcast()
+    }
+  }
+
+  /// The device's connections end.
+  func lose(_ place: Int) {
+    condition.withLock {
+      gone.insert(place)
+      if !optional.contains(place) { failure = failure ?? .lost(place: place) }
       condition.broadcast()
     }
   }
@@ -60,7 +84,11 @@ final class InMemoryJobChannels: @unchecked Sendable {
       precondition(place != self.place, "device \(place) sends \(tag) to itself")
       precondition(message.count <= 4 << 20, "a message of \(message.count) bytes")
       var message = message
-      if let reason = all.watch?(self.place, place, tag, &message) { all.abort(reason) }
+      switch all.watch?(self.place, place, tag, &message) {
+      case .abort(let reason): all.abort(reason)
+      case .lose(let device): all.lose(device)
+      case nil: break
+      }
       try all.put(message, Address(from: self.place, to: place, tag: tag))
     }
 
@@ -71,16 +99,23 @@ final class InMemoryJobChannels: @unchecked Sendable {
     func abort(_ reason: String) { all.abort(reason) }
   }
 
+  /// Why a call fails now.
+  private func failure(_ address: Address, of place: Int, other: Int) -> JobChannelFailure? {
+    if gone.contains(place) { return .aborted("device \(place) is gone") }
+    return failure ?? (gone.contains(other) ? .lost(place: other) : nil)
+  }
+
   private func put(_ message: [UInt8], _ address: Address) throws(JobChannelFailure) {
     condition.lock()
     defer { condition.unlock() }
     let deadline = Date(timeIntervalSinceNow: Self.patience)
-    while reason == nil, waiting[address.from][address.to] > 0,
+    while failure(address, of: address.from, other: address.to) == nil,
+      waiting[address.from][address.to] > 0,
       waiting[address.from][address.to] + message.count > linkLimit
     {
       guard condition.wait(until: deadline) else { throw .aborted("stuck sending \(address)") }
     }
-    if let reason { throw .aborted(reason) }
+    if let failure = failure(address, of: address.from, other: address.to) { throw failure }
     mail[address, default: []].append(message)
     waiting[address.from][address.to] += message.count
     condition.broadcast()
@@ -90,10 +125,10 @@ final class InMemoryJobChannels: @unchecked Sendable {
     condition.lock()
     defer { condition.unlock() }
     let deadline = Date(timeIntervalSinceNow: Self.patience)
-    while reason == nil, mail[address, default: []].isEmpty {
+    while failure(address, of: address.to, other: address.from) == nil, mail[address, default: []].isEmpty {
       guard condition.wait(until: deadline) else { throw .aborted("stuck waiting for \(address)") }
     }
-    if let reason { throw .aborted(reason) }
+    if let failure = failure(address, of: address.to, other: address.from) { throw failure }
     var queue = mail[address, default: []]
     let message = queue.removeFirst()
     mail[address] = queue.isEmpty ? nil : queue

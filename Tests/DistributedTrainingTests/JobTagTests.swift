@@ -5,6 +5,6 @@ import Testing
 struct JobTagTests {
   @Test("kinds have the numbers of the protocol, none twice")
   func kinds() {
-    #expect(JobMessageKind.allCases.map(\.rawValue) == Array(1...8))
+    #expect(JobMessageKind.allCases.map(\.rawValue) == Array(1...9))
   }
 }

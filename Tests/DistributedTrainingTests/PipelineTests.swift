@@ -105,7 +105,7 @@ struct PipelineTests {
     let job = TinyJob.parallel()
     for kind in [JobMessageKind.forward, .backward, .taps, .share, .parameters] {
       let channels = InMemoryJobChannels(devices: 3) { _, _, tag, _ in
-        tag.kind == kind ? "device 1 was lost" : nil
+        tag.kind == kind ? .abort("device 1 was lost") : nil
       }
       let outcomes = try job.run(
         .test(

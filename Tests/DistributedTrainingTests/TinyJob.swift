@@ -115,10 +115,12 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
       ?? BackboneTuning.initialParameters(configuration: technique, head: head, backbone: backbone, seed: 9)
   }
 
-  func cache(_ backbone: any Backbone) throws -> ActivationCacheStore? {
+  func cache(
+    _ backbone: any Backbone, in storage: SimulatedStorage = SimulatedStorage()
+  ) throws -> ActivationCacheStore? {
     guard let shape = try shape(backbone) else { return nil }
     return try ActivationCacheStore(
-      SimulatedStorage(),
+      storage,
       identity: CacheIdentity(
         backboneDigest: ContentHasher().finalize(), tokenizerDigest: ContentHasher().finalize(),
         maximumLength: 64, element: .float16,
@@ -207,6 +209,10 @@ struct DeviceOutcome: Sendable {
   var result: DistributedResult?
   var failure: (any Error)?
   var events: [DistributedEvent] = []
+  /// The steps whose state it wrote to its disk.
+  var checkpoints: [Int] = []
+  /// Whether it has opened the backbone.
+  var hasOpened = false
 }
 
 extension TinyJob {
@@ -241,25 +247,46 @@ extension TinyJob {
     isCancelled: @escaping () -> Bool, report: @escaping (DistributedEvent) -> Void
   ) throws -> DistributedResult {
     let backbone = try backbone()
+    return try begin(
+      plan, devices: devices, channel: channel, collector: collector, backbone: backbone,
+      cache: plan.mode == .live ? nil : cache(backbone), isCancelled: isCancelled, report: report
+    ).run()
+  }
+
+  /// One device's part of a plan epoch; `opened` is told when the backbone is used.
+  func begin(
+    _ plan: Plan, entry: RunEntry = RunEntry(), devices: Int, channel: any JobChannel, collector: Int?,
+    backbone: any Backbone, cache: ActivationCacheStore?, isCancelled: @escaping () -> Bool,
+    opened: @escaping () -> Void = {}, checkpoint: @escaping (TrainingState) -> Void = { _ in },
+    report: @escaping (DistributedEvent) -> Void
+  ) throws -> DistributedRun {
     let job = distributed(backbone)
-    let cache = plan.mode == .live ? nil : try cache(backbone)
     let shape = try shape(backbone)
     let technique = DeviceTechnique(
       parameters: { try parameters(backbone) },
-      whole: { try start(backbone, $0, cache: cache, capacity: job.capacity) },
-      stage: { try stage(backbone, $0, $1, capacity: job.capacity) },
+      whole: {
+        opened()
+        return try start(backbone, $0, cache: cache, capacity: job.capacity)
+      },
+      stage: {
+        opened()
+        return try stage(backbone, $0, $1, capacity: job.capacity)
+      },
       cached: { try start(backbone, $0, cache: cache, capacity: job.capacity, cachedOnly: true) },
       releaseBackbone: {},
       taps: shape.flatMap { shape in
         cache.map {
           KeptTaps(shape: shape, element: .float16, cache: $0)
         }
+      },
+      leaves: { tree, layers in
+        shape.map { StageLeaves($0, layers: layers, in: tree) }
+          ?? StageLeaves(self.technique, head: head, backbone: backbone, layers: layers, in: tree)
       })
     return try DistributedRun(
-      job, plan: plan, devices: devices, collector: collector, technique: technique, channel: channel,
-      team: ComputeTeam(width: workers), leastBucketBytes: bucketBytes, isCancelled: isCancelled,
-      report: report
-    ).run()
+      job, plan: plan, entry: entry, devices: devices, collector: collector, technique: technique,
+      channel: channel, team: ComputeTeam(width: workers), leastBucketBytes: bucketBytes,
+      isCancelled: isCancelled, checkpoint: checkpoint, report: report)
   }
 
   private func stage(

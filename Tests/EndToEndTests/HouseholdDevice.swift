@@ -93,6 +93,19 @@ final class HouseholdDevice {
     return (invitation, try #require(try Self.object(line)["invitation"] as? String))
   }
 
+  /// The words that train a small model on this device's rows; output and data lie beside its state.
+  func trainingWords(
+    _ model: String = "tiny-bert", output: String, rows count: Int = 60, extra: [String] = []
+  ) throws -> [String] {
+    let data = "\(home)-rows.tsv"
+    try wordRows(count).write(toFile: data, atomically: true, encoding: .utf8)
+    let sizes = extra.contains("--batch") ? [] : ["--batch", "8", "--micro-batch", "1"]
+    return [
+      "train", "--model", HearthProcess.fixtures.appending(path: model).path, "--data", data, "--task",
+      "classify", "--output", "\(home)-\(output)", "--json",
+    ] + sizes + extra
+  }
+
   /// Follows `hearth peers` until a report is accepted; a report comes every second at least.
   @discardableResult
   func waitForReport(
@@ -182,7 +195,7 @@ private func withDevices(named names: [String], body: ([HouseholdDevice]) throws
     let devices = names.map { HouseholdDevice($0, hearth) }
     // A process that hangs must not hang the tests: its end ends all waiting for it.
     let watchdog = DispatchWorkItem { for device in devices { device.end() } }
-    DispatchQueue.global().asyncAfter(deadline: .now() + .seconds(150), execute: watchdog)
+    DispatchQueue.global().asyncAfter(deadline: .now() + .seconds(240), execute: watchdog)
     defer {
       watchdog.cancel()
       for device in devices { device.end() }

@@ -3,19 +3,6 @@ import Testing
 
 /// Training on several daemons of one machine, each with a state, a port and a process of its own.
 @Suite(.timeLimit(.minutes(5)), .serialized) struct HouseholdTrainingTests {
-  /// A training of a small model; `output` and the data lie beside the devices' states.
-  private static func arguments(
-    _ model: String, _ device: HouseholdDevice, output: String, rows count: Int = 60, extra: [String] = []
-  ) throws -> [String] {
-    let data = "\(device.home)-rows.tsv"
-    try wordRows(count).write(toFile: data, atomically: true, encoding: .utf8)
-    return [
-      "train", "--model", HearthProcess.fixtures.appending(path: model).path, "--data", data, "--task",
-      "classify",
-      "--output", "\(device.home)-\(output)", "--batch", "8", "--micro-batch", "1", "--json",
-    ] + extra
-  }
-
   private static func events(_ result: HearthProcess.Result, _ name: String) throws -> [[String: Any]] {
     try result.events.filter { $0["event"] as? String == name }
   }
@@ -36,9 +23,9 @@ import Testing
         !["--planner", "ecofl", "eddl", "--first-epoch", "fill"].contains($0)
       }
       let alone = try desk.run(
-        try Self.arguments(model, desk, output: "alone", extra: aloneOptions + ["--alone"]))
+        try desk.trainingWords(model, output: "alone", extra: aloneOptions + ["--alone"]))
       #expect(alone.exitCode == 0, "\(alone.errors)")
-      let together = try desk.run(try Self.arguments(model, desk, output: "together", extra: options))
+      let together = try desk.run(try desk.trainingWords(model, output: "together", extra: options))
       #expect(together.exitCode == 0, "\(together.errors)")
       #expect(together.errors.contains("training with "), "\(together.errors)")
       let (one, many) = (try alone.lastEvent, try together.lastEvent)
@@ -75,8 +62,7 @@ import Testing
     try withHousehold("desk", "laptop") { devices in
       let (desk, laptop) = (devices[0], devices[1])
       let training = try desk.start(
-        try Self.arguments(
-          "tiny-bert", desk, output: "long", extra: ["--planner", "eddl", "--epochs", "10000"]))
+        try desk.trainingWords(output: "long", extra: ["--planner", "eddl", "--epochs", "10000"]))
       #expect(training.waitForLine(limit: 100_000) { $0.contains(#""event":"epoch""#) } != nil)
       kill(training.process.processIdentifier, SIGINT)
       let left = training.wait()
@@ -100,28 +86,8 @@ import Testing
       // The command that began it has gone long ago; its output is free all the same once its device knows.
       _ = try desk.run("watch", String(id.prefix(4)))
       let next = try desk.run(
-        try Self.arguments("tiny-bert", desk, output: "long", extra: ["--epochs", "1"]))
+        try desk.trainingWords(output: "long", extra: ["--epochs", "1"]))
       #expect(next.exitCode == 0, "\(next.errors)")
-    }
-  }
-
-  @Test("a job whose device is killed ends with its name and code 68, and the same command runs again")
-  func lostDevice() throws {
-    try withHousehold("desk", "laptop") { devices in
-      let (desk, laptop) = (devices[0], devices[1])
-      let words = try Self.arguments(
-        "tiny-bert", desk, output: "lost", extra: ["--planner", "eddl", "--epochs", "10000"])
-      let training = try desk.start(words)
-      #expect(training.waitForLine(limit: 100_000) { $0.contains(#""event":"epoch""#) } != nil)
-      _ = try laptop.down(SIGKILL)
-      let end = training.wait()
-      #expect(end.exitCode == 68, "\(end.errors)")
-      #expect(end.errors.contains("laptop") && end.errors.contains("again"), "\(end.errors)")
-      let last = try end.lastEvent
-      #expect(last["event"] as? String == "failed" && last["reason"] as? String == "unreachable")
-      let short = words.map { $0 == "10000" ? "1" : $0 }.filter { $0 != "--planner" && $0 != "eddl" }
-      let again = try desk.run(short)
-      #expect(again.exitCode == 0, "\(again.errors)")
     }
   }
 
@@ -130,11 +96,10 @@ import Testing
     try withHousehold("desk", "laptop") { devices in
       let desk = devices[0]
       let bounded = try desk.run(
-        try Self.arguments(
-          "tiny-bert", desk, output: "bounded", extra: ["--epochs", "1", "--memory-budget", "1GiB"]))
+        try desk.trainingWords(output: "bounded", extra: ["--epochs", "1", "--memory-budget", "1GiB"]))
       #expect(bounded.exitCode == 0 && bounded.errors.contains("laptop cannot help"), "\(bounded.errors)")
       let both = try desk.run(
-        try Self.arguments("tiny-bert", desk, output: "both", extra: ["--alone", "--planner", "pac"]))
+        try desk.trainingWords(output: "both", extra: ["--alone", "--planner", "pac"]))
       #expect(both.exitCode == 64 && both.errors.contains("--planner"), "\(both.errors)")
       let none = try desk.run("watch")
       #expect(none.exitCode == 64 && none.errors.contains("no job is under way"), "\(none.errors)")
@@ -152,7 +117,7 @@ import Testing
         #expect(result.exitCode == 68 && result.errors.contains("hearth up"), "\(result.errors)")
       }
       let result = try desk.run(
-        try Self.arguments("tiny-bert", desk, output: "alone", extra: ["--epochs", "1"]))
+        try desk.trainingWords(output: "alone", extra: ["--epochs", "1"]))
       #expect(result.exitCode == 0 && result.errors.contains("daemon is not running"), "\(result.errors)")
     }
   }

@@ -182,14 +182,28 @@ extension [BootID] {
   func roundTrips() throws {
     for power in DeviceTraits.Power.allCases {
       for attachment in DeviceTraits.Attachment.allCases {
-        for isAvailable in [false, true] {
+        for (isAvailable, isPaused) in [(false, false), (true, false), (true, true)] {
           let traits = DeviceTraits(
             power: power, attachment: attachment, cores: .max, memoryMebibytes: .max,
-            isAvailable: isAvailable,
+            isAvailable: isAvailable, isPaused: isPaused,
             wireVersions: .current, version: String(repeating: "9", count: DeviceTraits.versionLimit))
           #expect(try DeviceTraits(decoding: traits.encoded) == traits)
+          #expect(traits.isAvailable == (isAvailable && !isPaused))
         }
       }
+    }
+  }
+
+  @Test("Sharing is 0, 1 or 2, and a paused device is not available")
+  func sharing() throws {
+    var bytes = traits().encoded
+    #expect(bytes[8] == 1)
+    bytes[8] = 2
+    let paused = try DeviceTraits(decoding: bytes)
+    #expect(paused.isPaused && !paused.isAvailable)
+    bytes[8] = 3
+    #expect(throws: DecodingFailure.invalid(field: "sharing", value: 3)) {
+      _ = try DeviceTraits(decoding: bytes)
     }
   }
 

@@ -136,7 +136,7 @@ private struct DecreeWorld {
 }
 
 @Suite struct EpochDecreeTests {
-  @Test("Votes weigh 2 each and the owner's 1 more; two majorities always have a device in common")
+  @Test("Votes weigh 2 each and the anchor's 1 more; two majorities always have a device in common")
   func weights() {
     for count in 1...7 {
       let roster = DecreeRoster(Array(JobFixture.ids[0..<count]), owner: JobFixture.ids[0])
@@ -148,6 +148,9 @@ private struct DecreeWorld {
     }
     let pair = DecreeRoster(Array(JobFixture.ids[0..<2]), owner: JobFixture.ids[0])
     #expect(pair.isMajority([JobFixture.ids[0]]) && !pair.isMajority([JobFixture.ids[1]]))
+    // An owner that does not vote leaves the weight to the smallest device.
+    let others = DecreeRoster(Array(JobFixture.ids[1..<4]), owner: JobFixture.ids[0])
+    #expect(others.anchor == JobFixture.ids[1] && others.totalWeight == 7)
   }
 
   @Test(

@@ -46,9 +46,9 @@ enum JobFixture {
         step: 35, firstEpoch: 350, redistribution: 0, cachedStep: 9, cachedEpoch: 90, total: 530 + salt))
   }
 
-  static func proposal(_ devices: [DeviceID], salt: Int64 = 0) -> PlanProposal {
+  static func proposal(_ devices: [DeviceID], epoch: UInt64 = 1, salt: Int64 = 0) -> PlanProposal {
     PlanProposal(
-      stamp: JobStamp(job: JobID(1, 2), term: 0, epoch: 1), household: devices,
+      stamp: JobStamp(job: JobID(1, 2), term: 0, epoch: epoch), household: devices,
       plan: plan(devices.count, salt: salt))
   }
 
@@ -56,7 +56,7 @@ enum JobFixture {
   static func certificate(
     _ proposal: PlanProposal, roster: DecreeRoster, voters: [DeviceID]
   ) -> PlanCertificate {
-    let ballot = Ballot(round: 1, proposer: roster.owner)
+    let ballot = Ballot(round: 1, proposer: roster.anchor)
     let message = PlanCertificate.message(
       of: AcceptedProposal(ballot: ballot, proposal: proposal), roster: roster)
     let votes = voters.sorted().map { voter in

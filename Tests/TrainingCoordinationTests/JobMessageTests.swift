@@ -12,6 +12,15 @@ import WireCoding
   private static let proposal = JobFixture.proposal(specification.roster)
   private static let ballot = Ballot(round: 5, proposer: JobFixture.ids[1])
 
+  private static let adoption = JobAdoption(
+    JobStamp(job: JobID(1, 2), term: 0, epoch: 3), roster: [JobFixture.ids[1], JobFixture.ids[0]],
+    keys: JobFixture.devices[1])
+  private static var adopted: JobSpecification {
+    var adopted = specification
+    adopted.adoption = adoption
+    return adopted
+  }
+
   private static var progress: DeviceProgress {
     var progress = DeviceProgress(.cached)
     progress.epoch = 2
@@ -24,6 +33,11 @@ import WireCoding
     progress.finished = FinishedEpoch(
       index: 1, isCached: false, seconds: 2.5, samplesPerSecond: 12, loss: 0.5)
     progress.metrics = [NamedMetric(name: "accuracy", value: 0.75)]
+    progress.committedStep = 57
+    progress.secondsPerStep = 0.125
+    progress.reason = "its battery is low"
+    progress.culprit = JobFixture.ids[4]
+    (progress.isLeaving, progress.hasLearned, progress.isPrepared) = (true, false, true)
     return progress
   }
 
@@ -44,6 +58,8 @@ import WireCoding
     .ended(.finished(adapter: JobFixture.digest(4), results: [1])),
     .ended(.failed(device: JobFixture.ids[2], reason: "its disk is full")),
     .ended(.failed(device: nil, reason: "")), .ended(.stopped(by: JobFixture.ids[0])), .unknown,
+    .reportWanted, .notUsed([JobFixture.ids[2], JobFixture.ids[5]], reason: "it would not pay"),
+    .adopted(adoption), .offer(adopted),
   ]
 
   @Test("A message is job, term, epoch, kind and its fields, little-endian")
@@ -93,6 +109,34 @@ import WireCoding
     }
   }
 
+  @Test("An adoption holds with the signature of an admin over all that it says, and with nothing else")
+  func adoptions() throws {
+    let stamp = JobStamp(job: JobID(1, 2), term: 1 << 16, epoch: 3)
+    let roster = [JobFixture.ids[2], JobFixture.ids[0]]
+    let adoption = JobAdoption(stamp, roster: roster, keys: JobFixture.devices[1])
+    let admin = JobFixture.ids[1]
+    #expect(adoption.roster == roster.sorted() && adoption.admin == admin)
+    #expect(adoption.isSigned(admins: [admin]) { JobFixture.key($0) })
+    #expect(!adoption.isSigned(admins: [JobFixture.ids[0]]) { JobFixture.key($0) })
+    #expect(!adoption.isSigned(admins: [admin]) { _ in nil })
+    // Term, epoch and roster: job 16, term 4, epoch 8, count 2, devices.
+    for offset in [16, 20, 30, 46] {
+      var bytes = adoption.encoded
+      bytes[offset] ^= 1
+      guard let changed = try? JobAdoption(decoding: bytes) else { continue }
+      #expect(!changed.isSigned(admins: [admin]) { JobFixture.key($0) }, "byte \(offset)")
+    }
+  }
+
+  @Test("Terms of different admins differ, and each is higher than the one before")
+  func terms() {
+    let (one, other) = (JobFixture.ids[0], JobFixture.ids[1])
+    let first = JobAdoption.term(after: 0, by: one)
+    #expect(first >> 16 == 1 && first != JobAdoption.term(after: 0, by: other))
+    #expect(JobAdoption.term(after: first, by: other) > first)
+    #expect(JobAdoption.term(after: JobAdoption.term(after: first, by: other), by: one) >> 16 == 3)
+  }
+
   @Test("Reasons are cut at a character, numbers that are none are not sent")
   func cleaning() throws {
     let reason = String(repeating: "ä", count: 400)
@@ -137,11 +181,12 @@ import WireCoding
     record.decree.accepted = AcceptedProposal(ballot: Self.ballot, proposal: Self.proposal)
     record.ledger.committedStep = 12
     record.ledger.parameters = JobFixture.digest(1)
+    record.completion = RunCompletion(digest: JobFixture.digest(2), result: nil, results: [3])
     record.outcome = .stopped(by: JobFixture.ids[0])
     #expect(try StoredJob(decoding: record.encoded) == record)
     var other = record.encoded
-    other[9] = 2
-    #expect(throws: DecodingFailure.invalid(field: "version of a job record", value: 2)) {
+    other[9] = 1
+    #expect(throws: DecodingFailure.invalid(field: "version of a job record", value: 1)) {
       _ = try StoredJob(decoding: other)
     }
   }

@@ -38,6 +38,17 @@ def process_memory(pid="self"):
     }
 
 
+def process_usage(pid):
+    """What a process holds now: resident bytes, open file descriptors, threads."""
+    with open(f"/proc/{pid}/status") as status:
+        fields = dict(line.split(":", 1) for line in status if ":" in line)
+    return {
+        "resident_bytes": int(fields["VmRSS"].split()[0]) * 1024,
+        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "threads": int(fields["Threads"]),
+    }
+
+
 def description():
     """The facts of this machine that decide speed."""
     facts = {"processor": platform.machine(), "processors": os.cpu_count(), "system": platform.platform()}

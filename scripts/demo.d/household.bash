@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Part of scripts/demo: the same training on a household that scripts/household plays on this machine.
 #
-# Needs of its caller: root, directory, hearth, devices, namespaces, threads, json, request, say.
+# Needs of its caller: root, directory, hearth, devices, namespaces, churn, threads, json, request, say.
 # shellcheck disable=SC2154  # they are set there
 
 lab=demo$$
+daemons=()
 logs=$(mktemp -d)
 # Seconds that a device may take to come up, and the household to be complete.
 readonly PATIENCE=60
@@ -45,10 +46,11 @@ await() {
 
 answers() { on "$1" peers --json >/dev/null 2>&1; }
 
-all_here() {
-  local here
-  here=$(on 1 peers --json 2>/dev/null | grep -o '"state":"alive"' | wc -l)
-  [ "$here" -eq "$devices" ]
+# here N: whether N devices are here.
+here() {
+  local count
+  count=$(on 1 peers --json 2>/dev/null | grep -o '"state":"alive"' | wc -l)
+  [ "$count" -eq "$1" ]
 }
 
 train_alone() {
@@ -61,7 +63,9 @@ train_alone() {
 start_device() {
   local each=${threads:-$(($(nproc) / devices))}
   [ "$each" -ge 1 ] || each=1
-  on "$1" up --threads "$each" >"$logs/device-$1.log" 2>&1 &
+  # exec, so that the process behind $! is the daemon.
+  (exec "$root/scripts/household" --name "$lab" exec "$1" "$hearth" up --threads "$each") >"$logs/device-$1.log" 2>&1 &
+  daemons[$1]=$!
   await "device $1" answers "$1"
 }
 
@@ -78,18 +82,40 @@ bring_household_up() {
   for device in $(seq 2 "$devices"); do
     token=$(on 1 invite --token)
     on "$device" join "$token" --name "device-$device" ${address[@]+"${address[@]}"} >/dev/null
-    start_device "$device"
+    # The last one comes in the midst of the training.
+    if ! $churn || [ "$device" -lt "$devices" ]; then start_device "$device"; fi
   done
-  await "the household" all_here
-  say "$devices devices are here"
+  local present=$devices
+  if $churn; then present=$((devices - 1)); fi
+  await "the household" here "$present"
+  say "$present devices are here"
   on 1 peers >&2
 }
 
 train_together() {
-  local start=$SECONDS
-  on 1 "${request[@]}" --output "$directory/adapter-household" --json >"$logs/together.json" ||
-    fail "training on the household failed"
+  local start=$SECONDS training
+  on 1 "${request[@]}" --output "$directory/adapter-household" --json >"$logs/together.json" &
+  training=$!
+  if $churn; then come_and_go "$training"; fi
+  wait "$training" || fail "training on the household failed"
   seconds_together=$((SECONDS - start))
+}
+
+# told TEXT TRAINING: whether the training has said so; ends the demo when it has ended without.
+told() {
+  grep -q "$1" "$logs/together.json" && return
+  kill -0 "$2" 2>/dev/null || grep -q "$1" "$logs/together.json" || fail "the training ended before it said $1"
+  return 1
+}
+
+# One device is killed in the midst of the training, and another one comes.
+come_and_go() {
+  await "the first step" told '"event":"progress"' "$1"
+  say "device 2 is killed"
+  kill -KILL "${daemons[2]}"
+  await "the loss" told '"kind":"lost"' "$1"
+  say "device $devices comes"
+  start_device "$devices"
 }
 
 compare_adapters() {
@@ -109,5 +135,6 @@ compare_adapters() {
     echo "from start to end: $seconds_alone s on one device, $seconds_together s on $devices that share this machine"
     echo "adapter: $directory/adapter-household"
     echo "digest: $together"
+    if $churn; then echo "device 2 was killed and device $devices came meanwhile"; fi
   fi
 }

@@ -33,6 +33,14 @@ package struct JobClient: Sendable {
     _ = try client.answer()
   }
 
+  /// Lets a job that waits for a majority go on with the devices that are here.
+  package func adopt(_ job: String) throws {
+    var request = ControlRequest(.adoptJob)
+    request.job = job
+    var client = try HouseholdClient(request, place: place)
+    _ = try client.answer()
+  }
+
   /// Follows a job to its end, or until `isCancelled`; the last report is returned, nil when it was cancelled.
   package func follow(
     _ job: String, isCancelled: () -> Bool, show: (JobReport) throws -> Void

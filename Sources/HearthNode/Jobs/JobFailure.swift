@@ -8,6 +8,10 @@ package enum JobFailure: UserFacingFailure, Equatable {
   case noneUnderWay
   /// The job is over already.
   case over(job: String, state: String)
+  /// The job does not wait for a majority, so there is nothing to adopt.
+  case notPaused(job: String, state: String)
+  /// An adoption was asked for without the word that says that its danger is known.
+  case adoptionNotForced(job: String, state: String)
   /// The person left a job that goes on.
   case detached(job: String)
   /// The person stopped before the job was submitted.
@@ -24,7 +28,7 @@ package enum JobFailure: UserFacingFailure, Equatable {
   /// Decides the exit code.
   package var reason: ExitReason {
     switch self {
-    case .unknown, .ambiguous, .noneUnderWay, .over: .usage
+    case .unknown, .ambiguous, .noneUnderWay, .over, .notPaused, .adoptionNotForced: .usage
     case .detached, .notSubmitted, .stopped: .interrupted
     case .failed(_, _, let reason): reason
     case .daemonGone: .unreachable
@@ -40,6 +44,11 @@ package enum JobFailure: UserFacingFailure, Equatable {
       "'\(text)' may be \(choices.joined(separator: " or ")); type more of the id"
     case .noneUnderWay: "no job is under way; 'hearth jobs' lists those that are over"
     case .over(let job, let state): "job \(job) is \(state) already"
+    case .notPaused(let job, let state):
+      "job \(job) is \(state) and waits for no majority, so there is nothing to adopt; 'hearth watch \(job)' shows it"
+    case .adoptionNotForced(let job, let state):
+      "job \(job) is \(state); adopting it lets the devices that are here go on without the others' votes, and what "
+        + "the others do for it meanwhile is lost; if they are off or gone for good, repeat with --force"
     case .detached(let job):
       "job \(job) goes on; watch it with 'hearth watch \(job)', stop it with 'hearth stop \(job)'"
     case .notSubmitted: "stopped before the job was submitted; nothing was trained"
@@ -47,7 +56,8 @@ package enum JobFailure: UserFacingFailure, Equatable {
       "job \(job) was stopped (\(message)); run the same command to train again"
     case .failed(let job, let message, _): "job \(job) failed: \(message)"
     case .daemonGone(let job):
-      "the daemon ended while it trained job \(job); start it with 'hearth up', then look with 'hearth jobs'"
+      "this device's daemon ended; job \(job) goes on with the other devices, and with this one after 'hearth up': "
+        + "'hearth watch \(job)' shows it, on any of them"
     case .notAccessible(let path, let detail):
       "this device's daemon cannot use '\(path)' (\(detail)); run 'hearth up' as the same user, or train with --alone"
     }

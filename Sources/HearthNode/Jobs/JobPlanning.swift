@@ -80,14 +80,7 @@ package enum JobPlanning {
   package static func plan(
     _ settings: JobPlanningSettings, reports: [DeviceReport], links: [MeasuredLink], earlier: Plan? = nil
   ) throws(JobPlanningFailure) -> PlanningResult {
-    let model: PlanningModel
-    do {
-      model = try settings.planningModel()
-    } catch let failure as JobPlanningFailure {
-      throw failure
-    } catch {
-      throw .settings(detail: "\(error)")
-    }
+    let model = try planningModel(settings)
     let household = HouseholdProfile(
       devices: reports.map { $0.profile(model.work, units: settings.lanes) },
       links: try linkTable(links, devices: reports.count))
@@ -95,10 +88,18 @@ package enum JobPlanning {
       return try ParallelPlanner().plan(
         model.costs, household: household, job: settings.planningJob, earlier: earlier)
     } catch {
-      switch error {
-      case .doesNotFit(_, let nearest): throw .doesNotFit(detail: nearest)
-      case .outOfRange, .inconsistent: throw .settings(detail: "\(error)")
-      }
+      throw JobPlanningFailure(error)
+    }
+  }
+
+  /// The model as the planner sees it.
+  static func planningModel(_ settings: JobPlanningSettings) throws(JobPlanningFailure) -> PlanningModel {
+    do {
+      return try settings.planningModel()
+    } catch let failure as JobPlanningFailure {
+      throw failure
+    } catch {
+      throw .settings(detail: "\(error)")
     }
   }
 

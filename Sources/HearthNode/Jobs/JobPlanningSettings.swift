@@ -17,6 +17,14 @@ package enum JobPlanningFailure: UserFacingFailure, Equatable {
   /// The devices together cannot do the job.
   case doesNotFit(detail: String)
 
+  /// What the planner could not do.
+  init(_ failure: PlanningFailure) {
+    switch failure {
+    case .doesNotFit(_, let nearest): self = .doesNotFit(detail: nearest)
+    case .outOfRange, .inconsistent: self = .settings(detail: "\(failure)")
+    }
+  }
+
   /// Decides the exit code.
   package var reason: ExitReason {
     switch self {

@@ -10,6 +10,10 @@ package struct JobReport: Codable, Sendable, Equatable {
     case preparing
     /// Epochs are computed.
     case training
+    /// Its devices changed: those that are here agree on how it goes on.
+    case recovering
+    /// It waits for devices; it goes on by itself when they are back.
+    case paused
     /// The owner gets the result and writes the adapter.
     case saving
     /// The adapter is written.
@@ -61,6 +65,10 @@ package struct JobReport: Codable, Sendable, Equatable {
   package var metrics: [Measured]
   /// What a person should know and that does not end the job.
   package var warnings: [String]
+  /// Devices that came and went, and what came of it; the last `JobReport.noteLimit` of them, numbers ascending.
+  package var notes: [Note]
+  /// What a paused job waits for, as "no quorum (weight 2 of 5)"; nil unless it is paused.
+  package var pauseReason: String?
   /// What came of it; only on the owner, and only when it is finished.
   package var result: TrainSummary?
   /// Why there is no adapter; nil unless it failed or was stopped.
@@ -124,6 +132,8 @@ package struct JobReport: Codable, Sendable, Equatable {
     finishedEpochs = []
     metrics = []
     warnings = []
+    notes = []
+    pauseReason = nil
     result = nil
     failure = nil
   }
@@ -145,10 +155,16 @@ extension JobReport {
       case ready
       /// It computes.
       case computing
+      /// It gets what it needs to take part soon; nobody waits for it.
+      case learning
       /// It has no part in the plan.
       case idle
       /// It has done its part.
       case done
+      /// Its person, or its battery, keeps it out for a while.
+      case paused
+      /// It left in order, and has handed over what it had.
+      case left
       /// It does not answer any more, or could not go on.
       case lost
     }

@@ -44,4 +44,12 @@ package protocol JobServing: Sendable {
   func watch(_ job: JobID?) async -> AsyncStream<JobReport>
   /// Ends a job on all devices; returns when this device has told the others.
   func stop(_ job: JobID) async throws
+  /// Takes this device out of the household's jobs: its running part is handed over in order, and new jobs are declined.
+  ///
+  /// Returns when the service has taken it in, not when the hand-over is done; `reason` is for people.
+  func pauseDevice(_ reason: String) async
+  /// Lets this device take part again.
+  func resumeDevice() async
+  /// Goes on with a job by the devices that are here, although they are no majority of those that had a vote.
+  func adopt(_ job: JobID) async throws
 }

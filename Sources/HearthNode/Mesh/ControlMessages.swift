@@ -18,6 +18,9 @@ package struct ControlRequest: Codable, Sendable, Equatable {
     case jobs
     case watchJob
     case stopJob
+    case adoptJob
+    case pauseDevice
+    case resumeDevice
   }
 
   /// What to do.
@@ -40,8 +43,10 @@ package struct ControlRequest: Codable, Sendable, Equatable {
   package var accept: Bool?
   /// What is to be trained (`submit`).
   package var submission: JobSubmission?
-  /// Which job is meant, 32 hexadecimal digits (`watchJob`, `stopJob`).
+  /// Which job is meant, 32 hexadecimal digits (`watchJob`, `stopJob`, `adoptJob`).
   package var job: String?
+  /// The person's words (`pauseDevice`).
+  package var reason: String?
 
   /// A request.
   package init(_ command: Command) { self.command = command }
@@ -93,6 +98,8 @@ package struct ControlEvent: Codable, Sendable, Equatable {
   package var jobs: [JobReport]?
   /// Where a job is (`job`).
   package var report: JobReport?
+  /// Whether this device takes part in jobs (`done` of `pauseDevice` and `resumeDevice`).
+  package var pause: PauseReport?
   /// Why not (`failed`).
   package var message: String?
   /// The exit code that a command ends with (`failed`).

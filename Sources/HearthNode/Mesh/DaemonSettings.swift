@@ -23,6 +23,10 @@ package struct DaemonSettings: Sendable, Equatable {
   package var jobThreads: Int?
   /// Most memory that jobs may take; nil uses what is available.
   package var jobMemory: Int?
+  /// Whether the device takes no part in jobs while it is on battery.
+  package var pausesOnBattery = false
+  /// Where the kernel lists the power supplies.
+  package var powerFolder = PowerSupplies.folder
   /// Least level that is logged.
   package var logLevel = "info"
   /// Whether the log is JSON.
@@ -56,6 +60,8 @@ extension DaemonSettings {
     options.isAvailable = isAvailable
     options.jobThreads = jobThreads
     options.jobMemory = jobMemory
+    options.pausesOnBattery = pausesOnBattery
+    options.powerFolder = powerFolder
     return options
   }
 

@@ -22,7 +22,8 @@ extension HouseholdDaemon {
       case .answer: try await decide(request, message)
       case .revoke, .promote, .demote, .recover: try await change(request, message)
       case .leave: try await leaveHousehold(request)
-      case .submit, .jobs, .watchJob, .stopJob: try await answerJobs(request, message)
+      case .submit, .jobs, .watchJob, .stopJob, .adoptJob: try await answerJobs(request, message)
+      case .pauseDevice, .resumeDevice: try await answerPause(request, message)
       }
     } catch {
       var event = ControlEvent(.failed)

@@ -45,12 +45,16 @@ extension HouseholdDaemon {
     let door = JobService.Doors(
       keys: peer.household.keys, stateDirectory: options.stateDirectory, desk: bulk, blobs: blobs,
       limits: DeviceLimits(threads: options.jobThreads, memoryBytes: options.jobMemory),
+      pause: pause.reason,
       send: { send.yield(JobFarewell(device: $0, body: $1)) },
       measureLinks: { [weak self] in await self?.measuredLinks() })
     do {
       let service = try await JobService.start(door, household: jobHousehold, seed: seed, log: log)
       jobs = service
       jobService = service
+      // What changed while it was being made it has not heard.
+      toldPause = door.pause
+      await tellPause()
       Task { for await message in outbox { handle(.job(to: message.device, body: message.body)) } }
       tellJobs()
     } catch {
@@ -62,6 +66,7 @@ extension HouseholdDaemon {
   func stopJobs() async {
     guard let service = jobs else { return }
     jobService = nil
+    await service.leave("its daemon was stopped")
     for message in await service.stop() { handle(.job(to: message.device, body: message.body)) }
     jobs = nil
     bulk?.shutdown()
@@ -87,7 +92,8 @@ extension HouseholdDaemon {
       membership: JobMembership(
         alive: alive, reachable: alive.filter { peer.absence(of: $0) == nil },
         leader: peer.membership.suggestedLeader,
-        keys: Dictionary(uniqueKeysWithValues: members.map { ($0.device, $0.signingKey) })),
+        keys: Dictionary(uniqueKeysWithValues: members.map { ($0.device, $0.signingKey) }),
+        admins: Set(members.map(\.device).filter(view.isAdmin))),
       names: Dictionary(uniqueKeysWithValues: members.map { ($0.device, $0.name) }))
   }
 }

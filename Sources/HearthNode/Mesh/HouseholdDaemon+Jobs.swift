@@ -1,4 +1,6 @@
 import Glibc
+import HouseholdTrust
+import MeshPeer
 import MeshTransport
 import TrainingCoordination
 
@@ -17,6 +19,10 @@ extension HouseholdDaemon {
     case .watchJob: try await follow(request, try Self.job(message), in: service)
     case .stopJob:
       try await service.stop(try Self.job(message))
+      try await request.answer(ControlCoding.line(ControlEvent(.done)))
+    case .adoptJob:
+      guard peer.household.isAdmin else { throw HouseholdFailure.notAdmin("adopting a job") }
+      try await service.adopt(try Self.job(message))
       try await request.answer(ControlCoding.line(ControlEvent(.done)))
     default:
       var event = ControlEvent(.jobs)

@@ -14,6 +14,8 @@ extension HouseholdDaemon {
     for index in report.devices.indices {
       if report.devices[index].isSelf {
         report.devices[index].sinceSeconds = started.duration(to: now.monotonic).inSeconds
+        report.devices[index].isPaused = pause.reason != nil
+        report.devices[index].pauseReason = pause.reason
       } else if turnedAway.contains(report.devices[index].device), report.devices[index].reason != nil {
         // It proved itself and said so; this device's own log may never learn of it.
         report.devices[index].reason = AbsenceReason.selfRevoked.rawValue

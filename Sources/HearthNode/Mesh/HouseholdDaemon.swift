@@ -38,6 +38,10 @@ package actor HouseholdDaemon {
     package var jobThreads: Int?
     /// Most memory that jobs may take; nil uses what is available.
     package var jobMemory: Int?
+    /// Whether the device takes no part in jobs while it is on battery.
+    package var pausesOnBattery: Bool
+    /// Where the kernel lists the power supplies.
+    package var powerFolder: String
 
     /// Options with the defaults of `hearth up`.
     package init(stateDirectory: String, controlSocket: String) {
@@ -49,6 +53,8 @@ package actor HouseholdDaemon {
       loopbackOnly = false
       usesAvahi = true
       isAvailable = true
+      pausesOnBattery = false
+      powerFolder = PowerSupplies.folder
     }
   }
 
@@ -104,6 +110,11 @@ package actor HouseholdDaemon {
   var bulk: BulkDesk?
   /// Whether the household changed since the jobs were told.
   var jobsAreStale = false
+  /// Whether this device takes part in jobs.
+  var pause: DevicePause
+  /// The reason that jobs and household were told last.
+  var toldPause: String?
+  var isTellingPause = false
 
   private struct BeaconOrder: Sendable {
     let bytes: [UInt8]
@@ -178,7 +189,13 @@ package actor HouseholdDaemon {
     self.known = [:]
     for peer in known { self.known[peer.device] = peer }
     let now = DeviceClocks.now()
-    traits = MachineFacts.traits(interfaces: [], isAvailable: options.isAvailable)
+    pause = DevicePause(
+      words: PauseRecord(stateDirectory: options.stateDirectory).words,
+      pausesOnBattery: options.pausesOnBattery)
+    pause.note(PowerSupplies(folder: options.powerFolder).power, at: now.monotonic)
+    toldPause = pause.reason
+    traits = MachineFacts.traits(
+      interfaces: [], isAvailable: options.isAvailable, isPaused: pause.reason != nil)
     traitsRead = now.monotonic
     started = now.monotonic
     let discovery = DiscoveryPlan.Settings(
@@ -202,6 +219,7 @@ package actor HouseholdDaemon {
     restoreInvitations()
     let port = doors.transport.localPort
     log.info("up", metadata: ["port": "\(port)", "device": "\(peer.own.short)"])
+    if let reason = pause.reason { log.info("paused", metadata: ["reason": "\(reason)"]) }
     if let beaconFailure = doors.beaconFailure {
       log.warning("no-beacons", metadata: ["error": "\(beaconFailure)"])
     }
@@ -263,12 +281,15 @@ package actor HouseholdDaemon {
     let now = DeviceClocks.now().monotonic
     if traitsRead.duration(to: now) > Self.traitsInterval { updateTraits() }
     watchInvitations()
+    watchPower()
     handle(.tick)
   }
 
-  private func updateTraits() {
+  /// Looks at this machine again, and tells the household what has changed.
+  func updateTraits() {
     traitsRead = DeviceClocks.now().monotonic
-    let new = MachineFacts.traits(interfaces: interfaces, isAvailable: options.isAvailable)
+    let new = MachineFacts.traits(
+      interfaces: interfaces, isAvailable: options.isAvailable, isPaused: pause.reason != nil)
     guard new != traits else { return }
     traits = new
     handle(.traits(new))
@@ -284,7 +305,7 @@ package actor HouseholdDaemon {
       let effects = peer.handle(inputs.removeFirst(), at: DeviceClocks.now())
       for effect in effects { if let next = perform(effect) { inputs.append(next) } }
     }
-    lane.setAlarm(peer.nextDeadline)
+    lane.setAlarm([peer.nextDeadline, pause.nextDeadline].compactMap { $0 }.min())
     tellWatchers()
     if jobsAreStale { tellJobs() }
   }

@@ -59,7 +59,10 @@ package struct HouseholdOffice: Sendable {
     let directory = try open(.reading)
     var addresses: [DeviceID: NetworkAddress] = [:]
     for peer in (try? directory.knownPeers()) ?? [] { addresses[peer.device] = peer.addresses.first }
-    return HouseholdReport(stored: try directory.household(), addresses: addresses)
+    let words = PauseRecord(stateDirectory: place.stateDirectory).words
+    return HouseholdReport(
+      stored: try directory.household(), addresses: addresses,
+      pause: DevicePause(words: words, pausesOnBattery: false).reason)
   }
 
   /// Changes the household and stores it; the other devices learn of it at the next `hearth up`.

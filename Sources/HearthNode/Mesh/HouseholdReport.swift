@@ -46,6 +46,10 @@ package struct HouseholdReport: Codable, Sendable, Equatable {
     package var attachment: String?
     /// Whether its person lets the household use it.
     package var isAvailable: Bool?
+    /// Whether it takes no part in jobs for a while.
+    package var isPaused: Bool?
+    /// Why; told by the device itself alone.
+    package var pauseReason: String?
   }
 
   /// The household's id.
@@ -77,7 +81,9 @@ package struct HouseholdReport: Codable, Sendable, Equatable {
   }
 
   /// What lies on the disk while no daemon runs.
-  package init(stored household: Household, addresses: [DeviceID: NetworkAddress] = [:]) {
+  package init(
+    stored household: Household, addresses: [DeviceID: NetworkAddress] = [:], pause: String? = nil
+  ) {
     self.household = household.id.description
     isLive = false
     networkKeyEpoch = Int(household.log.networkKeyEpoch)
@@ -93,6 +99,8 @@ package struct HouseholdReport: Codable, Sendable, Equatable {
         address: addresses[certificate.device].map { "\($0)" }, path: GossipPath.none.rawValue)
     }
     devices.sort { ($0.isSelf ? 0 : 1, $0.name, $0.device) < ($1.isSelf ? 0 : 1, $1.name, $1.device) }
+    guard let pause, devices.first?.isSelf == true else { return }
+    (devices[0].isPaused, devices[0].pauseReason) = (true, pause)
   }
 }
 
@@ -122,6 +130,6 @@ extension HouseholdReport.Device {
       wireVersions: status.wireVersions.map { "\($0)" }, cores: status.traits.map { Int($0.cores) },
       memoryBytes: status.traits.map { Int($0.memoryMebibytes) << 20 },
       power: status.traits.map { "\($0.power)" }, attachment: status.traits.map { "\($0.attachment)" },
-      isAvailable: status.traits?.isAvailable)
+      isAvailable: status.traits?.isAvailable, isPaused: status.traits?.isPaused)
   }
 }

@@ -5,10 +5,17 @@ extension HouseholdReport {
     let rows = [["", "DEVICE", "STATE", "SINCE", "ADDRESS", "PATH", "RTT", "MACHINE", "POWER", "VERSION"]]
     lines += tableLines(rows + devices.filter { $0.state != "revoked" }.map(\.cells))
     let absent = devices.filter { $0.reason != nil && ($0.isSelf || $0.state != "revoked") }
-    if !absent.isEmpty { lines.append("") }
+    if !absent.isEmpty || devices.contains(where: { $0.isPaused == true }) { lines.append("") }
     for device in absent {
       let reason = style.paint("\(device.name): \(device.reason ?? "")", .yellow)
       lines.append("\(reason); \(device.nextStep ?? "")")
+    }
+    for device in devices where device.isPaused == true {
+      let reason = style.paint("\(device.name): paused", .yellow)
+      lines.append(
+        device.isSelf
+          ? "\(reason) (\(device.pauseReason ?? "")); 'hearth resume' ends that"
+          : "\(reason); it takes no part in jobs until 'hearth resume' there, or until it is off battery")
     }
     let revoked = devices.filter { $0.state == "revoked" }
     if !revoked.isEmpty {
@@ -43,7 +50,7 @@ extension HouseholdReport.Device {
   private var machine: String {
     guard let cores, let memoryBytes else { return "-" }
     let wire = attachment == "unknown" ? "" : ", \(attachment ?? "")"
-    let shared = isAvailable == false ? ", not shared" : ""
+    let shared = isPaused == true ? ", paused" : isAvailable == false ? ", not shared" : ""
     return "\(cores) \(cores == 1 ? "core" : "cores"), \(ByteCount(memoryBytes))\(wire)\(shared)"
   }
 

@@ -23,13 +23,15 @@ package enum MachineFacts {
   }
 
   /// What this device tells about itself.
-  package static func traits(interfaces: [LocalInterface], isAvailable: Bool) -> DeviceTraits {
+  package static func traits(interfaces: [LocalInterface], isAvailable: Bool, isPaused: Bool = false)
+    -> DeviceTraits
+  {
     let machine = MachineProfile.current()
     return DeviceTraits(
-      power: power(), attachment: attachment(interfaces),
+      power: PowerSupplies().power, attachment: attachment(interfaces),
       cores: UInt16(clamping: machine.usableCores),
       memoryMebibytes: UInt32(clamping: machine.totalMemory >> 20),
-      isAvailable: isAvailable, wireVersions: .current, version: hearthVersion)
+      isAvailable: isAvailable, isPaused: isPaused, wireVersions: .current, version: hearthVersion)
   }
 
   private static func attachment(_ interfaces: [LocalInterface]) -> DeviceTraits.Attachment {
@@ -38,32 +40,7 @@ package enum MachineFacts {
     return used.isEmpty ? .unknown : .wireless
   }
 
-  /// On mains when any supply that is no battery is on line; a machine without supplies has no battery either.
-  private static func power() -> DeviceTraits.Power {
-    let folder = "/sys/class/power_supply"
-    guard let directory = opendir(folder) else { return .mains }
-    defer { closedir(directory) }
-    var hasBattery = false
-    while let entry = readdir(directory) {
-      let name = withUnsafeBytes(of: entry.pointee.d_name) {
-        String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
-      }
-      guard !name.hasPrefix(".") else { continue }
-      let kind = line("\(folder)/\(name)/type")
-      // A mouse's battery says that it powers a device, not the system.
-      if kind == "Battery", line("\(folder)/\(name)/scope") != "Device" { hasBattery = true }
-      if kind != "Battery", line("\(folder)/\(name)/online") == "1" { return .mains }
-    }
-    return hasBattery ? .battery : .mains
-  }
-
-  private static func line(_ path: String) -> String? {
-    contents(path, limit: 256).map { bytes in
-      String(decoding: bytes.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self)
-    }
-  }
-
-  private static func contents(_ path: String, limit: Int) -> [UInt8]? {
+  static func contents(_ path: String, limit: Int) -> [UInt8]? {
     let descriptor = open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }

@@ -78,7 +78,12 @@ enum PlanPicture {
 
 extension JobPlanSummary {
   /// The plan as a picture, line by line.
-  package var lines: [String] {
+  package var lines: [String] { picture + chart + [end] }
+
+  /// The same without the chart of a mini-batch.
+  package var shortLines: [String] { picture + [end] }
+
+  private var picture: [String] {
     let grouping = "[" + stages.map { String($0.devices.count) }.joined(separator: "-") + "]"
     var lines: [String] = []
     if let mode = PlanMode(rawValue: mode) {
@@ -89,11 +94,11 @@ extension JobPlanSummary {
     }
     lines += PlanPicture.lines(
       stages: stages, cached: cachedDevices, idle: idle, units: unitsPerMiniBatch, microBatches: microBatches)
-    lines += chart
-    lines.append(
-      "predicted total \(brief(predictedSeconds.total)); plan \(planEpoch) by \(leader), \(planDigest.prefix(16))"
-    )
     return lines
+  }
+
+  private var end: String {
+    "predicted total \(brief(predictedSeconds.total)); plan \(planEpoch) by \(leader), \(planDigest.prefix(16))"
   }
 }
 

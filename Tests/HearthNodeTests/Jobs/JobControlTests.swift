@@ -9,6 +9,10 @@ private final class ScriptedJobs: JobServing {
   private struct State {
     var submissions: [JobSubmission] = []
     var stopped: [JobID] = []
+    var adopted: [JobID] = []
+    /// Why this device is paused, each time that it was told; nil for a resumption.
+    var pauses: [String?] = []
+    var pauseWaiters: [(count: Int, continuation: CheckedContinuation<Void, Never>)] = []
     var reports: [JobReport] = []
     var watchers: [AsyncStream<JobReport>.Continuation] = []
   }
@@ -17,6 +21,38 @@ private final class ScriptedJobs: JobServing {
 
   var submissions: [JobSubmission] { state.withLock { $0.submissions } }
   var stopped: [JobID] { state.withLock { $0.stopped } }
+  var adopted: [JobID] { state.withLock { $0.adopted } }
+  var pauses: [String?] { state.withLock { $0.pauses } }
+
+  /// Returns when so many pauses and resumptions were told.
+  func waitForPauses(_ count: Int) async {
+    await withCheckedContinuation { continuation in
+      let isThere = state.withLock { state in
+        if state.pauses.count < count { state.pauseWaiters.append((count, continuation)) }
+        return state.pauses.count >= count
+      }
+      if isThere { continuation.resume() }
+    }
+  }
+
+  private func notePause(_ reason: String?) {
+    let ready = state.withLock { state in
+      state.pauses.append(reason)
+      let ready = state.pauseWaiters.filter { $0.count <= state.pauses.count }
+      state.pauseWaiters.removeAll { $0.count <= state.pauses.count }
+      return ready
+    }
+    for waiter in ready { waiter.continuation.resume() }
+  }
+
+  func pauseDevice(_ reason: String) async { notePause(reason) }
+
+  func resumeDevice() async { notePause(nil) }
+
+  func adopt(_ job: JobID) async throws {
+    guard job == id else { throw JobFailure.unknown(job.short) }
+    state.withLock { $0.adopted.append(job) }
+  }
 
   /// What everybody who watches is told next.
   func tell(_ change: (inout JobReport) -> Void) {
@@ -68,7 +104,9 @@ private struct Desk {
   let jobs = ScriptedJobs()
   let root: String
 
-  static func run(_ body: (Desk) async throws -> Void) async throws {
+  static func run(
+    powerFolder: (String) throws -> String? = { _ in nil }, _ body: (Desk) async throws -> Void
+  ) async throws {
     let root = NSTemporaryDirectory() + "hearth-jobs-\(UUID().uuidString.prefix(8))"
     defer { try? FileManager.default.removeItem(atPath: root) }
     let place = try HouseholdPlace(environment: ["HEARTH_HOME": root + "/home"])
@@ -76,6 +114,9 @@ private struct Desk {
     var settings = DaemonSettings(environment: [:])
     (settings.port, settings.loopbackOnly, settings.usesAvahi) = (0, true, false)
     settings.logLevel = "error"
+    if let folder = try powerFolder(root) {
+      (settings.powerFolder, settings.pausesOnBattery) = (folder, true)
+    }
     let daemon = try await HouseholdDaemon.start(settings, place: place, environment: [:])
     let desk = Desk(place: place, root: root)
     await daemon.train(with: desk.jobs)
@@ -187,6 +228,12 @@ private func command<Value: Sendable>(_ body: @escaping @Sendable () throws -> V
         report.finishedEpochs = [EpochSummary(mode: .live, seconds: 1, samplesPerSecond: 2, loss: 3)]
         report.metrics = [JobReport.Measured(name: "accuracy", value: 0.5, epoch: 1)]
         report.warnings = ["w"]
+        var note = JobReport.Note(number: 3, kind: .notUsed, seconds: 4, device: "nas", reason: "slow")
+        (note.planEpoch, note.step, note.devices, note.tookSeconds) = (2, 412, 2, 1.8)
+        note.before = JobReport.Note.Pace(samplesPerSecond: 1, etaSeconds: 2)
+        note.after = JobReport.Note.Pace(samplesPerSecond: 3, etaSeconds: nil)
+        report.notes = [note]
+        report.pauseReason = "no quorum (weight 2 of 5)"
         report.result = TrainSummary(
           metric: MetricChange(name: "accuracy", before: nil, after: 1), epochs: report.finishedEpochs,
           cacheBytes: 1, peakResidentBytes: 2, adapterDigest: "d", adapterDirectory: "/out", steps: 4,
@@ -196,5 +243,91 @@ private func command<Value: Sendable>(_ body: @escaping @Sendable () throws -> V
       let expected = await desk.jobs.jobs()
       #expect(try await command { try client.jobs() } == expected)
     }
+  }
+
+  @Test("a pause is told to the jobs and the household, and kept for the next start")
+  func pause() async throws {
+    try await Desk.run { desk in
+      let client = PauseClient(desk.place)
+      let paused = try await command { try client.pause("video\ncall") }
+      #expect(paused.isPaused && paused.isRunning && paused.reason == "paused by its person: video call")
+      #expect(desk.jobs.pauses == ["paused by its person: video call"])
+      let peers = try await command { try Self.peers(desk.place) }
+      #expect(peers.first?.isPaused == true && peers.first?.isAvailable == false)
+      #expect(peers.first?.pauseReason == "paused by its person: video call")
+      // What a daemon that starts anew reads.
+      #expect(try HouseholdOffice(desk.place).storedReport().devices.first?.isPaused == true)
+      let resumed = try await command { try client.resume() }
+      #expect(!resumed.isPaused && resumed.reason == nil && resumed.text.contains("takes part"))
+      #expect(desk.jobs.pauses == ["paused by its person: video call", nil])
+      #expect(try await command { try Self.peers(desk.place) }.first?.isAvailable == true)
+      #expect(try HouseholdOffice(desk.place).storedReport().devices.first?.isPaused == nil)
+    }
+  }
+
+  @Test("a pause names the jobs that this device has a part in")
+  func pausedJobs() async throws {
+    try await Desk.run { desk in
+      let submission = try desk.submission()
+      _ = try await command { try JobClient(desk.place).submit(submission) }
+      let own = try #require(try await command { try Self.peers(desk.place) }.first?.device)
+      desk.jobs.tell { report in
+        var device = JobReport.Device(name: "desk", device: own)
+        device.place = 0
+        report.devices = [device]
+      }
+      let paused = try await command { try PauseClient(desk.place).pause("") }
+      #expect(paused.jobs == [PauseReport.Job(job: desk.jobs.id.description, name: "sentiment")])
+      #expect(paused.text.contains("3fa90000") && paused.text.contains("handed over"))
+    }
+  }
+
+  @Test("while the daemon is down a pause is kept on the disk, and without a household it is refused")
+  func pauseOffline() async throws {
+    let root = NSTemporaryDirectory() + "hearth-pause-\(UUID().uuidString.prefix(8))"
+    defer { try? FileManager.default.removeItem(atPath: root) }
+    let place = try HouseholdPlace(environment: ["HEARTH_HOME": root + "/home"])
+    await #expect(throws: (any Error).self) {
+      _ = try await command { try PauseClient(place).pause("") }
+    }
+    _ = try HouseholdOffice(place).create(name: "desk")
+    let paused = try await command { try PauseClient(place).pause("later") }
+    #expect(paused.isPaused && !paused.isRunning && paused.text.contains("hearth up"))
+    #expect(try HouseholdOffice(place).storedReport().devices.first?.pauseReason?.contains("later") == true)
+    #expect(try await command { try PauseClient(place).resume() }.isPaused == false)
+  }
+
+  @Test("--pause-on-battery: a daemon that starts on battery tells its jobs so, and resume overrides it")
+  func battery() async throws {
+    try await Desk.run(powerFolder: { root in
+      try FileManager.default.createDirectory(atPath: root + "/power/BAT0", withIntermediateDirectories: true)
+      try Data("Battery\n".utf8).write(to: URL(filePath: root + "/power/BAT0/type"))
+      return root + "/power"
+    }) { desk in
+      let device = try #require(try await command { try Self.peers(desk.place) }.first)
+      #expect(device.isPaused == true && device.pauseReason == "on battery")
+      let resumed = try await command { try PauseClient(desk.place).resume() }
+      #expect(!resumed.isPaused)
+      await desk.jobs.waitForPauses(1)
+      #expect(desk.jobs.pauses == [nil])
+    }
+  }
+
+  @Test("a job is adopted over the daemon's socket by an admin's device")
+  func adopt() async throws {
+    try await Desk.run { desk in
+      let submission = try desk.submission()
+      let id = try await command { try JobClient(desk.place).submit(submission) }
+      try await command { try JobClient(desk.place).adopt(id) }
+      #expect(desk.jobs.adopted == [desk.jobs.id])
+      await #expect(throws: DaemonRefusal.self) {
+        try await command { try JobClient(desk.place).adopt(String(repeating: "0", count: 32)) }
+      }
+    }
+  }
+
+  private static func peers(_ place: HouseholdPlace) throws -> [HouseholdReport.Device] {
+    var client = try HouseholdClient(ControlRequest(.status), place: place)
+    return try client.answer().status?.devices ?? []
   }
 }

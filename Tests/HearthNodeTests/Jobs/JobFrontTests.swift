@@ -1,3 +1,4 @@
+import Foundation
 import HearthNode
 import NeuralNetworks
 import Testing
@@ -133,10 +134,10 @@ private func summary(_ mode: EpochMode) -> EpochSummary {
         report.progress
           ?? RunProgress(
             phase: .fill, epoch: 0, step: 0, steps: 0, samplesPerSecond: 0)))
-    #expect(renderer.text(for: progress, epochs: 3, at: 0.05) == "", "too soon")
-    let first = renderer.text(for: progress, epochs: 3, at: 1)
-    // Two device lines stand there: one line up, and everything below is cleared.
-    #expect(first.hasPrefix("\r\u{1B}[1A\u{1B}[J"))
+    // Two device lines stand there: one line up, and everything below is cleared. The bar is new, so it is not too soon.
+    #expect(renderer.text(for: progress, epochs: 3, at: 0.05).hasPrefix("\r\u{1B}[1A\u{1B}[J"))
+    #expect(renderer.text(for: progress, epochs: 3, at: 0.1) == "", "too soon")
+    #expect(renderer.text(for: progress, epochs: 3, at: 1).hasPrefix("\r\u{1B}[2A\u{1B}[J"))
     let second = renderer.text(for: .run(.warning("w")), epochs: 3, at: 2)
     #expect(second == "\r\u{1B}[2A\u{1B}[J" + "warning: w\n")
     #expect(renderer.clearedBlock() == "")
@@ -162,14 +163,138 @@ private func summary(_ mode: EpochMode) -> EpochSummary {
     #expect(!epoch.contains("\u{1B}"))
   }
 
-  @Test("a device that was lost is told at once, and once")
-  func lost() {
+  @Test("a terminal never shows the bar without its devices, however soon they come after one another")
+  func together() throws {
+    var narrator = JobNarrator()
+    var renderer = JobRenderer(style: ConsoleStyle(columns: 200, colored: false))
+    var shown = ""
+    for event in narrator.events(for: training(20)) {
+      shown = renderer.text(for: event, epochs: 3, at: 0)
+    }
+    #expect(shown.contains("50%") && shown.contains("encoder 3 to encoder 5"), "\(shown)")
+  }
+
+  @Test("a paused job says what it waits for, and a recovering one what it does")
+  func states() {
     var renderer = JobRenderer(style: ConsoleStyle(columns: nil, colored: false))
-    var devices = report().devices
-    devices[1].state = .lost
-    devices[1].note = "no answer for 5 s"
-    #expect(renderer.text(for: .devices(devices), epochs: 3, at: 0) == "laptop: lost; no answer for 5 s\n")
-    #expect(renderer.text(for: .devices(devices), epochs: 3, at: 1) == "")
+    #expect(
+      renderer.text(for: .state(.paused, reason: "no quorum (weight 2 of 5)"), epochs: 3, at: 0)
+        == "paused: no quorum (weight 2 of 5); it goes on by itself when enough devices are back\n")
+    #expect(renderer.text(for: .state(.recovering), epochs: 3, at: 0).contains("devices have changed"))
+    var job = report(.paused)
+    job.pauseReason = "no quorum (weight 2 of 5)"
+    let table = JobReport.table([job])
+    #expect(table.contains("  paused  ") && table.contains("3fa90000: paused: no quorum (weight 2 of 5)"))
+  }
+
+  @Test("the first plan is shown with its chart, those after it without")
+  func plans() throws {
+    let json = #"""
+      {"plan_epoch":2,"leader":"desk","mode":"hybrid","units_per_mini_batch":8,"micro_batches":2,
+      "stages":[{"layers":["encoder 0","encoder 5"],"layer_count":6,
+      "devices":[{"name":"desk","share":4,"memory_bytes":1,"budget_bytes":2}]}],
+      "cached_devices":[],"idle":[],"predicted_seconds":{"first_epoch":1,"redistribution":0,"cached_epoch":1,
+      "total":2},"chart":["stage 1   0123"],"plan_digest":"0123456789abcdef0123456789abcdef"}
+      """#
+    let decoder = JSONDecoder()
+    decoder.keyDecodingStrategy = .convertFromSnakeCase
+    let plan = try decoder.decode(JobPlanSummary.self, from: Data(json.utf8))
+    var renderer = JobRenderer(style: ConsoleStyle(columns: nil, colored: false))
+    let first = renderer.text(for: .planned(plan), epochs: 3, at: 0)
+    let second = renderer.text(for: .planned(plan), epochs: 3, at: 1)
+    #expect(first.contains("stage 1   0123") && !second.contains("0123\n"))
+    #expect(first.contains("plan 2 by desk") && second.contains("desk  4/4"))
+  }
+}
+
+@Suite struct JobNoteTests {
+  private func note(_ number: Int, _ kind: JobReport.Note.Kind, _ device: String? = "laptop")
+    -> JobReport.Note
+  {
+    JobReport.Note(number: number, kind: kind, seconds: Double(number), device: device)
+  }
+
+  @Test("a note is told once, and its pace once it is measured")
+  func toldOnce() {
+    var narrator = JobNarrator()
+    var now = report()
+    _ = narrator.events(for: now)
+    let joined = note(3, .joined)
+    now.notes = [joined]
+    #expect(narrator.events(for: now) == [.note(joined)])
+    #expect(narrator.events(for: now) == [])
+    var measured = joined
+    measured.after = JobReport.Note.Pace(samplesPerSecond: 20, etaSeconds: 10)
+    now.notes = [measured, note(4, .left)]
+    #expect(narrator.events(for: now) == [.pace(measured), .note(note(4, .left))])
+    // Older notes give way.
+    now.notes = [note(4, .left), note(5, .joined)]
+    #expect(narrator.events(for: now) == [.note(note(5, .joined))])
+  }
+
+  @Test("who begins to watch late hears what happened, and of each pace that is known")
+  func late() {
+    var narrator = JobNarrator()
+    var now = report()
+    var joined = note(1, .joined)
+    joined.after = JobReport.Note.Pace(samplesPerSecond: 20, etaSeconds: nil)
+    now.notes = [joined, note(2, .lost)]
+    let told = narrator.events(for: now).filter {
+      switch $0 {
+      case .note, .pace: true
+      default: false
+      }
+    }
+    #expect(told == [.note(joined), .pace(joined), .note(note(2, .lost))])
+  }
+
+  @Test("each note reads as a sentence")
+  func texts() {
+    var joined = note(1, .joined)
+    (joined.step, joined.devices) = (1412, 3)
+    #expect(joined.text == "laptop joined; going on from step 1,412 with 3 devices")
+    #expect(joined.paceText == nil)
+    joined.before = JobReport.Note.Pace(samplesPerSecond: 12.3, etaSeconds: 250)
+    joined.after = JobReport.Note.Pace(samplesPerSecond: 18.9, etaSeconds: 160)
+    #expect(
+      joined.paceText
+        == "laptop joined: 12.3 -> 18.9 samples/s, about 2 min 40 s left instead of 4 min 10 s")
+    joined.before = nil
+    #expect(joined.paceText == "laptop joined: 18.9 samples/s, about 2 min 40 s left")
+    var lost = note(2, .lost, "desktop")
+    (lost.reason, lost.step, lost.devices) = ("connection ended", 412, 2)
+    #expect(lost.text == "desktop was lost (connection ended); going on from step 412 with 2 devices")
+    var unused = note(3, .notUsed, "nas")
+    unused.reason = "it would save 2 s of 40 s"
+    #expect(unused.text == "nas was not used: it would save 2 s of 40 s")
+    var recovered = note(4, .recovered, nil)
+    recovered.tookSeconds = 1.8
+    #expect(recovered.text == "recovered in 1.80 s")
+    (recovered.step, recovered.devices) = (412, 2)
+    #expect(recovered.text == "recovered in 1.80 s; going on from step 412 with 2 devices")
+    var left = note(5, .left)
+    (left.reason, left.devices) = ("on battery", 1)
+    #expect(left.text == "laptop left (on battery); going on with 1 device")
+  }
+
+  @Test("durations are spoken in the two largest units")
+  func spoken() {
+    let expected: [(Double, String)] = [
+      (0.32, "0.3 s"), (3.4, "3 s"), (59, "59 s"), (60, "1 min"), (160, "2 min 40 s"), (3600, "1 h"),
+      (11_100, "3 h 5 min"), (.nan, "?"),
+    ]
+    for (seconds, text) in expected { #expect(spokenDuration(seconds) == text) }
+  }
+
+  @Test("in JSON a note is one flat object with the kind and what is known of it")
+  func json() throws {
+    var lost = note(2, .lost, "desktop")
+    (lost.reason, lost.step) = ("connection ended", 412)
+    let line = try jsonLine(JobEvent.note(lost))
+    #expect(
+      line
+        == #"{"device":"desktop","event":"note","kind":"lost","number":2,"reason":"connection ended","seconds":2,"step":412}"#
+    )
   }
 }
 

@@ -211,4 +211,36 @@ import Testing
     let second = try JobPlanning.plan(settings, reports: reports, links: links(3), earlier: first).plan
     #expect(second.predicted.total <= first.predicted.total)
   }
+
+  @Test("A running job is planned again by what its devices reported and what they take now")
+  func replanning() throws {
+    let settings = settings(try shape())
+    let reports = [report("desk"), report("sofa")]
+    let plan = try JobPlanning.plan(settings, reports: reports, links: links(2)).plan
+    // Both are there, and everything but one epoch is done: too little is left to change anything.
+    let there = reports.enumerated().map { DeviceThere(report: $1, place: $0, secondsPerStep: 0.01) }
+    guard
+      case .keep = try JobPlanning.replan(
+        settings, present: plan, devices: there, links: links(2), committedStep: 10, cause: .straggler)
+    else {
+      Issue.record("a second cannot be gained where none is left")
+      return
+    }
+    guard
+      case .switch(let new) = try JobPlanning.replan(
+        settings, present: plan, devices: [there[1]], links: [], committedStep: 10, cause: .lost)
+    else {
+      Issue.record("a lost device needs a new plan")
+      return
+    }
+    #expect(new.household == [0] && new.plan.cached.map(\.units) == [8] && new.plan.mode == .fill)
+    #expect(new.gain.before == nil && new.gain.after > 0)
+    #expect(JobPlanning.samplesPerSecond(settings, stepNanoseconds: 500_000_000) == 32)
+    #expect(throws: JobPlanningFailure.self) {
+      try JobPlanning.replan(
+        settings, present: plan, devices: [DeviceThere(report: report("lamp", memory: 1), place: 0)],
+        links: [],
+        committedStep: 2, cause: .lost)
+    }
+  }
 }

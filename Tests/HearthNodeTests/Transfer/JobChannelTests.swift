@@ -260,4 +260,45 @@ struct JobChannelTests {
     #expect(channels[receiver].failure == nil)
     await bench.shutdown()
   }
+
+  @Test(
+    "goes on without a device at an optional place, whatever becomes of it", arguments: Carriage.allCases,
+    [false, true])
+  func optionalPlace(_ carriage: Carriage, dies: Bool) async throws {
+    let bench = try await TransferBench(carriage, devices: 3)
+    let channels = bench.devices.map {
+      $0.desk.openChannel(.first, roster: bench.roster, optional: [2])
+    }
+    for channel in channels { try await onThread { try channel.waitUntilOpen() } }
+    let tag = JobTag(.state, step: 1)
+    for other in 0..<2 {
+      try await onThread { try channels[other].send([7], tag, to: 2) }
+      #expect(try await onThread { try channels[2].receive(tag, from: other) } == [7])
+    }
+    async let waiting = failure { try channels[0].receive(tag, from: 2) }
+    if dies { await bench.devices[2].die() } else { channels[2].abort("it does not want to") }
+    #expect(await waiting == .lost(place: 2))
+    #expect(await failure { try channels[1].receive(tag, from: 2) } == .lost(place: 2))
+    #expect(await failure { try channels[1].send([1], tag, to: 2) } == .lost(place: 2))
+    try await onThread { try channels[0].send([3], tag, to: 1) }
+    #expect(try await onThread { try channels[1].receive(tag, from: 0) } == [3])
+    #expect(channels[0].failure == nil && channels[1].failure == nil)
+    await bench.shutdown()
+  }
+
+  @Test("turns sessions of an epoch away that has ended here")
+  func endedEpoch() async throws {
+    let bench = try await TransferBench(.sockets, devices: 2)
+    let old = JobStamp(job: JobStamp.first.job, term: 3, epoch: 3)
+    let (early, late) = bench.devices[0].id < bench.devices[1].id ? (0, 1) : (1, 0)
+    _ = bench.devices[late].desk.openChannel(.first, roster: bench.roster)
+    bench.devices[late].desk.closeChannel(.first)
+    let channel = bench.devices[early].desk.openChannel(old, roster: bench.roster)
+    async let sent = failure {
+      while true { try channel.send([1], JobTag(.share, step: 0), to: late) }
+    }
+    #expect(await sent == .lost(place: late))
+    #expect(bench.devices[late].transport.counters[.foreignJob] > 0)
+    await bench.shutdown()
+  }
 }

@@ -2,8 +2,12 @@
 package enum JobEvent: Sendable, Equatable {
   /// The household has the job.
   case submitted(job: String, name: String, owner: String)
-  /// The job goes on to its next state.
-  case state(JobReport.State)
+  /// The job goes on to its next state; a paused one has a reason.
+  case state(JobReport.State, reason: String? = nil)
+  /// A device came or went, or what came of that.
+  case note(JobReport.Note)
+  /// What the job's pace was before a note that was told earlier, and what it is since.
+  case pace(JobReport.Note)
   /// Who will do what; a job has another plan only after its household has changed.
   case planned(JobPlanSummary)
   /// What a run on one device tells as well: phases, progress, metrics, epochs, warnings.
@@ -13,7 +17,7 @@ package enum JobEvent: Sendable, Equatable {
 }
 
 extension JobEvent: Encodable {
-  private enum Keys: String, CodingKey { case event, job, name, owner, state, devices }
+  private enum Keys: String, CodingKey { case event, job, name, owner, state, devices, reason }
 
   /// Writes `{"event": name, …payload}`: one flat object an event.
   package func encode(to encoder: any Encoder) throws {
@@ -25,9 +29,16 @@ extension JobEvent: Encodable {
       try keys.encode(job, forKey: .job)
       try keys.encode(name, forKey: .name)
       try keys.encode(owner, forKey: .owner)
-    case .state(let state):
+    case .state(let state, let reason):
       try keys.encode("state", forKey: .event)
       try keys.encode(state, forKey: .state)
+      try keys.encodeIfPresent(reason, forKey: .reason)
+    case .note(let note):
+      try keys.encode("note", forKey: .event)
+      try note.encode(to: encoder)
+    case .pace(let note):
+      try keys.encode("pace", forKey: .event)
+      try note.encode(to: encoder)
     case .planned(let plan):
       try keys.encode("planned", forKey: .event)
       try plan.encode(to: encoder)
@@ -58,6 +69,7 @@ package struct JobNarrator: Sendable {
     for warning in report.warnings.dropFirst(last?.warnings.count ?? 0) {
       events.append(.run(.warning(warning)))
     }
+    events += noted(report)
     if let plan = report.plan,
       plan.planDigest != last?.plan?.planDigest || plan.planEpoch != last?.plan?.planEpoch
     {
@@ -65,15 +77,30 @@ package struct JobNarrator: Sendable {
     }
     // A short job may be over with its first report: what happened before its end is told before it.
     let isEnd = report.state == .saving || report.state.isOver
-    let state: [JobEvent] = report.state == last?.state ? [] : [.state(report.state)]
+    let isSame = report.state == last?.state && report.pauseReason == last?.pauseReason
+    let state: [JobEvent] = isSame ? [] : [.state(report.state, reason: report.pauseReason)]
     if !isEnd { events += state }
     events += measured(report)
     if let phase = report.phase, phase != last?.phase || report.epoch != last?.epoch {
       events.append(.run(.phase(phase)))
     }
-    if let progress = report.progress, progress != last?.progress { events.append(.run(.progress(progress))) }
+    // Before the progress: a terminal draws both with it.
     if !report.devices.isEmpty, report.devices != last?.devices { events.append(.devices(report.devices)) }
+    if let progress = report.progress, progress != last?.progress { events.append(.run(.progress(progress))) }
     if isEnd { events += state }
+    return events
+  }
+
+  /// What happened to devices since the last report, and paces that were measured since.
+  private func noted(_ report: JobReport) -> [JobEvent] {
+    var events: [JobEvent] = []
+    let newest = last?.notes.last?.number ?? -1
+    for note in report.notes {
+      if note.number > newest { events.append(.note(note)) }
+      guard note.after != nil else { continue }
+      let known = last?.notes.first { $0.number == note.number }
+      if known?.after == nil { events.append(.pace(note)) }
+    }
     return events
   }
 

@@ -16,6 +16,7 @@ package struct JobRenderer: Sendable {
   private var devices: [JobReport.Device] = []
   private var progress: RunProgress?
   private var phase: RunPhase?
+  private var hasShownPlan = false
   private var drawnLines = 0
   private var lastShown = -Double.infinity
   private var lastTable = -Double.infinity
@@ -35,17 +36,20 @@ package struct JobRenderer: Sendable {
       return line(
         "job \(short) '\(name)' of \(owner); 'hearth watch \(short)' shows it on any device, 'hearth stop \(short)' ends it"
       )
-    case .state(let state):
+    case .state(let state, let reason):
       // The last table stays: what every device has done in the end.
       let table = state == .finished ? deviceLines(columns: style.columns) : []
-      let lines = [stateText(state)].compactMap { $0 } + table
+      let lines = [stateText(state, reason)].compactMap { $0 } + table
       return lines.isEmpty ? "" : line(lines.joined(separator: "\n"))
-    case .planned(let plan): return line(plan.lines.joined(separator: "\n"))
+    case .planned(let plan):
+      // What a new division changes is who has what; the chart of the first one explains them all.
+      defer { hasShownPlan = true }
+      return line((hasShownPlan ? plan.shortLines : plan.lines).joined(separator: "\n"))
+    case .note(let note): return line(Self.color(note.kind).map { style.paint(note.text, $0) } ?? note.text)
+    case .pace(let note): return note.paceText.map { line($0) } ?? ""
     case .devices(let devices):
-      let changed = lost(devices)
       self.devices = devices
-      let text = changed.isEmpty ? "" : line(changed.joined(separator: "\n"))
-      return text + (style.columns == nil ? "" : block(at: now))
+      return style.columns == nil ? "" : block(at: now)
     case .run(let event): return runText(event, at: now)
     }
   }
@@ -98,21 +102,23 @@ package struct JobRenderer: Sendable {
   private mutating func block(at now: Double) -> String {
     guard let columns = style.columns else { return "" }
     let isLast = progress.map { $0.step == $0.steps } ?? false
-    guard now - lastShown >= Self.redrawInterval || isLast else { return "" }
-    lastShown = now
     var lines = progress.map { [ProgressLine($0, epochs: epochs).bar(columns: columns)] } ?? []
     lines += deviceLines(columns: columns)
-    guard !lines.isEmpty else { return "" }
+    // A line that comes or goes is shown at once: a bar is never without its devices.
+    let isDue = now - lastShown >= Self.redrawInterval || isLast || lines.count != drawnLines
+    guard !lines.isEmpty, isDue else { return "" }
+    lastShown = now
     let text = clearedBlock() + lines.joined(separator: "\n")
     drawnLines = lines.count
     return text
   }
 
-  /// What happened to devices that no table line would show for long.
-  private func lost(_ now: [JobReport.Device]) -> [String] {
-    now.filter { device in
-      device.state == .lost && devices.first(where: { $0.device == device.device })?.state != .lost
-    }.map { style.paint("\($0.name): lost", .yellow) + ($0.note.map { "; \($0)" } ?? "") }
+  private static func color(_ kind: JobReport.Note.Kind) -> ConsoleStyle.Color? {
+    switch kind {
+    case .lost, .paused, .notUsed, .adopted: .yellow
+    case .joined, .recovered: .green
+    case .left, .replanned: nil
+    }
   }
 
   private func deviceLines(columns: Int?) -> [String] {
@@ -125,11 +131,15 @@ package struct JobRenderer: Sendable {
   }
 
   /// States that are told by what comes of them (a plan, epochs) need no line of their own.
-  private func stateText(_ state: JobReport.State) -> String? {
+  private func stateText(_ state: JobReport.State, _ reason: String?) -> String? {
     switch state {
     case .gathering: "asking the household's devices what they can do"
     case .planning: "measuring links and looking for the fastest plan"
     case .preparing: "fetching weights where they are missing"
+    case .recovering: "its devices have changed; agreeing on how it goes on"
+    case .paused:
+      style.paint("paused\(reason.map { ": \($0)" } ?? "")", .yellow)
+        + "; it goes on by itself when enough devices are back"
     case .saving: "writing the adapter"
     case .training, .finished, .stopped, .failed: nil
     }

@@ -18,10 +18,16 @@ extension JobReport {
     let heading = ["JOB", "NAME", "OWNER", "STATE", "AT", "SAMPLES/S", "LOSS", "ETA", "TIME", "DEVICES"]
     var lines = tableLines([heading] + jobs.map(\.cells))
     for job in jobs {
-      guard let failure = job.failure else { continue }
-      lines.append("\(job.short): \(failure.message)")
+      if let failure = job.failure { lines.append("\(job.short): \(failure.message)") }
+      if job.state == .paused { lines.append("\(job.short): \(job.stateText); it goes on by itself") }
     }
     return lines.joined(separator: "\n") + "\n"
+  }
+
+  /// The state with what a paused job waits for, as "paused: no quorum (weight 2 of 5)".
+  package var stateText: String {
+    guard state == .paused, let pauseReason else { return state.rawValue }
+    return "\(state.rawValue): \(pauseReason)"
   }
 
   private var cells: [String] {

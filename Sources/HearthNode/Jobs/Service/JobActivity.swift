@@ -1,50 +1,141 @@
 import ComputeRuntime
+import DistributedTraining
 import Synchronization
 
-/// What runs for a job on this device, and how it is ended from another thread.
+/// What runs for a job on this device beside its coordinator, and how it is ended from another thread.
 final class JobActivity: Sendable {
+  /// A piece of work; a new one takes the place of an older one of its kind.
+  enum Work: Hashable {
+    case preparation, planning, fetching, delivery
+  }
+
   private struct State {
-    var channel: MeshJobChannel?
+    var tasks: [Work: Task<Void, Never>] = [:]
+    var run: RunActivity?
+    var reason: String?
+  }
+
+  private let state = Mutex(State())
+
+  /// The run of the present plan; nil between two.
+  var run: RunActivity? { state.withLock { $0.run } }
+
+  /// The work to cancel when the job ends, in place of earlier work of its kind.
+  func begin(_ work: Work, _ task: Task<Void, Never>) {
+    let (earlier, isEnded) = state.withLock { state in
+      (state.tasks.updateValue(task, forKey: work), state.reason != nil)
+    }
+    earlier?.cancel()
+    if isEnded { task.cancel() }
+  }
+
+  /// The run that is broken off when the job ends.
+  func begin(_ run: RunActivity?) {
+    let reason = state.withLock { state in
+      state.run = run
+      return state.reason
+    }
+    if let reason { run?.interrupt(reason) }
+  }
+
+  /// Ends all that runs; a run that is about to be over is left to itself.
+  func end(_ reason: String, interruptsRun: Bool) {
+    let (tasks, run) = state.withLock { state in
+      state.reason = reason
+      return (state.tasks.values.map { $0 }, state.run)
+    }
+    for task in tasks { task.cancel() }
+    if interruptsRun { run?.interrupt(reason) }
+  }
+}
+
+/// One run on this device, from its start to its answer; any thread may end it.
+final class RunActivity: Sendable {
+  private struct State {
+    var stop: (@Sendable () -> Void)?
+    var isStopping = false
     var task: Task<Void, Never>?
     var reason: String?
   }
 
+  /// The plan epoch's channel.
+  let channel: MeshJobChannel
   private let flag = CancellationFlag()
   private let state = Mutex(State())
 
-  /// Whether the job has been ended.
-  var isEnded: Bool { flag.isCancelled }
+  init(_ channel: MeshJobChannel) { self.channel = channel }
 
-  /// The channel of the run; nil before it has begun.
-  var channel: MeshJobChannel? { state.withLock { $0.channel } }
+  /// Whether the run has been broken off.
+  var isInterrupted: Bool { flag.isCancelled }
+  /// Why it was broken off here; nil when it was not.
+  var interruption: String? { state.withLock { $0.reason } }
 
-  /// The work to cancel when the job ends; what came before has ended by itself.
-  func begin(_ task: Task<Void, Never>) {
+  /// How the run is asked to stop at a boundary, from now on.
+  func attach(_ stop: @escaping @Sendable () -> Void) {
+    let isStopping = state.withLock { state in
+      state.stop = stop
+      return state.isStopping
+    }
+    if isStopping { stop() }
+  }
+
+  /// Lets the run stop at the next boundary.
+  func drain() {
+    let stop = state.withLock { state in
+      state.isStopping = true
+      return state.stop
+    }
+    stop?()
+  }
+
+  /// Breaks the run off.
+  func interrupt(_ reason: String) {
+    let task = state.withLock { state in
+      state.reason = state.reason ?? reason
+      return state.task
+    }
+    flag.cancel()
+    task?.cancel()
+    channel.abort(reason)
+  }
+
+  /// Blocks the run's thread until something is done that is cancelled with the run.
+  func await<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws -> Value {
+    let result = BlockingBox<Value>()
+    let task = Task { await result.fill(body) }
     let isEnded = state.withLock { state in
       state.task = task
       return state.reason != nil
     }
     if isEnded { task.cancel() }
+    defer { state.withLock { $0.task = nil } }
+    return try result.wait()
+  }
+}
+
+/// A result that a thread waits for.
+///
+/// - Safety: the result is touched under the monitor only.
+private final class BlockingBox<Value: Sendable>: @unchecked Sendable {
+  private let monitor = Monitor()
+  private var result: Result<Value, any Error>?
+
+  func fill(_ body: () async throws -> Value) async {
+    let found: Result<Value, any Error>
+    do { found = .success(try await body()) } catch { found = .failure(error) }
+    monitor.locked {
+      result = found
+      monitor.wakeAll()
+    }
   }
 
-  /// The channel that is aborted when the job ends.
-  func open(_ channel: MeshJobChannel) {
-    let reason = state.withLock { state in
-      state.channel = channel
-      return state.reason
+  func wait() throws -> Value {
+    try monitor.locked {
+      while true {
+        if let result { return try result.get() }
+        monitor.wait()
+      }
     }
-    if let reason { channel.abort(reason) }
-  }
-
-  /// Ends all that runs; the channel too, unless everybody has finished and it is closed in order.
-  func end(_ reason: String, abortsChannel: Bool) {
-    flag.cancel()
-    let (channel, task) = state.withLock { state in
-      state.reason = reason
-      return (state.channel, state.task)
-    }
-    task?.cancel()
-    if abortsChannel { channel?.abort(reason) }
   }
 }
 

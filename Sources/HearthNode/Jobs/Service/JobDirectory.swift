@@ -1,17 +1,23 @@
+import FoundationEssentials
 package import HearthStorage
 package import TrainingCoordination
 import WireCoding
 
 /// What this device keeps of jobs on its disk: a directory each in `jobs/` of the state directory.
 ///
-/// The record says what must survive a restart; beside it lie the activation cache and the model's files while the job
-/// runs.
+/// The record says what must survive a restart, the submission what its owner asked for; beside them lie the states of the
+/// training, the activation cache and the model's files until the job is over.
 package struct JobDirectory: Sendable {
   /// Jobs that are over and still known; the oldest give way.
   package static let keptJobs = 32
 
+  /// Most bytes of a submission, and of a history.
+  private static let textLimit = 4 << 20
+
   private let path: String
   private static let recordName = "record"
+  private static let submissionName = "submission"
+  private static let historyName = "history"
 
   /// The jobs of a state directory; makes the place when it is not there.
   package init(stateDirectory: String) throws(FileFailure) {
@@ -53,11 +59,41 @@ package struct JobDirectory: Sendable {
     return (records, damaged)
   }
 
-  /// Removes what only a running job needs.
+  /// Keeps what was submitted here, so that the adapter can be written after a restart: paths and names, no text of a row.
+  package func store(_ submission: JobSubmission, of job: JobID) throws(FileFailure) {
+    try write(submission, Self.submissionName, of: job)
+  }
+
+  /// What was submitted here; nil on every device but the owner, and when it cannot be read.
+  package func submission(of job: JobID) -> JobSubmission? { read(Self.submissionName, of: job) }
+
+  /// Keeps what devices told of a job only once.
+  func store(_ history: JobHistory, of job: JobID) throws(FileFailure) {
+    try write(history, Self.historyName, of: job)
+  }
+
+  /// What devices told of a job; empty when nothing was kept.
+  func history(of job: JobID) -> JobHistory { read(Self.historyName, of: job) ?? JobHistory() }
+
+  private func write(_ value: some Encodable, _ name: String, of job: JobID) throws(FileFailure) {
+    guard let bytes = canonicalJSON(value) else { preconditionFailure("\(name) of job \(job) is no JSON") }
+    let directory = path(of: job)
+    try createDirectory(directory, isPrivate: true)
+    try AtomicFile.write(bytes, to: "\(directory)/\(name)", permissions: 0o600)
+  }
+
+  private func read<Value: Decodable>(_ name: String, of job: JobID) -> Value? {
+    guard let bytes = try? readWholeFile("\(path(of: job))/\(name)", limit: Self.textLimit) else { return nil }
+    return try? JSONDecoder().decode(Value.self, from: Data(bytes))
+  }
+
+  /// Removes what only a job that is not over needs.
   package func removeWork(of job: JobID) {
     // Best effort: what stays is removed with the job.
     try? removeTree(cachePath(of: job))
     try? removeTree(modelPath(of: job))
+    CheckpointFiles(directory: path(of: job)).remove()
+    for name in [Self.submissionName, Self.historyName] { _ = try? removeFile("\(path(of: job))/\(name)") }
   }
 
   /// Removes everything of a job.

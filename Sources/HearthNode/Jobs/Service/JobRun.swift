@@ -11,20 +11,28 @@ import ParallelPlanner
 import TensorKernels
 import TrainingCoordination
 
-/// This device's part of a job's run, from the opened model to the trained parameters; blocks its thread.
+/// This device's part of a plan epoch, from the handover to the trained parameters or an end before; blocks its thread.
 struct JobRun: Sendable {
-  let package: JobPackage
+  let material: JobMaterial
   let certificate: PlanCertificate
   let own: DeviceID
-  let modelDirectory: String
-  let cacheDirectory: String
+  /// The job's owner, who gets the trained parameters.
+  let owner: DeviceID
   let threads: Int
   let budgetBytes: UInt64
-  let channel: MeshJobChannel
-  let activity: JobActivity
+  let activity: RunActivity
+  /// Fetches weights that are not here, and blocks until they are; false when there was nothing to fetch.
+  let obtain: @Sendable (WeightNeeds) throws -> Bool
   let report: @Sendable (DeviceProgress) -> Void
+  let learned: @Sendable () -> Void
 
   /// What came of it.
+  enum End: Sendable {
+    case completed(Outcome)
+    case stopped(RunStop)
+  }
+
+  /// What a run to the job's end has led to.
   struct Outcome: Sendable {
     /// All trained values; nil when this device does not hold them.
     let parameters: [Float]?
@@ -34,66 +42,138 @@ struct JobRun: Sendable {
     let cacheBytes: Int
   }
 
-  func run() throws -> Outcome {
+  func run() -> End {
+    do {
+      return try withSubnormalsFlushed { try driven() }
+    } catch {
+      activity.channel.abort("\(error)")
+      return .stopped(
+        RunStop(committedStep: material.committedStep, culprit: culprit(of: error), reason: "\(error)"))
+    }
+  }
+
+  private func driven() throws -> End {
     _ = BLASCore.select()
-    // The shapes decide everything but the values: what a sparse copy lacks is never read.
-    let model = try OpenedModel(directory: modelDirectory, identity: package.backboneDigest)
-    guard let backbone = model.backbone else { preconditionFailure("an opened model has its backbone") }
-    let packaged = try PackagedRun(package, backbone: backbone)
-    let run = packaged.prepared
-    let plan = certificate.proposal.plan
-    let cache = try openCache(packaged)
+    let packaged = try material.laidOut()
+    let proposal = certificate.proposal
     let progress = JobProgress(
-      run: run, places: certificate.proposal.household.count, channel: channel, budgetBytes: budgetBytes,
-      report: report)
+      run: packaged.prepared, phase: proposal.learners.contains(own) ? .learning : .ready,
+      channel: activity.channel, budgetBytes: budgetBytes, report: report, learned: learned)
     let driver = try DistributedRun(
-      DistributedJob(run), plan: plan, devices: certificate.proposal.household.count,
-      collector: certificate.proposal.household.firstIndex(of: certificate.roster.owner),
-      technique: technique(packaged, model: model, backbone: backbone, cache: cache), channel: channel,
-      team: ComputeTeam(width: threads), isCancelled: { activity.isEnded }, report: progress.note)
-    let result = try withSubnormalsFlushed { try driver.run() }
+      DistributedJob(packaged.prepared), plan: proposal.plan,
+      entry: RunEntry(held: material.held, next: proposal.next), devices: proposal.household.count,
+      collector: proposal.household.firstIndex(of: owner), technique: try technique(packaged),
+      channel: activity.channel, team: ComputeTeam(width: threads),
+      isCancelled: { activity.isInterrupted }, checkpoint: { material.save($0) }, report: progress.note)
+    let stop = StopDoor(driver)
+    activity.attach { stop.request() }
+    let result: DistributedResult
+    do { result = try driver.run() } catch {
+      material.keep(driver.held)
+      throw error
+    }
+    material.keep(driver.held)
+    activity.channel.close()
     progress.send()
-    return Outcome(
-      parameters: result.isComplete ? values(of: result.parameters) : nil,
-      digest: result.isComplete ? result.digest : nil, results: progress.results(result),
-      cacheBytes: cache?.bytes ?? 0)
+    guard result.ending == .finished else {
+      return .stopped(RunStop(committedStep: material.committedStep))
+    }
+    return .completed(
+      Outcome(
+        parameters: result.isComplete ? values(of: result.parameters) : nil,
+        digest: result.isComplete ? result.digest : nil, results: progress.results(result),
+        cacheBytes: material.cacheBytes))
   }
 
   private func values(of tree: ParameterTree) -> [Float] {
     Array(UnsafeBufferPointer(start: tree.vector, count: tree.vectorCount))
   }
 
-  private func openCache(_ packaged: PackagedRun) throws -> ActivationCacheStore? {
-    guard certificate.proposal.plan.mode != .live else { return nil }
-    try createDirectory(cacheDirectory, isPrivate: true)
-    return try ActivationCacheStore(DirectoryShardStorage(cacheDirectory), identity: packaged.cacheIdentity)
-  }
-
-  private func technique(
-    _ packaged: PackagedRun, model: OpenedModel, backbone: any Backbone, cache: ActivationCacheStore?
-  ) -> DeviceTechnique {
+  private func technique(_ packaged: PackagedRun) throws -> DeviceTechnique {
     let run = packaged.prepared
     let technique = run.technique
-    func start(_ tree: ParameterTree, cachedOnly: Bool) -> WorkingTechnique {
+    let seed = packaged.package.settings.seed
+    let cache =
+      certificate.proposal.plan.mode == .live || technique.sideShape == nil ? nil : try material.activations()
+    func start(_ tree: ParameterTree, cachedOnly: Bool) throws -> WorkingTechnique {
       let work = technique.start(
-        backbone, parameters: tree, cache: cache, capacity: run.capacity, workers: threads, training: true,
-        dropoutSeed: packaged.package.settings.seed, cachedOnly: cachedOnly)
-      if technique.replacesBackbone { model.releasePages() }
+        try material.backbone(), parameters: tree, cache: cache, capacity: run.capacity, workers: threads,
+        training: true, dropoutSeed: seed, cachedOnly: cachedOnly)
+      if technique.replacesBackbone { material.releasePages() }
       return WorkingTechnique(computation: work.computation, source: work.source)
     }
+    // The stages are the whole model.
+    let depth = certificate.proposal.plan.stages.last?.layers.upperBound ?? 0
     return DeviceTechnique(
-      parameters: { packaged.initialParameters(backbone) },
-      whole: { start($0, cachedOnly: false) },
-      stage: { tree, request in
-        technique.stage(
-          backbone, parameters: tree, layers: request.layers, capacity: run.capacity, slots: request.slots,
-          workers: request.workers, dropoutSeed: packaged.package.settings.seed)
+      parameters: { packaged.initialParameters(try material.backbone()) },
+      whole: {
+        try fetch(0..<depth, needsOutput: true)
+        return try start($0, cachedOnly: false)
       },
-      cached: { start($0, cachedOnly: true) },
-      releaseBackbone: { model.release() },
+      stage: { tree, request in
+        try fetch(request.layers, needsOutput: request.layers.upperBound == depth)
+        return technique.stage(
+          try material.backbone(), parameters: tree, layers: request.layers, capacity: run.capacity,
+          slots: request.slots, workers: request.workers, dropoutSeed: seed)
+      },
+      cached: {
+        try fetch(0..<0, needsOutput: true)
+        return try start($0, cachedOnly: true)
+      },
+      releaseBackbone: { material.release() },
       taps: technique.sideShape.flatMap { shape in
         cache.map { KeptTaps(shape: shape, element: technique.element, cache: $0) }
-      })
+      },
+      leaves: { technique.leaves(of: $1, in: $0, backbone: try material.backbone()) })
+  }
+
+  /// Weights are fetched when something needs them: a plan of the cached epochs may never do.
+  private func fetch(_ layers: Range<Int>, needsOutput: Bool) throws {
+    if try obtain(WeightNeeds(layers: layers, needsOutput: needsOutput)) { material.reopen() }
+  }
+
+  /// Who has to do with a failure: a device, this one, or the job itself.
+  private func culprit(of error: any Error) -> RunCulprit {
+    func device(_ place: Int) -> RunCulprit {
+      let household = certificate.proposal.household
+      return household.indices.contains(place) && household[place] != own
+        ? .device(household[place]) : .elsewhere
+    }
+    if activity.isInterrupted { return .elsewhere }
+    switch error {
+    case let failure as DistributedRunFailure:
+      switch failure {
+      case .channel(.lost(let place), _): return device(place)
+      case .channel(.aborted, _), .cancelled: return .elsewhere
+      case .malformed(let place, _, _), .ring(let place, _): return device(place)
+      // Going on would train two different models.
+      case .replicasDiffer, .unfitPlan, .handover: return .job
+      case .training(let failure): return failure.isTheSameEverywhere ? .job : .own
+      }
+    case is JobPackageFailure: return .job
+    default: return .own
+    }
+  }
+}
+
+/// The one call on a run that other threads make.
+///
+/// - Safety: `requestStop` may be called on any thread.
+private final class StopDoor: @unchecked Sendable {
+  private let driver: DistributedRun
+
+  init(_ driver: DistributedRun) { self.driver = driver }
+
+  func request() { driver.requestStop() }
+}
+
+extension TrainingFailure {
+  /// Whether every device that computes this step fails in this way.
+  var isTheSameEverywhere: Bool {
+    switch self {
+    case .activationOverflow, .diverged: true
+    case .activationsMissing, .cache, .foreignState, .exchange, .malformedBoundary: false
+    }
   }
 }
 
@@ -115,23 +195,32 @@ extension DistributedJob {
 final class JobProgress: @unchecked Sendable {
   /// Least time between two reports of one phase, in seconds.
   private static let interval = 0.25
+  /// Share of the newest step in the time that a step is said to take: single steps say little.
+  private static let newest = 0.15
+  /// Reports of news (a phase, an epoch, a metric) that may follow each other at once.
+  private static let burst = 32.0
 
   private let run: PreparedRun
-  private let places: Int
   private let channel: MeshJobChannel
   private let report: @Sendable (DeviceProgress) -> Void
-  private var progress = DeviceProgress(.ready)
+  private let learned: @Sendable () -> Void
+  private var progress: DeviceProgress
   private var lastSent = -Double.infinity
+  private var tokens = burst
+  private var refilled = MonotonicClock.seconds()
+  /// The phase whose steps are timed.
+  private var timed: DistributedPhase?
   private var measured: [(epoch: Int, metrics: [MetricValue])] = []
 
   init(
-    run: PreparedRun, places: Int, channel: MeshJobChannel, budgetBytes: UInt64,
-    report: @escaping @Sendable (DeviceProgress) -> Void
+    run: PreparedRun, phase: DevicePhase, channel: MeshJobChannel, budgetBytes: UInt64,
+    report: @escaping @Sendable (DeviceProgress) -> Void, learned: @escaping @Sendable () -> Void
   ) {
     self.run = run
-    self.places = places
     self.channel = channel
     self.report = report
+    self.learned = learned
+    progress = DeviceProgress(phase)
     progress.budgetBytes = budgetBytes
   }
 
@@ -140,7 +229,9 @@ final class JobProgress: @unchecked Sendable {
     case .phase(let phase):
       progress.phase = DevicePhase(phase)
       (progress.step, progress.steps, progress.loss, progress.etaSeconds) = (0, 0, nil, nil)
-      send()
+      // Evaluations come between two epochs of one kind; their steps take as long as before.
+      if phase != .evaluation, phase != timed { (timed, progress.secondsPerStep) = (phase, nil) }
+      sendNews()
     case .progress(let new):
       progress.phase = DevicePhase(new.phase)
       progress.epoch = UInt32(clamping: new.epoch)
@@ -150,22 +241,44 @@ final class JobProgress: @unchecked Sendable {
       progress.loss = new.loss
       progress.etaSeconds = new.etaSeconds
       progress.waitingShare = new.waitShare
-      if MonotonicClock.seconds() - lastSent >= Self.interval { send() }
+      sendIfDue()
     case .evaluated(let evaluation):
       let metrics = metrics(of: evaluation)
       measured.append((evaluation.epoch, metrics))
       progress.metricsEpoch = UInt32(clamping: evaluation.epoch)
       progress.metrics = metrics.map { NamedMetric(name: $0.name, value: $0.value) }
-      send()
+      sendNews()
     case .epoch(let epoch):
-      guard epoch.phase != .filling else { return send() }
+      guard epoch.phase != .filling else { return sendNews() }
       progress.finished = FinishedEpoch(
         index: UInt32(clamping: epoch.index), isCached: epoch.phase == .cached, seconds: epoch.times.seconds,
         samplesPerSecond: epoch.samplesPerSecond, loss: epoch.loss)
       progress.waitingShare = epoch.times.waitShare
-      send()
-    case .transition: send()
+      sendNews()
+    case .transition, .handover: sendNews()
+    case .learned:
+      sendNews()
+      learned()
+    case .committed(let step, let secondsPerStep):
+      progress.committedStep = UInt64(clamping: step)
+      progress.secondsPerStep =
+        progress.secondsPerStep.map { $0 + Self.newest * (secondsPerStep - $0) } ?? secondsPerStep
+      sendIfDue()
     }
+  }
+
+  private func sendIfDue() {
+    if MonotonicClock.seconds() - lastSent >= Self.interval { send() }
+  }
+
+  /// Tells something new at once, unless epochs follow each other so fast that nobody could listen.
+  private func sendNews() {
+    let now = MonotonicClock.seconds()
+    tokens = min(Self.burst, tokens + (now - refilled) / Self.interval)
+    refilled = now
+    guard tokens >= 1 else { return sendIfDue() }
+    tokens -= 1
+    send()
   }
 
   /// Tells where the run is.

@@ -26,9 +26,12 @@ extension JobService {
         JobReport.Measured(name: $0.name, value: $0.value, epoch: Int(epoch))
       }
     }
+    report.notes = job.notes.report(name: name)
+    report.pauseReason = coordinator.pausedReason
+    // Who was not used under a plan stands in the notes.
     report.warnings =
       job.warnings
-      + coordinator.declines.keys.sorted().map {
+      + coordinator.declines.keys.sorted().filter { !job.notes.tellRefusal(of: $0) }.map {
         "'\(name(of: $0))' does not take part: \(coordinator.declines[$0] ?? "")"
       }
     if report.state == .training { fill(&report, from: job) }
@@ -37,13 +40,8 @@ extension JobService {
     return report
   }
 
-  /// The numbers of the device that is furthest back: the others wait for it.
   private func fill(_ report: inout JobReport, from job: OpenJob) {
-    let told = job.coordinator.participants.compactMap { job.coordinator.progress(of: $0) }
-      .filter { $0.phase >= .filling && $0.phase < .completed }
-    guard let slowest = told.min(by: { ($0.epoch, $0.phase, $0.step) < ($1.epoch, $1.phase, $1.step) }) else {
-      return
-    }
+    guard let slowest = job.slowest else { return }
     report.phase = RunPhase(slowest.phase)
     report.epoch = Int(slowest.epoch)
     report.step = Int(clamping: slowest.step)
@@ -56,10 +54,10 @@ extension JobService {
   private func devices(of job: OpenJob) -> [JobReport.Device] {
     let coordinator = job.coordinator
     let plan = coordinator.certificate?.proposal
-    let listed = plan.map { plan in
-      plan.household + job.specification.roster.filter { !plan.household.contains($0) }
-    }
-    return (listed ?? job.specification.roster).map { id in
+    var listed = plan?.household ?? []
+    let known = job.specification.roster + (coordinator.devices.keys.sorted() + coordinator.declines.keys.sorted())
+    for id in known where !listed.contains(id) && household.names[id] != nil { listed.append(id) }
+    return listed.map { id in
       var device = JobReport.Device(name: name(of: id), device: id.description)
       let progress = coordinator.progress(of: id)
       if let plan, let place = plan.place(of: id) {
@@ -71,7 +69,7 @@ extension JobService {
         device.cachedUnits = plan.plan.cached.first { $0.device == place }?.units ?? 0
       }
       device.state = state(of: id, progress, job)
-      device.note = coordinator.declines[id]
+      device.note = coordinator.declines[id] ?? progress?.reason
       guard let progress else { return device }
       device.memoryBytes = progress.memoryBytes > 0 ? Int64(clamping: progress.memoryBytes) : nil
       device.budgetBytes = progress.budgetBytes > 0 ? Int64(clamping: progress.budgetBytes) : nil
@@ -108,14 +106,19 @@ extension JobService {
   {
     let coordinator = job.coordinator
     if case .failed(device, _) = coordinator.record.outcome { return .lost }
-    if device != own, !household.membership.alive.contains(device) { return .lost }
-    if coordinator.certificate != nil, !coordinator.participants.contains(device) { return .idle }
+    let isLeaving = progress?.isLeaving ?? false
+    if device != own, !household.membership.alive.contains(device) { return isLeaving ? .left : .lost }
+    let proposal = coordinator.certificate?.proposal
+    let isParticipant = proposal?.participants.contains(device) ?? true
     switch progress?.phase {
-    case nil, .waiting: return .asked
-    case .preparing, .fetching: return .fetching
-    case .prepared, .planning, .deciding, .ready: return .ready
-    case .filling, .live, .transition, .cached, .evaluating: return .computing
+    case .paused: return .paused
+    case .handedOver: return .left
     case .completed: return .done
+    case .learning, .learned: return .learning
+    case nil, .waiting: return isParticipant ? .asked : .idle
+    case .preparing, .fetching: return .fetching
+    case .prepared, .planning, .deciding, .ready, .interrupted: return isParticipant ? .ready : .idle
+    case .filling, .live, .transition, .cached, .evaluating: return isParticipant ? .computing : .idle
     }
   }
 
@@ -148,11 +151,43 @@ extension JobService {
         message: "stopped on '\(name(of: device))'", device: name(of: device), reason: .interrupted)
     case .failed(let device?, let reason):
       JobReport.Failure(
-        message: "'\(name(of: device))': \(reason); run the same command again", device: name(of: device),
+        message: "'\(name(of: device))': \(reason); mend that and run the same command again",
+        device: name(of: device),
         reason: .unreachable)
     case .failed(nil, let reason):
       JobReport.Failure(message: reason, reason: .insufficientResources)
     }
+  }
+}
+
+extension OpenJob {
+  /// Where the device is that is furthest back: the others wait for it.
+  var slowest: DeviceProgress? {
+    coordinator.participants.compactMap { coordinator.progress(of: $0) }
+      .filter { $0.phase >= .filling && $0.phase < .handedOver }
+      .min { ($0.epoch, $0.phase, $0.step) < ($1.epoch, $1.phase, $1.step) }
+  }
+
+  /// Takes in what happened to the job's devices, and how fast it is.
+  mutating func takeNotes() {
+    var moment = JobNotes.Moment()
+    moment.notes = coordinator.notes
+    moment.seconds = opened.duration(to: DeviceClocks.now().monotonic).inSeconds
+    if let certificate = coordinator.certificate {
+      let plan = certificate.proposal.plan
+      moment.epoch = certificate.stamp.epoch
+      moment.participants = coordinator.participants.count
+      moment.cachedEpochSeconds = plan.mode == .live ? nil : PlanReport.seconds(plan.predicted.cachedEpoch)
+    }
+    if coordinator.state == .running, let slowest, let phase = RunPhase(slowest.phase) {
+      moment.position = JobPace.Position(
+        phase: phase, epoch: Int(slowest.epoch), step: Int(clamping: slowest.step),
+        steps: Int(clamping: slowest.steps))
+    }
+    if !notes.isMeasuring, let settings = material?.package.settings {
+      notes.measure(JobPace(samplesPerStep: settings.batch, epochs: settings.epochs))
+    }
+    notes.take(moment)
   }
 }
 
@@ -164,6 +199,8 @@ extension JobReport.State {
     case .planning, .deciding: self = .planning
     case .fetching: self = .preparing
     case .running: self = .training
+    case .recovering: self = .recovering
+    case .paused: self = .paused
     case .saving: self = .saving
     case .finished: self = .finished
     case .failed: self = .failed
@@ -180,7 +217,8 @@ extension RunPhase {
     case .live: self = .liveEpoch
     case .cached: self = .cachedEpoch
     case .evaluating: self = .evaluation
-    case .waiting, .preparing, .prepared, .planning, .deciding, .fetching, .ready, .transition, .completed:
+    case .waiting, .preparing, .prepared, .planning, .deciding, .fetching, .ready, .transition, .completed,
+      .interrupted, .learning, .learned, .paused, .handedOver:
       return nil
     }
   }

@@ -26,9 +26,9 @@ extension JobService: JobServing {
       id: id, owner: own, name: cut(submission.name, to: JobLimits.nameBytes), model: offered.model,
       modelFiles: offered.listing, package: offered.package, roster: roster,
       leader: roster.contains(suggested) ? suggested : own, epochs: offered.epochs)
-    doors.desk.blobs.admit(job: id, blobs: offered.blobs, readers: roster)
+    // Before the record: whoever finds the job on the disk can write its adapter.
+    try directory.store(submission, of: id)
     open(StoredJob(specification), isRestart: false, submission: submission)
-    jobs[id]?.blobs += offered.blobs
     log.info(
       "job-submitted",
       metadata: ["job": "\(id.short)", "name": "\(submission.name)", "devices": "\(roster.count)"])
@@ -53,6 +53,28 @@ extension JobService: JobServing {
     if let job, jobs[job] == nil { continuation.finish() }
     for known in jobs.keys.sorted() where job == nil || job == known { tellWatchers(known) }
     return stream
+  }
+
+  /// Takes this device out of all jobs until `resumeDevice`, and says why; what it holds is handed over in order.
+  package func pauseDevice(_ reason: String) async {
+    pause = cut(reason, to: JobLimits.reasonBytes)
+    for id in jobs.keys.sorted() where jobs[id]?.isOver == false { take(.leave(reason: reason), id) }
+  }
+
+  /// Lets this device take part again, also in jobs that it left.
+  package func resumeDevice() async {
+    guard pause != nil, !isStopping else { return }
+    pause = nil
+    for id in jobs.keys.sorted() where jobs[id]?.isOver == false { take(.rejoin, id) }
+  }
+
+  /// Lets a job that lost its majority go on with the devices that are there.
+  package func adopt(_ job: JobID) async throws {
+    guard let known = jobs[job] else { throw JobFailure.unknown(job.description) }
+    let state = known.coordinator.state
+    guard !known.isOver else { throw JobFailure.over(job: job.short, state: state.rawValue) }
+    guard state == .paused else { throw JobFailure.notPaused(job: job.short, state: state.rawValue) }
+    take(.adopt, job)
   }
 
   private func endWatch(_ id: UInt64) { watchers[id] = nil }

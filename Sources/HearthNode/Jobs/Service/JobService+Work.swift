@@ -13,13 +13,23 @@ import MeshPeer
 import NeuralNetworks
 import ParallelPlanner
 import TrainingCoordination
+import WireCoding
+
+/// A job's material as it was taken up, with what its model's layers are called.
+struct OpenedMaterial: Sendable {
+  let material: JobMaterial
+  let layerNames: [String]
+}
 
 /// The work that a job's coordinator asks for; each piece answers with an event.
 extension JobService {
-  /// Begins a piece of work that ends with the job.
-  private func work(_ id: JobID, _ body: @escaping @Sendable (isolated JobService) async -> Void) {
-    guard let activity = jobs[id]?.activity else { return }
+  /// Begins a piece of work that ends with the job, in place of an earlier one of its kind.
+  func work(
+    _ id: JobID, _ kind: JobActivity.Work, _ body: @escaping @Sendable (isolated JobService) async -> Void
+  ) {
+    guard !hasStopped, let activity = jobs[id]?.activity else { return }
     activity.begin(
+      kind,
       Task { [weak self] in
         guard let self else { return }
         await body(self)
@@ -30,9 +40,10 @@ extension JobService {
 
   /// Fetches the package and measures this device.
   func prepare(_ id: JobID) {
-    work(id) { service in
+    work(id, .preparation) { service in
       do {
-        if let other = service.jobs.values.first(where: { $0.id != id && $0.isRunning }) {
+        if let pause = service.pause { throw JobServiceFailure.paused(reason: pause) }
+        if let other = service.jobs.values.first(where: { $0.id != id && $0.isWorking }) {
           throw JobServiceFailure.busy(name: other.specification.name)
         }
         let report = try await service.measuredReport(id)
@@ -40,6 +51,7 @@ extension JobService {
           .fetched(0, of: 0, budget: UInt64(clamping: report.memoryBytes)), id)
         service.take(.prepared(report: try report.encoded()), id)
       } catch {
+        if Task.isCancelled { return }
         service.log.warning("job-declined", metadata: ["job": "\(id.short)", "error": "\(error)"])
         service.take(.unprepared("\(error)"), id)
       }
@@ -47,106 +59,128 @@ extension JobService {
   }
 
   private func measuredReport(_ id: JobID) async throws -> DeviceReport {
-    guard let job = jobs[id] else { throw JobServiceFailure.stopping }
-    let reference = job.specification.package
-    if !job.coordinator.isOwner {
-      try await doors.desk.fetch(reference.digest, for: id, from: [job.specification.owner])
-      jobs[id]?.blobs.append(reference.digest)
-      // Whoever has the package may give it on.
-      doors.desk.blobs.admit(job: id, blobs: [reference.digest], readers: job.specification.roster)
+    let package = try await material(id).package
+    let (limits, state, name) = (doors.limits, doors.stateDirectory, name(of: own))
+    return try await onOwnThread("job-prepare") {
+      try JobPlanning.report(
+        try JobPlanningSettings(decoding: package.planning), name: name, limits: limits, stateDirectory: state)
     }
-    let (blobs, limits, state) = (doors.blobs, doors.limits, doors.stateDirectory)
-    let name = name(of: own)
-    let (package, names, report) = try await onOwnThread("job-prepare") {
+  }
+
+  /// What the job's runs here share; fetches the package when it is not here, and reads what the disk holds of it.
+  func material(_ id: JobID) async throws -> JobMaterial {
+    guard let job = jobs[id], !job.isOver else { throw JobServiceFailure.stopping }
+    if let material = job.material { return material }
+    if let opening = job.opening { return try await opening.value.material }
+    let opening = Task { try await openMaterial(job) }
+    jobs[id]?.opening = opening
+    defer { jobs[id]?.opening = nil }
+    let opened = try await opening.value
+    guard jobs[id]?.isOver == false else { throw JobServiceFailure.stopping }
+    jobs[id]?.material = opened.material
+    jobs[id]?.layerNames = opened.layerNames
+    admit(id)
+    return opened.material
+  }
+
+  private func openMaterial(_ job: OpenJob) async throws -> OpenedMaterial {
+    let id = job.id
+    let reference = job.specification.package
+    try await doors.desk.fetch(reference.digest, for: id, from: sources(of: job))
+    let (blobs, log) = (doors.blobs, log)
+    let modelDirectory = job.submission?.modelDirectory ?? directory.modelPath(of: id)
+    let cacheDirectory = directory.cachePath(of: id)
+    let files = CheckpointFiles(directory: directory.path(of: id), writing: doors.writeState)
+    return try await onOwnThread("job-open") {
       let package = try JobPackage(
         decoding: blobs.readAll(reference.digest, limit: JobPackageLimits.bytes))
-      let settings = try JobPlanningSettings(decoding: package.planning)
-      return (
-        package, try settings.planningModel().layerNames,
-        try JobPlanning.report(settings, name: name, limits: limits, stateDirectory: state)
-      )
-    }
-    jobs[id]?.package = package
-    jobs[id]?.layerNames = names
-    return report
-  }
-
-  /// Measures the links and looks for a plan.
-  func plan(_ id: JobID, _ reports: [JobDeviceReport]) {
-    work(id) { service in
-      do {
-        let (household, plan) = try await service.foundPlan(id, reports)
-        service.take(.planned(household: household, plan), id)
-      } catch {
-        service.take(.unplanned("\(error)"), id)
+      let names = try JobPlanningSettings(decoding: package.planning).planningModel().layerNames
+      let found = files.read()
+      for fault in found.faults {
+        log.warning("job-state-damaged", metadata: ["job": "\(id.short)", "error": "\(fault)"])
       }
+      let writer = CheckpointWriter(files, found: found) { [weak self] error in
+        log.warning("job-state-not-stored", metadata: ["job": "\(id.short)", "error": "\(error)"])
+        Task { await self?.warn(id, "the state of the training cannot be kept on this device: \(error)") }
+      }
+      return OpenedMaterial(
+        material: JobMaterial(
+          package, modelDirectory: modelDirectory, cacheDirectory: cacheDirectory, checkpoints: writer,
+          found: found.states), layerNames: names)
     }
   }
 
-  private func foundPlan(_ id: JobID, _ reports: [JobDeviceReport]) async throws -> ([DeviceID], Plan) {
-    guard let package = jobs[id]?.package else { throw JobServiceFailure.stopping }
-    let settings = try JobPlanningSettings(decoding: package.planning)
-    var devices: [DeviceID] = []
-    var usable: [DeviceReport] = []
-    for entry in reports {
-      do throws(JobPlanningFailure) {
-        var report = try DeviceReport(decoding: entry.report)
-        // Whatever it calls itself: people know it by its certificate's name.
-        report.name = name(of: entry.device)
-        usable.append(report)
-        devices.append(entry.device)
-      } catch {
-        log.warning(
-          "job-report-dropped", metadata: ["peer": "\(name(of: entry.device))", "error": "\(error)"])
-      }
+  private func warn(_ id: JobID, _ text: String) {
+    guard let job = jobs[id], !job.warnings.contains(text), job.warnings.count < Self.keptWarnings else {
+      return
     }
-    let measured = usable.count > 1 ? await doors.measureLinks() : []
-    guard let measured else { throw JobServiceFailure.stopping }
-    guard let place = devices.firstIndex(of: own) else { throw JobServiceFailure.stopping }
-    let links = measured.compactMap { link in
-      devices.firstIndex(of: link.device).map {
-        MeasuredLink(
-          from: place, to: $0, bytesPerSecond: link.bytesPerSecond,
-          roundTripSeconds: link.roundTrip?.inSeconds)
-      }
+    jobs[id]?.warnings.append(text)
+  }
+
+  /// Warnings of one job that are kept.
+  private static let keptWarnings = 32
+
+  // MARK: - Blobs
+
+  /// Whom to ask for blobs of a job: its owner first, then those who take part, then all others that are there.
+  private func sources(of job: OpenJob) -> [DeviceID] {
+    let alive = household.membership.alive
+    let wanted = [job.specification.owner] + (job.coordinator.certificate?.proposal.household ?? [])
+    var sources: [DeviceID] = []
+    for device in wanted + alive.sorted() where device != own && alive.contains(device) {
+      if !sources.contains(device) { sources.append(device) }
     }
-    let told = usable
-    let result = try await onOwnThread("job-plan") {
-      try JobPlanning.plan(settings, reports: told, links: links)
+    return sources
+  }
+
+  /// The blobs that belong to a job, as far as they are here.
+  func blobs(of job: OpenJob) -> [ContentDigest] {
+    let listing = job.specification.modelFiles.digest
+    var blobs = [job.specification.package.digest, listing]
+    if doors.blobs.isComplete(listing),
+      let bytes = try? doors.blobs.readAll(listing, limit: ModelListingLimits.listing),
+      let files = try? ModelListing(decoding: bytes)
+    {
+      blobs += files.blobs
     }
-    return result.plan.withoutIdleDevices(of: devices)
+    if let result = job.coordinator.record.completion?.result { blobs.append(result.digest) }
+    return blobs
+  }
+
+  /// Lets the members read what this device has of a job: whoever takes part, now or later, gives it on.
+  func admit(_ id: JobID) {
+    guard let job = jobs[id], !job.isOver else { return }
+    doors.desk.blobs.admit(
+      job: id, blobs: blobs(of: job), readers: household.membership.keys.keys.sorted())
   }
 
   // MARK: - The run
 
-  /// Fetches what this device's part of the plan needs.
+  /// Fetches what this device's part of the plan needs at once.
   func fetch(_ id: JobID, _ certificate: PlanCertificate) {
-    work(id) { service in
+    let stamp = certificate.stamp
+    work(id, .fetching) { service in
       do {
-        try await service.obtainModel(id, certificate)
-        service.take(.ready, id)
+        _ = try await service.material(id)
+        for needs in certificate.proposal.needs(of: service.own, isFirst: stamp.epoch == 1) {
+          _ = try await service.obtainWeights(id, needs)
+        }
+        service.take(.ready(stamp), id)
       } catch {
-        service.take(.failed(.own, "\(error)"), id)
+        if Task.isCancelled { return }
+        service.take(.failed(stamp, .own, "\(error)"), id)
       }
     }
   }
 
-  private func obtainModel(_ id: JobID, _ certificate: PlanCertificate) async throws {
-    guard let job = jobs[id], let place = job.coordinator.place else { throw JobServiceFailure.stopping }
-    if job.coordinator.isOwner { return }
-    let plan = certificate.proposal.plan
-    let stage = plan.stages.firstIndex { $0.members.contains { $0.device == place } }
-    let sources =
-      [job.specification.owner]
-      + job.coordinator.participants.filter {
-        $0 != own && $0 != job.specification.owner
-      }
+  /// Fetches weights unless they are here; false when there was nothing to fetch.
+  private func obtainWeights(_ id: JobID, _ needs: WeightNeeds) async throws -> Bool {
+    guard let job = jobs[id], !job.isOver else { throw JobServiceFailure.stopping }
+    if job.submission != nil { return false }
     let listing = job.specification.modelFiles.digest
-    let needs = WeightNeeds(
-      layers: stage.map { plan.stages[$0].layers } ?? 0..<0,
-      needsOutput: stage == plan.stages.count - 1 || plan.cached.contains { $0.device == place })
-    let model = try await SparseModel.obtain(
-      listing, needs, for: id, from: sources, by: doors.desk, store: doors.blobs,
+    let before = doors.blobs.usedBytes
+    _ = try await SparseModel.obtain(
+      listing, needs, for: id, from: sources(of: job), by: doors.desk, store: doors.blobs,
       into: directory.modelPath(of: id)
     ) { [weak self] fetched, total in
       Task {
@@ -154,84 +188,100 @@ extension JobService {
           .fetched(UInt64(clamping: fetched), of: UInt64(clamping: total), budget: nil), id)
       }
     }
-    let blobs = [listing] + model.listing.blobs
-    jobs[id]?.blobs += blobs
-    doors.desk.blobs.admit(
-      job: id, blobs: [job.specification.package.digest] + blobs, readers: job.specification.roster)
+    admit(id)
+    return doors.blobs.usedBytes != before
   }
 
   /// Threads that a job may use here.
-  private var threads: Int {
+  var threads: Int {
     max(1, min(doors.limits.threads ?? MachineProfile.current().usableCores, ComputeTeam.maximumWidth))
   }
 
-  /// Runs this device's part on a thread of its own.
+  /// Runs this device's part of a plan on a thread of its own; answers once, with `completed` or `stopped`.
   func run(_ id: JobID, _ certificate: PlanCertificate) {
-    guard let job = jobs[id], let package = job.package else {
-      return take(.failed(.own, "the job's package is not here"), id)
+    if hasStopped { return }
+    let stamp = certificate.stamp
+    guard let job = jobs[id], let material = job.material, !job.isRunning else {
+      // Not within the effects that led here.
+      let stop = RunStop(committedStep: 0, culprit: .own, reason: "the job's package is not here")
+      Task { take(.stopped(stamp, stop), id) }
+      return
     }
     jobs[id]?.isRunning = true
-    let channel = doors.desk.openChannel(certificate.stamp, roster: certificate.proposal.household)
-    job.activity.open(channel)
+    let proposal = certificate.proposal
+    let needed = proposal.participants
+    let optional = proposal.household.indices.filter { !needed.contains(proposal.household[$0]) }
+    let activity = RunActivity(
+      doors.desk.openChannel(stamp, roster: proposal.household, optional: Set(optional)))
+    job.activity.begin(activity)
+    tellRun(id)
     let run = JobRun(
-      package: package, certificate: certificate, own: own,
-      modelDirectory: job.submission?.modelDirectory ?? directory.modelPath(of: id),
-      cacheDirectory: directory.cachePath(of: id), threads: threads,
-      budgetBytes: job.coordinator.progress.budgetBytes, channel: channel, activity: job.activity
-    ) { [weak self] progress in
-      Task { await self?.take(.progressed(progress), id) }
+      material: material, certificate: certificate, own: own, owner: job.specification.owner,
+      threads: threads, budgetBytes: job.coordinator.progress.budgetBytes, activity: activity,
+      obtain: { [weak self] needs in
+        guard let service = self else { throw JobServiceFailure.stopping }
+        return try activity.await { try await service.obtainWeights(id, needs) }
+      },
+      report: { [weak self] progress in
+        Task { await self?.take(.progressed(stamp, progress), id) }
+      },
+      learned: { [weak self] in
+        Task { await self?.take(.learned(stamp), id) }
+      })
+    OperatingSystemThread.detached(name: "job-run") { [weak self] in
+      let end = run.run()
+      Task { await self?.ran(id, stamp, end) }
     }
-    Task { [weak self] in
+  }
+
+  /// Tells the run of a job which devices are gone that its plan does without; of the others its coordinator hears.
+  func tellRun(_ id: JobID) {
+    guard let channel = jobs[id]?.activity.run?.channel else { return }
+    for place in channel.optional
+    where channel.roster[place] != own && !household.membership.alive.contains(channel.roster[place]) {
+      channel.lost(place: place)
+    }
+  }
+
+  private func ran(_ id: JobID, _ stamp: JobStamp, _ end: JobRun.End) {
+    jobs[id]?.isRunning = false
+    jobs[id]?.activity.begin(nil)
+    doors.desk.closeChannel(stamp)
+    guard let job = jobs[id], !job.isOver else { return clean(id) }
+    switch end {
+    case .stopped(let stop):
+      log.info(
+        "job-run-stopped",
+        metadata: [
+          "job": "\(id.short)", "epoch": "\(stamp.epoch)", "step": "\(stop.committedStep)",
+          "reason": "\(stop.reason)",
+        ])
+      take(.stopped(stamp, stop), id)
+    case .completed(let outcome):
       do {
-        let outcome = try await onOwnThread("job-run") { try run.run() }
-        channel.close()
-        await self?.ran(id, outcome)
+        take(.completed(stamp, try completion(outcome)), id)
+        admit(id)
       } catch {
-        channel.abort("\(error)")
-        await self?.runFailed(id, error, channel.failure)
+        take(
+          .stopped(
+            stamp,
+            RunStop(
+              committedStep: job.material?.committedStep ?? 0, culprit: .own, reason: "\(error)")), id)
       }
     }
   }
 
-  private func ran(_ id: JobID, _ outcome: JobRun.Outcome) {
-    jobs[id]?.isRunning = false
-    guard let job = jobs[id], !job.isOver else { return clean(id) }
+  /// What this device has now; the result is a blob, so that it is there until the owner has written the adapter.
+  private func completion(_ outcome: JobRun.Outcome) throws -> RunCompletion {
     var reference: BlobReference?
-    if job.coordinator.isOwner {
-      jobs[id]?.parameters = outcome.parameters
-      jobs[id]?.results = outcome.results
-    } else if let parameters = outcome.parameters {
-      do {
-        let bytes = parameters.withUnsafeBytes { Array($0) }
-        let blob = try doors.blobs.add(bytes: bytes)
-        reference = BlobReference(digest: blob, byteCount: UInt64(bytes.count))
-        jobs[id]?.blobs.append(blob)
-        doors.desk.blobs.admit(
-          job: id, blobs: job.blobs + [blob, job.specification.package.digest],
-          readers: job.specification.roster)
-      } catch {
-        return take(.failed(.own, "\(error)"), id)
-      }
+    if let parameters = outcome.parameters {
+      let bytes = parameters.withUnsafeBytes { Array($0) }
+      let blob = try doors.blobs.add(bytes: bytes)
+      reference = BlobReference(digest: blob, byteCount: UInt64(bytes.count))
     }
-    take(
-      .completed(
-        RunCompletion(
-          digest: outcome.digest, result: reference, results: Self.encoded(outcome.results),
-          cacheBytes: UInt64(clamping: outcome.cacheBytes))), id)
-  }
-
-  private func runFailed(_ id: JobID, _ error: any Error, _ failure: JobChannelFailure?) {
-    jobs[id]?.isRunning = false
-    guard let job = jobs[id], !job.isOver else { return clean(id) }
-    log.warning("job-run-failed", metadata: ["job": "\(id.short)", "error": "\(error)"])
-    switch error as? DistributedRunFailure {
-    case .channel(.lost(let place), _):
-      let household = job.coordinator.certificate?.proposal.household ?? []
-      let device = household.indices.contains(place) ? household[place] : own
-      take(.failed(.device(device), "the connection to it ended"), id)
-    case .channel(.aborted(let reason), _): take(.failed(.elsewhere, reason), id)
-    default: take(.failed(.own, "\(error)"), id)
-    }
+    return RunCompletion(
+      digest: outcome.digest, result: reference, results: Self.encoded(outcome.results),
+      cacheBytes: UInt64(clamping: outcome.cacheBytes))
   }
 
   /// Results as they travel; of very many epochs the first are left out.
@@ -249,7 +299,7 @@ extension JobService {
 
   /// Writes the adapter where the person wants it.
   func deliver(_ id: JobID, _ completion: RunCompletion, from devices: [DeviceID]) {
-    work(id) { service in
+    work(id, .delivery) { service in
       do {
         let summary = try await service.writeAdapter(id, completion, from: devices)
         guard let digest = ContentDigest(hexadecimal: summary.adapterDigest) else {
@@ -258,7 +308,8 @@ extension JobService {
         service.jobs[id]?.summary = summary
         service.take(.delivered(digest), id)
       } catch {
-        service.take(.failed(.own, "\(error)"), id)
+        if Task.isCancelled { return }
+        service.take(.failed(nil, .own, "\(error)"), id)
       }
     }
   }
@@ -266,14 +317,13 @@ extension JobService {
   private func writeAdapter(
     _ id: JobID, _ completion: RunCompletion, from devices: [DeviceID]
   ) async throws -> TrainSummary {
-    guard let job = jobs[id], let submission = job.submission, let package = job.package else {
-      throw JobServiceFailure.stopping
-    }
+    guard let submission = jobs[id]?.submission else { throw JobServiceFailure.noSubmission }
+    let package = try await material(id).package
     let parameters = try await result(id, completion, from: devices)
     let output = JobOutput(
       submission: submission, package: package, parameters: parameters, digest: completion.digest,
       results: mergedResults(id, completion),
-      cacheBytes: Int(clamping: job.coordinator.cacheBytes), threads: threads)
+      cacheBytes: Int(clamping: jobs[id]?.coordinator.cacheBytes ?? 0), threads: threads)
     return try await onOwnThread("job-save") { try output.write() }
   }
 
@@ -281,23 +331,21 @@ extension JobService {
   private func result(
     _ id: JobID, _ completion: RunCompletion, from devices: [DeviceID]
   ) async throws -> [Float] {
-    if let own = jobs[id]?.parameters { return own }
     guard let reference = completion.result, reference.byteCount <= UInt64(JobOutput.resultLimit) else {
       throw JobServiceFailure.noResult
     }
-    try await doors.desk.fetch(reference.digest, for: id, from: devices)
-    jobs[id]?.blobs.append(reference.digest)
     let blobs = doors.blobs
+    try await doors.desk.fetch(reference.digest, for: id, from: devices)
     return try await onOwnThread("job-result") {
       let bytes = try blobs.readAll(reference.digest, limit: JobOutput.resultLimit)
       return bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
     }
   }
 
-  /// What was measured, from this device's own run, the run that ended complete, and what devices told on the way.
+  /// What was measured: by the run that ended complete, and by what devices told on the way.
   private func mergedResults(_ id: JobID, _ completion: RunCompletion) -> RunPosition {
     let told = try? JSONDecoder().decode(RunPosition.self, from: Data(completion.results))
-    var results = jobs[id]?.results ?? told ?? RunPosition(backboneDigest: "", rowsDigest: "")
+    var results = told ?? RunPosition(backboneDigest: "", rowsDigest: "")
     guard let job = jobs[id] else { return results }
     let epochs = job.epochs.keys.sorted().compactMap { job.epochs[$0] }
     if epochs.count > results.epochs.count { results.epochs = epochs.map(EpochSummary.init) }
@@ -307,6 +355,24 @@ extension JobService {
     if results.before.isEmpty { results.before = metrics(0) }
     if results.after.isEmpty, let last = job.metrics.keys.max() { results.after = metrics(last) }
     return results
+  }
+}
+
+extension PlanProposal {
+  /// What of the weights a device needs before the plan begins; what is missing later is fetched when it is.
+  ///
+  /// Under a plan that only computes what is missing in the caches, that may be nothing: unless it is the job's first,
+  /// the layers can wait.
+  func needs(of device: DeviceID, isFirst: Bool) -> [WeightNeeds] {
+    guard let place = household.firstIndex(of: device) else { return [] }
+    let plans = [plan] + [next].compactMap(\.self).filter { _ in learners.contains(device) }
+    return plans.map { plan in
+      let own = plan.stages.firstIndex { $0.members.contains { $0.device == place } }
+      let stage = plan.mode == .fill && !isFirst ? nil : own
+      return WeightNeeds(
+        layers: stage.map { plan.stages[$0].layers } ?? 0..<0,
+        needsOutput: stage == plan.stages.count - 1 || plan.cached.contains { $0.device == place })
+    }
   }
 }
 

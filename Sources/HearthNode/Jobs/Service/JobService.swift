@@ -40,6 +40,10 @@ package actor JobService {
     package var blobs: BlobStore
     /// What a job may use of this device.
     package var limits: DeviceLimits
+    /// Why this device takes no part in jobs at the start; nil when it does.
+    package var pause: String?
+    /// Puts a state of training on the disk.
+    package var writeState: CheckpointFiles.Writing
     /// Says something about a job to a member; may be lost.
     package var send: @Sendable (DeviceID, [UInt8]) -> Void
     /// Measures the links to the other members; nil when the daemon stops.
@@ -48,7 +52,9 @@ package actor JobService {
     /// Doors.
     package init(
       keys: DeviceKeys, stateDirectory: String, desk: BulkDesk, blobs: BlobStore,
-      limits: DeviceLimits = DeviceLimits(), send: @escaping @Sendable (DeviceID, [UInt8]) -> Void,
+      limits: DeviceLimits = DeviceLimits(), pause: String? = nil,
+      writeState: @escaping CheckpointFiles.Writing = CheckpointFiles.writePrivately,
+      send: @escaping @Sendable (DeviceID, [UInt8]) -> Void,
       measureLinks: @escaping @Sendable () async -> [LinkMeasurement]?
     ) {
       self.keys = keys
@@ -56,6 +62,8 @@ package actor JobService {
       self.desk = desk
       self.blobs = blobs
       self.limits = limits
+      self.pause = pause
+      self.writeState = writeState
       self.send = send
       self.measureLinks = measureLinks
     }
@@ -71,6 +79,12 @@ package actor JobService {
   private static let waitingNews = 4096
   /// Jobs that are not over, of all owners.
   static let openJobs = 16
+  /// Least time between two writes of what was measured.
+  private static let historyInterval: Duration = .seconds(5)
+  /// How long a daemon that stops waits until the others have what it holds.
+  private static let handOverTime: Duration = .seconds(5)
+  /// How long it then waits for its own threads to have the job on the disk.
+  private static let runEndTime: Duration = .seconds(5)
 
   nonisolated let lane: MeshLane
   /// The jobs' own thread.
@@ -86,10 +100,22 @@ package actor JobService {
   var nextWatcher: UInt64 = 0
   var generator: SeededGenerator
   var isStopping = false
+  /// Why this device takes no part in jobs for a while; nil when it does.
+  var pause: String?
+  /// Who waits until something is so, or until a moment.
+  private var waiter: Waiter?
   /// What is still to be said once the daemon stops, in place of `Doors.send`.
   private var farewell: [JobFarewell]?
+  /// Whether nothing more is begun here.
+  var hasStopped: Bool { farewell != nil }
   /// Messages that were dropped because they cannot be right.
   private(set) var dropped = 0
+  private struct Waiter {
+    let until: MonotonicInstant
+    let isDone: (OpenJob) -> Bool
+    let continuation: CheckedContinuation<Void, Never>
+  }
+
   private nonisolated let news: AsyncStream<News>.Continuation
   private let queue: AsyncStream<News>
 
@@ -116,6 +142,7 @@ package actor JobService {
     self.household = household
     self.log = log
     own = doors.keys.device
+    pause = doors.pause
     generator = SeededGenerator(seed: seed)
     (queue, news) = AsyncStream.makeStream(of: News.self, bufferingPolicy: .bufferingOldest(Self.waitingNews))
   }
@@ -132,7 +159,9 @@ package actor JobService {
       log.error("job-record-damaged", metadata: ["job": "\(job.short)"])
       directory.remove(job)
     }
-    for record in records { open(record, isRestart: true) }
+    for record in records {
+      open(record, isRestart: true, submission: directory.submission(of: record.specification.id))
+    }
     Task { [weak self, queue] in
       for await item in queue {
         guard let self else { return }
@@ -155,7 +184,11 @@ package actor JobService {
     switch item {
     case .household(let new):
       household = new
-      for job in jobs.keys.sorted() { take(.membership(new.membership), job) }
+      for job in jobs.keys.sorted() {
+        admit(job)
+        tellRun(job)
+        take(.membership(new.membership), job)
+      }
     case .message(let body, let device):
       guard let message = try? JobMessage(decoding: body) else {
         dropped += 1
@@ -169,8 +202,10 @@ package actor JobService {
   /// A message about a job that is not known here: an offer opens it, anything else is answered.
   private func meet(_ message: JobMessage, from device: DeviceID) {
     switch message.body {
+    // From its owner, or from a device that plans for it.
     case .offer(let specification)
-    where specification.owner == device && jobs.values.count(where: { !$0.isOver }) < Self.openJobs:
+    where specification.id == message.stamp.job
+      && jobs.values.count(where: { !$0.isOver }) < Self.openJobs:
       open(StoredJob(specification), isRestart: false)
     case .offer, .unknown, .ended: break
     default: doors.send(device, JobMessage(message.stamp, .unknown).encoded)
@@ -188,11 +223,17 @@ package actor JobService {
         generator: SeededGenerator(seed: generator.next()), at: now),
       opened: now)
     job.submission = submission
+    if isRestart {
+      let history = directory.history(of: job.id)
+      (job.epochs, job.metrics) = (history.epochs, history.metrics)
+    }
     let effects = job.coordinator.begin(isRestart: isRestart, at: now)
     if record.outcome != nil { job.ended = now }
     jobs[job.id] = job
+    if record.outcome == nil { admit(job.id) }
     perform(effects, job.id)
     settle(job.id)
+    if let pause { take(.leave(reason: pause), job.id) }
   }
 
   /// Lets a job take in what happened, does what it wants, and sets the alarm.
@@ -203,23 +244,37 @@ package actor JobService {
   }
 
   private func tick() {
-    for id in jobs.keys.sorted() {
+    for id in hasStopped ? [] : jobs.keys.sorted() {
       guard let due = jobs[id]?.coordinator.nextDeadline, due <= DeviceClocks.now().monotonic else {
         continue
       }
       take(.tick, id)
     }
+    wakeWaiter()
     setAlarm()
   }
 
   private func settle(_ id: JobID) {
-    jobs[id]?.note()
+    if jobs[id]?.note() == true { keepHistory(id) }
+    wakeWaiter()
     setAlarm()
     tellWatchers(id)
   }
 
   private func setAlarm() {
-    lane.setAlarm(isStopping ? nil : jobs.values.compactMap(\.coordinator.nextDeadline).min())
+    let deadlines = hasStopped ? [] : jobs.values.compactMap(\.coordinator.nextDeadline)
+    lane.setAlarm((deadlines + [waiter?.until].compactMap(\.self)).min())
+  }
+
+  /// What devices tell only once must be there when the adapter is described, after a restart too.
+  private func keepHistory(_ id: JobID) {
+    guard let job = jobs[id], job.coordinator.isOwner, !job.isOver else { return }
+    let now = DeviceClocks.now().monotonic
+    if let last = job.historyKept, last.duration(to: now) < Self.historyInterval { return }
+    jobs[id]?.historyKept = now
+    do throws(FileFailure) { try directory.store(JobHistory(job.epochs, job.metrics), of: id) } catch {
+      log.warning("job-history-not-stored", metadata: ["job": "\(id.short)", "error": "\(error)"])
+    }
   }
 
   private func perform(_ effects: [JobEffect], _ id: JobID) {
@@ -228,7 +283,7 @@ package actor JobService {
       case .persist(let record):
         guard store(record) else {
           // What follows from a record that is not on the disk must not be said.
-          return take(.failed(.own, "its disk does not take the job's record"), id)
+          return take(.failed(nil, .own, "its disk does not take the job's record"), id)
         }
       case .send(let message, let device):
         if farewell == nil {
@@ -237,9 +292,11 @@ package actor JobService {
           farewell?.append(JobFarewell(device: device, body: message.encoded))
         }
       case .prepare: prepare(id)
-      case .plan(let reports): plan(id, reports)
+      case .plan(let request): plan(id, request)
       case .fetch(let certificate): fetch(id, certificate)
       case .start(let certificate): run(id, certificate)
+      case .drain: jobs[id]?.activity.run?.drain()
+      case .interrupt(let reason): jobs[id]?.activity.run?.interrupt(reason)
       case .deliver(let completion, let devices): deliver(id, completion, from: devices)
       case .end(let outcome): end(id, outcome)
       }
@@ -261,8 +318,9 @@ package actor JobService {
     guard let job = jobs[id] else { return }
     jobs[id]?.ended = DeviceClocks.now().monotonic
     let isFinished = if case .finished = outcome { true } else { false }
-    job.activity.end(text(of: outcome), abortsChannel: !isFinished)
-    if let stamp = job.coordinator.certificate?.stamp, !job.isRunning { doors.desk.closeChannel(stamp) }
+    // All that the plan needs have come to its end; who was fed beside it has nothing to wait for.
+    let endsItself = isFinished && job.coordinator.participants.contains(own)
+    job.activity.end(text(of: outcome), interruptsRun: !endsItself)
     if !job.isRunning { clean(id) }
     // Also when the command has gone: the same command must find its output free.
     if !isFinished, let submission = job.submission {
@@ -276,14 +334,12 @@ package actor JobService {
   func clean(_ id: JobID) {
     guard let job = jobs[id], job.isOver else { return }
     if let stamp = job.coordinator.certificate?.stamp { doors.desk.closeChannel(stamp) }
-    doors.desk.blobs.forget(job: id)
-    jobs[id]?.package = nil
-    jobs[id]?.parameters = nil
-    var kept: Set<BlobReference> = []
-    for other in jobs.values where !other.isOver {
-      kept.formUnion([other.specification.package, other.specification.modelFiles])
-    }
-    for blob in job.blobs where !kept.contains(where: { $0.digest == blob }) { try? doors.blobs.remove(blob) }
+    doors.desk.forget(job: id)
+    let blobs = blobs(of: job)
+    jobs[id]?.material = nil
+    var kept: Set<ContentDigest> = []
+    for other in jobs.values where !other.isOver { kept.formUnion(self.blobs(of: other)) }
+    for blob in blobs where !kept.contains(blob) { try? doors.blobs.remove(blob) }
     directory.removeWork(of: id)
   }
 
@@ -297,13 +353,48 @@ package actor JobService {
     }
   }
 
-  /// Ends what runs here because the daemon stops; returns what the others must hear before it does.
-  package func stop() -> [JobFarewell] {
+  /// Leaves all jobs with notice because the daemon stops: returns when the others have what this device holds and its
+  /// own part is on the disk, or after a bounded time.
+  package func leave(_ reason: String) async {
+    isStopping = true
+    for id in jobs.keys.sorted() where jobs[id]?.isOver == false { take(.leave(reason: reason), id) }
+    await wait(Self.handOverTime) { $0.isOver || $0.coordinator.hasLeft }
+  }
+
+  /// Waits until something is so for all jobs, or until a time has passed.
+  private func wait(_ time: Duration, until isDone: @escaping (OpenJob) -> Bool) async {
+    guard waiter == nil, !jobs.values.allSatisfy(isDone) else { return }
+    let until = DeviceClocks.now().monotonic.advanced(by: time)
+    await withCheckedContinuation { continuation in
+      waiter = Waiter(until: until, isDone: isDone, continuation: continuation)
+      setAlarm()
+    }
+  }
+
+  private func wakeWaiter() {
+    guard let waiting = waiter else { return }
+    guard waiting.until <= DeviceClocks.now().monotonic || jobs.values.allSatisfy(waiting.isDone) else {
+      return
+    }
+    waiter = nil
+    waiting.continuation.resume()
+  }
+
+  /// Ends what runs here, best after `leave`; returns what the others must still hear.
+  ///
+  /// The jobs stay on the disk as far as they are, and go on with the next start.
+  package func stop() async -> [JobFarewell] {
     isStopping = true
     farewell = []
-    for id in jobs.keys.sorted() where jobs[id]?.isOver == false && jobs[id]?.isNeeded == true {
-      take(.failed(.own, "its daemon was stopped"), id)
+    for id in jobs.keys.sorted() {
+      jobs[id]?.activity.end("the daemon stops", interruptsRun: true)
+      guard let stamp = jobs[id]?.coordinator.certificate?.stamp else { continue }
+      doors.desk.closeChannel(stamp)
     }
+    await wait(Self.runEndTime) { !$0.isRunning }
+    let writers = jobs.keys.sorted().compactMap { jobs[$0]?.material?.checkpoints }
+    try? await onOwnThread("job-state") { for writer in writers { writer.flush() } }
+    for id in jobs.keys where jobs[id]?.isRunning == false { jobs[id]?.material = nil }
     for watcher in watchers.values { watcher.continuation.finish() }
     watchers = [:]
     lane.setAlarm(nil)
@@ -346,20 +437,22 @@ struct OpenJob: Sendable {
   let activity = JobActivity()
   /// Whether a thread computes for it; it may outlive the job for a moment.
   var isRunning = false
-  /// The package, as long as the job needs it.
-  var package: JobPackage?
-  /// Blobs that were fetched or made for it.
-  var blobs: [ContentDigest] = []
-  /// The trained parameters, on the owner.
-  var parameters: [Float]?
-  /// What the run measured, on the owner.
-  var results: RunPosition?
+  /// What its runs share; nil until the package is here, and when the job is over.
+  var material: JobMaterial?
+  /// The package being taken up, so that it is read once.
+  var opening: Task<OpenedMaterial, any Error>?
+  /// The links to the other members as they were measured last.
+  var links: [LinkMeasurement] = []
   /// Finished epochs by their number, from whichever device told them first.
   var epochs: [UInt32: FinishedEpoch] = [:]
   /// Metrics by the number of finished epochs.
   var metrics: [UInt32: [NamedMetric]] = [:]
+  /// When that was on the disk last.
+  var historyKept: MonotonicInstant?
   /// What people should know.
   var warnings: [String] = []
+  /// What happened to its devices, and how its pace changed.
+  var notes = JobNotes()
   /// What the model's layers are called; nil until the package is here.
   var layerNames: [String]?
   /// What came of it, on the owner.
@@ -373,11 +466,15 @@ struct OpenJob: Sendable {
   var id: JobID { coordinator.specification.id }
   var specification: JobSpecification { coordinator.specification }
   var isOver: Bool { coordinator.record.outcome != nil }
+  /// Whether this device computes for it, or is about to.
+  var isWorking: Bool { isRunning || !isOver && coordinator.place != nil && !coordinator.isLeaving }
   /// Whether the job cannot go on without this device.
   var isNeeded: Bool { coordinator.isOwner || coordinator.place != nil }
 
-  /// Remembers what devices tell only once.
-  mutating func note() {
+  /// Remembers what devices tell only once; true when there was something new.
+  mutating func note() -> Bool {
+    takeNotes()
+    let known = (epochs.count, metrics.count)
     for device in [coordinator.own] + coordinator.participants {
       guard let progress = coordinator.progress(of: device) else { continue }
       if let epoch = progress.finished, epochs.count < JobLimits.epochs, epochs[epoch.index] == nil {
@@ -387,5 +484,6 @@ struct OpenJob: Sendable {
         metrics[progress.metricsEpoch] = progress.metrics
       }
     }
+    return known != (epochs.count, metrics.count)
   }
 }

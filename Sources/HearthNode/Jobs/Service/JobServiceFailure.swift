@@ -4,8 +4,12 @@ package enum JobServiceFailure: UserFacingFailure, Equatable {
   case busy(name: String)
   /// The package was made for another model than the directory holds.
   case otherModel(directory: String)
+  /// This device takes no part in jobs for a while.
+  case paused(reason: String)
   /// The daemon stops.
   case stopping
+  /// What the owner asked for cannot be read any more.
+  case noSubmission
   /// No device holds the result, or the one that did is gone.
   case noResult
   /// The result has another length than the technique's parameters.
@@ -14,8 +18,8 @@ package enum JobServiceFailure: UserFacingFailure, Equatable {
   /// Decides the exit code.
   package var reason: ExitReason {
     switch self {
-    case .busy: .insufficientResources
-    case .otherModel, .unfitResult: .mismatch
+    case .busy, .paused: .insufficientResources
+    case .otherModel, .unfitResult, .noSubmission: .mismatch
     case .stopping, .noResult: .unreachable
     }
   }
@@ -27,6 +31,9 @@ package enum JobServiceFailure: UserFacingFailure, Equatable {
       "this device works on job '\(name)'; wait for its end with 'hearth watch', or end it with 'hearth stop'"
     case .otherModel(let directory):
       "the job was prepared for another model than '\(directory)' holds now; run the same command again"
+    case .paused(let reason): "it is paused: \(reason)"
+    case .noSubmission:
+      "the daemon's record of where the adapter goes cannot be read; run the same command again"
     case .stopping: "the daemon stops; run 'hearth up' and then the same command again"
     case .noResult: "no device that can be reached has the trained parameters; run the same command again"
     case .unfitResult(let found, let expected):

@@ -18,4 +18,12 @@ extension TrainedTechnique {
       shape: sideShape, backbone: backbone, parameters: parameters, layers: layers, element: element,
       capacity: capacity, slots: slots, workers: workers)
   }
+
+  /// The trained leaves that a stage of these layers has to do with; the same on every device.
+  func leaves(of layers: Range<Int>, in tree: ParameterTree, backbone: any Backbone) -> StageLeaves {
+    guard let sideShape else {
+      return StageLeaves(configuration, head: head, backbone: backbone, layers: layers, in: tree)
+    }
+    return StageLeaves(sideShape, layers: layers, in: tree)
+  }
 }

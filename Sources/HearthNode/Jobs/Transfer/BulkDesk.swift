@@ -53,6 +53,16 @@ package final class BulkDesk: BulkReceiver {
     /// In the order in which they asked.
     var dialling: [Dialler] = []
     var isClosed = false
+    /// The last epoch that has ended here, of jobs that go on.
+    var ended: [JobID: JobStamp] = [:]
+
+    /// Sessions that wait for an epoch like that, in order.
+    func early(where isMeant: (JobStamp) -> Bool) -> [SessionID] {
+      sessions.keys.sorted().filter { id in
+        guard case .early(let stamp, _, _)? = sessions[id]?.role else { return false }
+        return isMeant(stamp)
+      }
+    }
   }
 
   private let own: DeviceID
@@ -78,18 +88,21 @@ package final class BulkDesk: BulkReceiver {
   // MARK: - Channels
 
   /// Begins a plan epoch with the devices of a roster, in the order of their places; this device is one of them.
-  package func openChannel(_ stamp: JobStamp, roster: [DeviceID]) -> MeshJobChannel {
-    let channel = MeshJobChannel(stamp, roster: roster, own: own, transport: transport) { [weak self] in
+  ///
+  /// The epoch goes on without those at `optional` places, and an earlier epoch of the job may be ending meanwhile.
+  package func openChannel(
+    _ stamp: JobStamp, roster: [DeviceID], optional: Set<Int> = []
+  ) -> MeshJobChannel {
+    let channel = MeshJobChannel(
+      stamp, roster: roster, optional: optional, own: own, transport: transport
+    ) { [weak self] in
       self?.dial($0, for: stamp)
     }
     let (early, isClosed) = state.withLock { state in
       precondition(state.channels[stamp] == nil, "plan epoch \(stamp.epoch) of job \(stamp.job) has begun")
       guard !state.isClosed else { return ([SessionID](), true) }
       state.channels[stamp] = channel
-      let early = state.sessions.keys.sorted().filter { id in
-        if case .early(stamp, _, _)? = state.sessions[id]?.role { true } else { false }
-      }
-      return (early, false)
+      return (state.early { $0 == stamp }, false)
     }
     if isClosed { channel.fail(.aborted("the daemon stops")) }
     for session in early { adopt(session, stamp) }
@@ -98,11 +111,27 @@ package final class BulkDesk: BulkReceiver {
   }
 
   /// Forgets a plan epoch that has ended; one that has not been closed is stopped, and sessions that were kept end.
+  ///
+  /// From then on sessions of this epoch of the job, and of those before it, are turned away.
   package func closeChannel(_ stamp: JobStamp) {
-    let channel = state.withLock { $0.channels.removeValue(forKey: stamp) }
+    let (channel, late) = state.withLock { state in
+      if state.ended[stamp.job].map({ $0.isBefore(stamp) }) ?? true { state.ended[stamp.job] = stamp }
+      return (state.channels.removeValue(forKey: stamp), state.early { $0.job == stamp.job && !stamp.isBefore($0) })
+    }
+    for session in late { end(session) }
     endSpares()
     guard let channel, !channel.isClosing else { return }
     channel.fail(.aborted("plan epoch \(stamp.epoch) of job \(stamp.job.short) has ended"))
+  }
+
+  /// Forgets a job that is over, with the sessions of its epochs that never began here.
+  package func forget(job: JobID) {
+    let late = state.withLock { state in
+      state.ended[job] = nil
+      return state.early { $0.job == job }
+    }
+    for session in late { end(session) }
+    blobs.forget(job: job)
   }
 
   /// Ends all plan epochs: the daemon stops.
@@ -150,7 +179,7 @@ package final class BulkDesk: BulkReceiver {
   /// A session that ended before its link knew it.
   private func endIfGone(_ session: SessionID, _ channel: MeshJobChannel, _ link: JobLink) {
     let isGone = state.withLock { $0.sessions[session] == nil }
-    if isGone, let failure = link.closed(session) { channel.fail(failure) }
+    if isGone, let failure = link.closed(session) { channel.fail(failure, of: link) }
   }
 
   private func end(_ session: SessionID) {
@@ -306,6 +335,8 @@ package final class BulkDesk: BulkReceiver {
     case result(Bool)
     case dropped(DropReason)
     case tooMuch
+    /// It names an epoch that has ended here.
+    case late
   }
 
   private func receivedJob(_ frame: MeshFrame, on session: SessionID) -> Bool {
@@ -318,6 +349,10 @@ package final class BulkDesk: BulkReceiver {
       return true
     case .dropped(let reason):
       transport.drop(reason)
+      return true
+    case .late:
+      transport.drop(.foreignJob)
+      transport.perform([.close(session, .finished)])
       return true
     case .tooMuch:
       transport.drop(.notPermitted)
@@ -345,6 +380,9 @@ package final class BulkDesk: BulkReceiver {
       let early = state.sessions.values.count { if case .early = $0.role { true } else { false } }
       guard early < JobLinkLimits.earlySessions, !state.isClosed else { return .tooMuch }
       let channel = state.channels[record.stamp]
+      if channel == nil, let ended = state.ended[record.stamp.job], !ended.isBefore(record.stamp) {
+        return .late
+      }
       // A device that is none of the plan has no business there.
       if let channel, channel.link(to: entry.info.peer) == nil { return .dropped(.foreignJob) }
       state.sessions[session]?.role = .early(record.stamp, [frame], bytes: frame.body.count)
@@ -386,8 +424,9 @@ package final class BulkDesk: BulkReceiver {
     switch outcome {
     case .taken(let readsOn): return readsOn
     case .dropped(let reason): transport.drop(reason)
-    case .failed(.lost(let place)) where place == channel.place: channel.fail(.lost(place: link.place))
-    case .failed(let failure): channel.fail(failure)
+    case .failed(.lost(let place)) where place == channel.place:
+      channel.fail(.lost(place: link.place), of: link)
+    case .failed(let failure): channel.fail(failure, of: link)
     case .finished: link.settle()
     }
     return true
@@ -406,10 +445,15 @@ package final class BulkDesk: BulkReceiver {
   package func closed(_ session: SessionID, _ reason: CloseReason) {
     switch state.withLock({ $0.sessions.removeValue(forKey: session)?.role }) {
     case .job(let channel, let link)?:
-      if let failure = link.closed(session) { channel.fail(failure) }
+      if let failure = link.closed(session) { channel.fail(failure, of: link) }
     case .serving(let serving)?: serving.close()
     case .fetching(let fetch)?: fetch.closed(session)
     case .early, .new, .spare, nil: break
     }
   }
+}
+
+extension JobStamp {
+  /// Whether another epoch of the same job came after this one.
+  func isBefore(_ other: JobStamp) -> Bool { (term, epoch) < (other.term, other.epoch) }
 }

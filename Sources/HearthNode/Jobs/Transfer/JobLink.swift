@@ -39,6 +39,8 @@ final class JobLink: @unchecked Sendable {
 
   let place: Int
   let device: DeviceID
+  /// Whether the plan epoch goes on without it.
+  let isOptional: Bool
   private let own: DeviceID
   private let stamp: JobStamp
   private let transport: any MeshEndpoint
@@ -60,16 +62,18 @@ final class JobLink: @unchecked Sendable {
   /// The other side had said all when its last session ended.
   private var isOver = false
   private var nextDial: MonotonicInstant
-  private let openDeadline: MonotonicInstant
+  /// When the link must stand; nil for a device that nobody waits for.
+  private let openDeadline: MonotonicInstant?
   private var sentBytes: UInt64 = 0
   private var receivedBytes: UInt64 = 0
 
   init(
-    to device: DeviceID, at place: Int, own: DeviceID, stamp: JobStamp, transport: any MeshEndpoint,
-    dial: @escaping @Sendable (DeviceID) -> Void
+    to device: DeviceID, at place: Int, isOptional: Bool, own: DeviceID, stamp: JobStamp,
+    transport: any MeshEndpoint, dial: @escaping @Sendable (DeviceID) -> Void
   ) {
     self.device = device
     self.place = place
+    self.isOptional = isOptional
     self.own = own
     self.stamp = stamp
     self.transport = transport
@@ -77,7 +81,7 @@ final class JobLink: @unchecked Sendable {
     let now = DeviceClocks.now().monotonic
     // One side dials at once; the other only when nothing comes of that, for networks where one direction is shut.
     nextDial = own < device ? now : now.advanced(by: JobLinkLimits.patience)
-    openDeadline = now.advanced(by: JobLinkLimits.openTime)
+    openDeadline = isOptional ? nil : now.advanced(by: JobLinkLimits.openTime)
   }
 
   /// Bytes of frames that went to the other device and came from it.
@@ -151,9 +155,9 @@ final class JobLink: @unchecked Sendable {
       if let failure { throw failure }
       if let session = sessions.first { return session.id }
       let now = DeviceClocks.now().monotonic
-      if isClosing || isOver || openDeadline <= now { throw .lost(place: place) }
+      if isClosing || isOver || openDeadline.map({ $0 <= now }) ?? false { throw .lost(place: place) }
       if nextDial <= now { return nil }
-      monitor.wait(until: min(nextDial, openDeadline))
+      monitor.wait(until: openDeadline.map { min(nextDial, $0) } ?? nextDial)
     }
   }
 

@@ -7,8 +7,9 @@ package import TrainingCoordination
 
 /// The messages of one plan epoch over bulk sessions of the mesh; made by `BulkDesk.openChannel`.
 ///
-/// There is a link to each other device of the plan. When one fails, all do, and the other devices are told why before
-/// the sessions end, so that nobody waits for a message that will not come.
+/// There is a link to each other device of the household. When one to a device that the plan needs fails, all do, and the
+/// other devices are told why before the sessions end, so that nobody waits for a message that will not come. A device at
+/// an optional place is fed, or hands over, beside the run: its loss, and what it says of others, fails its own link.
 package final class MeshJobChannel: JobChannel {
   /// The plan epoch.
   package let stamp: JobStamp
@@ -16,6 +17,8 @@ package final class MeshJobChannel: JobChannel {
   package let place: Int
   /// The devices of the plan, by place.
   package let roster: [DeviceID]
+  /// The places of those that the plan does without, ascending.
+  package let optional: [Int]
 
   private let links: [JobLink]
   private let end = Mutex(End())
@@ -26,8 +29,8 @@ package final class MeshJobChannel: JobChannel {
   }
 
   init(
-    _ stamp: JobStamp, roster: [DeviceID], own: DeviceID, transport: any MeshEndpoint,
-    dial: @escaping @Sendable (DeviceID) -> Void
+    _ stamp: JobStamp, roster: [DeviceID], optional: Set<Int>, own: DeviceID,
+    transport: any MeshEndpoint, dial: @escaping @Sendable (DeviceID) -> Void
   ) {
     guard let place = roster.firstIndex(of: own) else {
       preconditionFailure("device \(own) is none of the plan's \(roster.count)")
@@ -36,8 +39,11 @@ package final class MeshJobChannel: JobChannel {
     self.stamp = stamp
     self.place = place
     self.roster = roster
+    self.optional = optional.sorted()
     links = roster.enumerated().map {
-      JobLink(to: $1, at: $0, own: own, stamp: stamp, transport: transport, dial: dial)
+      JobLink(
+        to: $1, at: $0, isOptional: optional.contains($0), own: own, stamp: stamp, transport: transport,
+        dial: dial)
     }
   }
 
@@ -47,10 +53,10 @@ package final class MeshJobChannel: JobChannel {
   /// Bytes of frames that went to each device and came from it, by place.
   package var traffic: [(sent: UInt64, received: UInt64)] { links.map(\.traffic) }
 
-  /// Blocks until there is a connection to every other device; not needed before `send` and `receive`.
+  /// Blocks until there is a connection to every other device that the plan needs; `send` and `receive` do not ask for it.
   package func waitUntilOpen() throws(JobChannelFailure) {
-    for link in links where link.place != place {
-      try following { () throws(JobChannelFailure) in try link.waitUntilOpen() }
+    for link in links where link.place != place && !link.isOptional {
+      try following(link) { () throws(JobChannelFailure) in try link.waitUntilOpen() }
     }
   }
 
@@ -62,21 +68,24 @@ package final class MeshJobChannel: JobChannel {
       "a message of \(message.count) bytes; the limit is \(JobLinkLimits.message)")
     let link = links[place]
     guard place != self.place else { return try link.loopBack(message, tag) }
-    try following { () throws(JobChannelFailure) in try link.send(message, tag) }
+    try following(link) { () throws(JobChannelFailure) in try link.send(message, tag) }
   }
 
   /// The next message with this tag from that device.
   package func receive(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8] {
     precondition(links.indices ~= place, "place \(place) of \(links.count)")
     let link = links[place]
-    return try following { () throws(JobChannelFailure) in try link.receive(tag) }
+    return try following(link) { () throws(JobChannelFailure) in try link.receive(tag) }
   }
 
   /// Stops the job on all devices of the plan; the reason is for people.
   package func abort(_ reason: String) { fail(.aborted(reason)) }
 
-  /// A device is known to be gone, from gossip for instance: the job fails on all others.
-  package func lost(place: Int) { fail(.lost(place: place)) }
+  /// A device is known to be gone, from gossip for instance: the channel fails on all others if the plan needs it.
+  package func lost(place: Int) {
+    precondition(links.indices ~= place, "place \(place) of \(links.count)")
+    fail(.lost(place: place), of: links[place])
+  }
 
   /// Ends the channel in order, after the last message was sent; what has been sent still arrives.
   ///
@@ -110,15 +119,21 @@ package final class MeshJobChannel: JobChannel {
     for link in links { link.fail(failure, tells: link.place != place) }
   }
 
+  /// What a link failed with, or was told: everything fails unless the plan does without the device.
+  func fail(_ failure: JobChannelFailure, of link: JobLink) {
+    guard link.isOptional, link.place != place else { return fail(failure) }
+    link.fail(.lost(place: link.place), tells: false)
+  }
+
   /// The failure of a link is that of the channel, so that others learn of it.
   private func following<Value>(
-    _ body: () throws(JobChannelFailure) -> Value
+    _ link: JobLink, _ body: () throws(JobChannelFailure) -> Value
   ) throws(JobChannelFailure) -> Value {
     do throws(JobChannelFailure) { return try body() } catch {
       // After the end there is nothing left for others to fail with.
       if isClosing { throw error }
-      fail(error)
-      throw failure ?? error
+      fail(error, of: link)
+      throw failure ?? (link.isOptional ? .lost(place: link.place) : error)
     }
   }
 }

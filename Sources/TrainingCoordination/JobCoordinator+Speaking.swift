@@ -1,0 +1,44 @@
+import Determinism
+import MeshModel
+
+/// What a device says without being asked.
+extension JobCoordinator {
+  mutating func speak(at now: MonotonicInstant) {
+    if nextBeat <= now {
+      if isActive {
+        let isQuick = certificate != nil && !hasResult
+        nextBeat = now.advanced(by: isQuick ? JobLimits.beat : JobLimits.idleBeat)
+        for device in others { say(.progress(progress), to: device) }
+      } else {
+        nextBeat = now.advanced(by: JobLimits.watcherBeat)
+        let wanted = [specification.owner, leader(at: now) ?? specification.owner]
+        for device in Set(wanted).sorted() where device != own && membership.alive.contains(device) {
+          say(.progress(progress), to: device)
+        }
+      }
+    }
+    tellReport(at: now)
+    guard nextResend <= now else { return wake(at: nextResend) }
+    nextResend = now.advanced(by: JobLimits.resend)
+    if isOwner || leader(at: now) == own {
+      for device in others where heard[device] == nil { say(.offer(specification), to: device) }
+    }
+    if let reason = declines[own] {
+      for device in others { say(.decline(reason), to: device) }
+    }
+    if let completion = completions[own] {
+      for device in others where device == specification.owner || hasRole {
+        say(.completed(completion), to: device)
+      }
+    }
+  }
+
+  /// Whoever leads gets the report when it begins to; it asks again if it has not come.
+  private mutating func tellReport(at now: MonotonicInstant) {
+    guard let ownReport, !hasResult, let leader = leader(at: now), leader != toldReport else {
+      return
+    }
+    toldReport = leader
+    if leader != own { say(.report(ownReport), to: leader) }
+  }
+}

@@ -1,0 +1,220 @@
+import Foundation
+import Testing
+
+/// Devices that come and go while a job runs: real daemons of one machine, killed and started like real ones.
+///
+/// Every job must end with the adapter that one device makes when nobody disturbs it.
+@Suite(.timeLimit(.minutes(10)), .serialized) struct HouseholdChurnTests {
+  /// Long enough that what happens after its second epoch happens in its midst; short for one device.
+  private static let job = [
+    "--epochs", "150", "--planner", "eddl", "--batch", "8", "--micro-batch", "1", "--max-length", "16",
+  ]
+  private static let rows = 240
+
+  /// The digest of the adapter that one device makes in peace.
+  private static let quietDigest = Result { () throws -> String in
+    var digest = ""
+    try withDevices("quiet") { devices in
+      let alone = try devices[0].run(
+        try devices[0].trainingWords(
+          output: "out", rows: rows, extra: job.filter { $0 != "--planner" && $0 != "eddl" } + ["--alone"]))
+      #expect(alone.exitCode == 0, "\(alone.errors)")
+      digest = try #require(try alone.lastEvent["adapter_digest"] as? String)
+    }
+    return digest
+  }
+
+  /// The job, submitted by a device and in its cached phase.
+  private static func begin(on device: HouseholdDevice) throws -> HearthProcess.Running {
+    let training = try device.start(try device.trainingWords(output: "out", rows: rows, extra: job))
+    let cached = training.waitForLine(limit: .max) {
+      $0.contains(#""event":"epoch""#) && $0.contains(#""cached""#)
+    }
+    try #require(cached != nil, "no epoch from the cache: \(training.wait().errors)")
+    return training
+  }
+
+  /// The first note of a kind, of a device if one is named, among the lines of a command that follows a job.
+  private static func note(
+    _ kind: String, of device: String? = nil, in running: HearthProcess.Running
+  ) throws -> [String: Any] {
+    var found: [String: Any] = [:]
+    let line = running.waitForLine(limit: .max) { line in
+      guard line.contains(#""event":"note""#), let note = try? HouseholdDevice.object(line) else {
+        return false
+      }
+      found = note
+      return note["kind"] as? String == kind && (device == nil || note["device"] as? String == device)
+    }
+    try #require(line != nil, "no note '\(kind)'; last: \(found); \(running.wait().errors)")
+    return found
+  }
+
+  /// Expects the quiet run's adapter at the end of a command that follows its job.
+  private static func expectQuietAdapter(_ running: HearthProcess.Running) throws {
+    let end = running.wait()
+    #expect(end.exitCode == 0, "\(end.errors)")
+    #expect(try end.lastEvent["adapter_digest"] as? String == quietDigest.get(), "\(end.errors)")
+  }
+
+  /// The only job that a device knows.
+  private static func onlyJob(on device: HouseholdDevice) throws -> [String: Any] {
+    let jobs = try #require(try device.run("jobs", "--json").lastEvent["jobs"] as? [[String: Any]])
+    #expect(jobs.count == 1)
+    return try #require(jobs.first)
+  }
+
+  @Test("a device that is killed in the cached phase costs a moment: the job goes on", arguments: [2, 3])
+  func lostDevice(count: Int) throws {
+    try withHousehold(named: Array(["desk", "laptop", "tablet"].prefix(count))) { devices in
+      let (desk, laptop) = (devices[0], devices[1])
+      let training = try Self.begin(on: desk)
+      _ = try laptop.down(SIGKILL)
+      let lost = try Self.note("lost", of: "laptop", in: training)
+      #expect(lost["reason"] as? String != nil, "\(lost)")
+      let recovered = try Self.note("recovered", in: training)
+      #expect(recovered["devices"] as? Int == count - 1 && recovered["took_seconds"] as? Double ?? 99 < 30)
+      try Self.expectQuietAdapter(training)
+    }
+  }
+
+  @Test(
+    "the owner's daemon is killed: the job goes on without it, and hands the adapter over when it is back")
+  func lostOwner() throws {
+    try withHousehold("desk", "laptop", "tablet") { devices in
+      let (desk, laptop, tablet) = (devices[0], devices[1], devices[2])
+      let training = try Self.begin(on: desk)
+      let watch = try laptop.start(["watch", "--json"])
+      let id = try #require(try Self.onlyJob(on: desk)["id"] as? String)
+      _ = try desk.down(SIGKILL)
+      let left = training.wait()
+      #expect(left.exitCode == 68 && left.errors.contains("hearth watch"), "\(left.errors)")
+      _ = try Self.note("lost", of: "desk", in: watch)
+      _ = try Self.note("recovered", in: watch)
+      try desk.up(knowing: [laptop, tablet])
+      let again = try desk.start(["watch", String(id.prefix(8)), "--json"])
+      try Self.expectQuietAdapter(again)
+      #expect(watch.wait().exitCode == 0)
+      let inspected = try desk.run("inspect", "\(desk.home)-out", "--json")
+      #expect(inspected.exitCode == 0, "\(inspected.errors)")
+    }
+  }
+
+  @Test("a device that comes up in the midst of a job is used, and the gain is told")
+  func joined() throws {
+    try withHousehold("desk", "laptop", "tablet") { devices in
+      let (desk, laptop, tablet) = (devices[0], devices[1], devices[2])
+      _ = try tablet.down()
+      try desk.waitForReport("tablet leave") { $0.state("tablet") == "left" }
+      let training = try Self.begin(on: desk)
+      try tablet.up(knowing: [desk, laptop])
+      _ = try Self.note("joined", of: "tablet", in: training)
+      try Self.expectQuietAdapter(training)
+      let job = try Self.onlyJob(on: tablet)
+      #expect(job["state"] as? String == "finished")
+    }
+  }
+
+  @Test("a person pauses a device in the midst of a job and resumes it: both are told, and nothing is lost")
+  func pausedDevice() throws {
+    try withHousehold("desk", "laptop", "tablet") { devices in
+      let (desk, laptop) = (devices[0], devices[1])
+      let training = try Self.begin(on: desk)
+      let pause = try laptop.run("pause", "--reason", "video call")
+      #expect(pause.exitCode == 0 && pause.output.contains("handed over"), "\(pause.errors)")
+      let left = try Self.note("left", of: "laptop", in: training)
+      #expect((left["reason"] as? String ?? "").contains("video call"), "\(left)")
+      let report = try desk.waitForReport("the pause") { $0["laptop"]?["is_paused"] as? Bool == true }
+      #expect(report["laptop"]?["is_available"] as? Bool == false)
+      #expect(try laptop.run("resume").exitCode == 0)
+      _ = try Self.note("joined", of: "laptop", in: training)
+      try Self.expectQuietAdapter(training)
+    }
+  }
+
+  @Test("every daemon is killed and started again: the job goes on from what lies on their disks")
+  func powerCut() throws {
+    try withHousehold("desk", "laptop", "tablet") { devices in
+      let training = try Self.begin(on: devices[0])
+      for device in devices { _ = try device.down(SIGKILL) }
+      #expect(training.wait().exitCode == 68)
+      for (index, device) in devices.enumerated() { try device.up(knowing: Array(devices.prefix(index))) }
+      let watch = try devices[0].start(["watch", "--json"])
+      try Self.expectQuietAdapter(watch)
+    }
+  }
+
+  @Test("too few devices to agree: the job waits and says so, is adopted only with --force, and then goes on")
+  func adopted() throws {
+    try withHousehold("desk", "laptop", "tablet") { devices in
+      let (desk, laptop, tablet) = (devices[0], devices[1], devices[2])
+      // The owner's vote weighs more, so the others go first.
+      let training = try Self.begin(on: desk)
+      _ = try laptop.down(SIGKILL)
+      _ = try tablet.down(SIGKILL)
+      let paused = try Self.note("paused", in: training)
+      #expect((paused["reason"] as? String ?? "").contains("no quorum"), "\(paused)")
+      #expect(try desk.run("jobs").output.contains("paused: no quorum"))
+      let refused = try desk.run("adopt")
+      #expect(refused.exitCode == 64 && refused.errors.contains("--force"), "\(refused.errors)")
+      let adopted = try desk.run("adopt", "--force")
+      #expect(adopted.exitCode == 0, "\(adopted.errors)")
+      _ = try Self.note("adopted", of: "desk", in: training)
+      try Self.expectQuietAdapter(training)
+    }
+  }
+}
+
+/// Pausing and adopting while no job runs.
+@Suite(.timeLimit(.minutes(5))) struct HouseholdPauseTests {
+  @Test("a pause outlasts a restart, is shown on every device, and keeps jobs away until resume")
+  func pause() throws {
+    try withHousehold("desk", "laptop") { devices in
+      let (desk, laptop) = (devices[0], devices[1])
+      let paused = try laptop.run("pause", "--reason", "video call", "--json")
+      #expect(paused.exitCode == 0, "\(paused.errors)")
+      #expect(try paused.lastEvent["reason"] as? String == "paused by its person: video call")
+      try desk.waitForReport("the pause") { $0["laptop"]?["is_paused"] as? Bool == true }
+      #expect(try desk.run("peers").output.contains("laptop: paused"))
+      _ = try laptop.down()
+      #expect(try laptop.run("peers").output.contains("video call"), "also while the daemon is down")
+      try laptop.up(knowing: [desk])
+      let report = try laptop.waitForReport("desk") { $0.isConnected("desk") }
+      #expect(report["laptop"]?["pause_reason"] as? String == "paused by its person: video call")
+      try desk.waitForReport("laptop back") {
+        $0.isConnected("laptop") && $0["laptop"]?["is_paused"] as? Bool == true
+      }
+      let alone = try desk.run(try desk.trainingWords(output: "alone", extra: ["--epochs", "1"]))
+      #expect(alone.exitCode == 0 && alone.errors.contains("no other device"), "\(alone.errors)")
+      let resumed = try laptop.run("resume")
+      #expect(resumed.exitCode == 0 && resumed.output.contains("takes part in jobs again"))
+      try desk.waitForReport("the resumption") { $0["laptop"]?["is_available"] as? Bool == true }
+    }
+  }
+
+  @Test("while the daemon is down a pause is kept for the next start; without a household it is refused")
+  func offline() throws {
+    try withDevices("desk") { devices in
+      let desk = devices[0]
+      #expect(try desk.run("pause").exitCode == 66)
+      _ = try desk.createHousehold()
+      let paused = try desk.run("pause")
+      #expect(paused.exitCode == 0 && paused.output.contains("next 'hearth up'"), "\(paused.errors)")
+      try desk.up()
+      #expect(try desk.run("peers").output.contains("paused (paused by its person)"))
+      #expect(try desk.run("resume").exitCode == 0)
+      let long = try desk.run("pause", "--reason", String(repeating: "x", count: 201))
+      #expect(long.exitCode == 64 && long.errors.contains("--reason"), "\(long.errors)")
+    }
+  }
+
+  @Test("a job that does not wait, or is none, cannot be adopted")
+  func nothingToAdopt() throws {
+    try withHousehold("desk") { devices in
+      let none = try devices[0].run("adopt", "--force")
+      #expect(none.exitCode == 64 && none.errors.contains("no job is under way"), "\(none.errors)")
+      let help = try devices[0].run("adopt", "--help")
+      #expect(help.exitCode == 0 && help.output.contains("danger"))
+    }
+  }
+}

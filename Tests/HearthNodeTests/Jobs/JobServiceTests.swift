@@ -1,0 +1,211 @@
+import DistributedTraining
+import Foundation
+import HearthNode
+import HearthStorage
+import Synchronization
+import Testing
+import TrainingCoordination
+
+/// Job services that lose devices, are restarted and leave, on real gradients: whatever happens, the bits are one device's.
+@Suite("A household's job", .serialized, .timeLimit(.minutes(5)))
+struct JobServiceTests {
+  private static let owner = 0
+
+  /// A job on devices that are up, followed on one of them.
+  private struct Running {
+    let bench: JobBench
+    let request: TrainRequest
+    let job: JobID
+
+    init(
+      _ count: Int, up: [Int], model: String = "tiny-bert", epochs: Int = 40,
+      technique: RunTechnique = .parallel, planner: PlannerKindName = .eddl
+    ) async throws {
+      bench = try JobBench(devices: count)
+      try await bench.start(up)
+      request = try bench.request(model, epochs: epochs, technique: technique, output: "out")
+      job = try await bench.submit(request, on: JobServiceTests.owner, planner: planner)
+    }
+
+    /// The first report of a device that is as it is waited for; the last one when the job is over before.
+    func report(on number: Int, when isMeant: (JobReport) -> Bool) async throws -> JobReport {
+      let service = try bench.devices[number].service()
+      var last: JobReport?
+      for await report in await service.watch(job) {
+        last = report
+        if isMeant(report) { return report }
+      }
+      return try #require(last)
+    }
+
+    /// Waits until some epochs are done; fails if the job is over by then.
+    func epochs(_ count: Int, on number: Int = JobServiceTests.owner) async throws {
+      let report = try await report(on: number) { $0.epoch > count || $0.state.isOver }
+      try #require(!report.state.isOver, "the job was over too early: \(report.state) \(report.failure?.message ?? "")")
+    }
+
+    /// The adapter at the end is the one that one device makes.
+    func ends(sourceLocation: SourceLocation = #_sourceLocation) async throws {
+      let report = try await report(on: JobServiceTests.owner) { $0.state.isOver }
+      #expect(report.state == .finished, "\(report.failure?.message ?? "")", sourceLocation: sourceLocation)
+      let alone = try bench.digestAlone(request)
+      #expect(report.result?.adapterDigest == alone, sourceLocation: sourceLocation)
+      await bench.shutdown()
+    }
+  }
+
+  @Test("goes on without a device that dies, and ends with the same adapter", arguments: [1, 2])
+  func death(number: Int) async throws {
+    let running = try await Running(3, up: [0, 1, 2])
+    try await running.epochs(2)
+    await running.bench.kill([number])
+    try await running.ends()
+  }
+
+  @Test(
+    "goes on without a device that dies in an epoch that runs the backbone",
+    arguments: [(RunTechnique.lora, PlannerKindName.eddl), (.parallel, .ecofl), (.full, .ecofl)])
+  func deathInLiveEpoch(technique: RunTechnique, planner: PlannerKindName) async throws {
+    let running = try await Running(3, up: [0, 1, 2], epochs: 12, technique: technique, planner: planner)
+    _ = try await running.report(on: 0) { $0.step > 1 || $0.state.isOver }
+    await running.bench.kill([1])
+    try await running.ends()
+  }
+
+  @Test("goes on while its owner is away, and hands the adapter over when it is back")
+  func ownerAway() async throws {
+    let running = try await Running(3, up: [0, 1, 2])
+    try await running.epochs(2)
+    await running.bench.kill([0])
+    let report = try await running.report(on: 1) { $0.state == .saving || $0.state.isOver }
+    #expect(report.state == .saving, "\(report.failure?.message ?? "")")
+    try await running.bench.start([0])
+    try await running.ends()
+  }
+
+  @Test("goes on from the disk when all devices lost power")
+  func powerLoss() async throws {
+    let running = try await Running(2, up: [0, 1], epochs: 60)
+    try await running.epochs(10)
+    await running.bench.kill([0, 1])
+    try await running.bench.start([1, 0])
+    try await running.ends()
+  }
+
+  @Test("takes a device back that was restarted in the middle of it")
+  func restart() async throws {
+    let running = try await Running(3, up: [0, 1, 2])
+    try await running.epochs(2)
+    await running.bench.kill([2])
+    try await running.bench.start([2])
+    try await running.ends()
+  }
+
+  @Test("goes on without a device that leaves with notice")
+  func leave() async throws {
+    let running = try await Running(3, up: [0, 1, 2])
+    try await running.epochs(2)
+    await running.bench.stop(2)
+    try await running.ends()
+  }
+
+  @Test("waits on the disk of its last device, which was stopped, and goes on there with its state")
+  func lastDevice() async throws {
+    let running = try await Running(2, up: [0], epochs: 60)
+    try await running.epochs(4)
+    await running.bench.stop(0)
+    let directory = "\(running.bench.devices[0].state)/jobs/\(running.job)"
+    let kept = CheckpointFiles(directory: directory).read()
+    #expect(kept.faults.isEmpty && kept.states.first?.step ?? 0 > 4)
+    try await running.bench.start([0])
+    try await running.ends()
+  }
+
+  @Test("goes on from memory when the disks take no states, and says so")
+  func fullDisk() async throws {
+    let running = try await Running(3, up: [0, 1, 2])
+    for device in running.bench.devices { device.isDiskFull.withLock { $0 = true } }
+    try await running.epochs(2)
+    await running.bench.kill([1])
+    let report = try await running.report(on: 0) { !$0.warnings.isEmpty || $0.state.isOver }
+    #expect(report.warnings.contains { $0.contains("cannot be kept on this device") })
+    try await running.ends()
+  }
+
+  @Test("is declined by a device that is paused, and goes on without it when it pauses in the middle")
+  func pause() async throws {
+    let running = try await Running(3, up: [0, 1, 2])
+    try await running.epochs(2)
+    try await running.bench.devices[1].service().pauseDevice("I need it")
+    let second = try await running.report(on: 0) { report in
+      report.devices.contains { $0.place == nil && $0.state == .paused || $0.state == .left }
+        || report.state.isOver
+    }
+    #expect(!second.state.isOver)
+    try await running.ends()
+  }
+
+  @Test("keeps nothing of a job that is over but its record")
+  func cleanUp() async throws {
+    let running = try await Running(2, up: [0, 1], epochs: 2)
+    _ = try await running.report(on: 0) { $0.state.isOver }
+    _ = try await running.report(on: 1) { $0.state.isOver }
+    await running.bench.shutdown()
+    for device in running.bench.devices {
+      #expect(try directoryNames("\(device.state)/jobs/\(running.job)") == ["record"])
+      #expect(try directoryNames("\(device.state)/blobs") == [])
+    }
+  }
+}
+
+@Suite("The states of a training on the disk")
+struct CheckpointFilesTests {
+  private static func state(_ step: Int) -> TrainingState {
+    TrainingState(
+      step: step, exponents: [-7], ranges: [0..<3], values: [1, 2, Float(step)], firstMoments: [0, 0, 1],
+      secondMoments: [0, 0, 2], lossSum: 0.5, lossUnits: 3)
+  }
+
+  private static func withFiles(_ body: (CheckpointFiles, String) throws -> Void) throws {
+    let path = NSTemporaryDirectory() + "hearth-states-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    try body(CheckpointFiles(directory: path), path)
+  }
+
+  @Test("are the two newest, the newest first, and a new one takes the place of the older")
+  func generations() throws {
+    try Self.withFiles { files, path in
+      #expect(files.read().states.isEmpty)
+      for step in [3, 5, 9] { try files.write(Self.state(step), slot: files.read().nextSlot) }
+      #expect(files.read().states == [Self.state(9), Self.state(5)])
+      #expect(try directoryNames(path).count == 2)
+      files.remove()
+      #expect(try directoryNames(path).isEmpty)
+    }
+  }
+
+  @Test("fall back to the older one when the newest is torn or damaged, whose place the next one takes")
+  func torn() throws {
+    try Self.withFiles { files, path in
+      try files.write(Self.state(3), slot: 0)
+      try files.write(Self.state(5), slot: 1)
+      let bytes = Self.state(5).encoded
+      for damaged in [Array(bytes.dropLast()), Array(bytes.prefix(10)), [], bytes.map { $0 ^ 1 }] {
+        try AtomicFile.write(damaged, to: path + "/state.1")
+        let found = files.read()
+        #expect(found.states == [Self.state(3)] && found.nextSlot == 1)
+        #expect(found.faults.count == 1 && found.faults[0].contains("state.1"))
+      }
+    }
+  }
+
+  @Test("are readable by this device's user alone")
+  func permissions() throws {
+    try Self.withFiles { files, path in
+      try files.write(Self.state(1), slot: 0)
+      let attributes = try FileManager.default.attributesOfItem(atPath: path + "/state.0")
+      #expect((attributes[.posixPermissions] as? NSNumber)?.intValue == 0o600)
+    }
+  }
+}

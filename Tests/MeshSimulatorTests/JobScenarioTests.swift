@@ -1,0 +1,109 @@
+import MeshSimulator
+import Testing
+
+/// Whole jobs in virtual time: production coordinators, rings and handovers, and everything goes wrong.
+@Suite struct JobScenarioTests {
+  /// Runs seeds of a scenario; whatever fails is recorded with the command that repeats it.
+  @discardableResult
+  static func run(_ name: String, seeds: ClosedRange<UInt64>) throws -> JobRunSummary {
+    let scenario = try #require(JobScenario.named(name))
+    var summary = JobRunSummary()
+    for seed in seeds {
+      let report = JobRunReport(of: scenario.plan(seed: seed))
+      summary.add(report)
+      if !report.record.hasPassed { Issue.record("\(report.text.joined(separator: "\n"))") }
+    }
+    #expect(summary.passed == seeds.count)
+    return summary
+  }
+
+  @Test(arguments: JobScenario.all.map(\.name).filter { $0 != "job" })
+  func theRulesHoldInEveryScenarioOfAJob(_ name: String) throws {
+    try Self.run(name, seeds: 1...25)
+  }
+
+  @Test(arguments: 0..<8)
+  func theRulesHoldForAJobWithEverythingAtOnce(_ part: Int) throws {
+    let first = UInt64(part) * 25 + 1
+    try Self.run("job", seeds: first...(first + 24))
+  }
+
+  @Test func theSameSeedIsTheSameRunByteForByte() throws {
+    let scenario = try #require(JobScenario.named("job"))
+    for seed in UInt64(1)...5 {
+      let first = JobRunReport(of: scenario.plan(seed: seed))
+      let second = JobRunReport(of: scenario.plan(seed: seed), keepingLines: true)
+      #expect(first.digest == second.digest)
+      #expect(first.record.eventCount == second.record.eventCount)
+    }
+  }
+
+  @Test func aQuietJobRepeatsNoStep() throws {
+    let scenario = try #require(JobScenario.named("job-quiet"))
+    for seed in UInt64(1)...10 {
+      let report = JobRunReport(of: scenario.plan(seed: seed, devices: 2))
+      #expect(report.record.hasPassed)
+      #expect(report.record.repeated == 0)
+    }
+  }
+
+  @Test func aFailureNamesTheCommandThatRepeatsIt() throws {
+    var plan = try #require(JobScenario.named("job-quiet")).plan(seed: 3, devices: 3)
+    plan.misbehaviours = [JobPlan.Misbehaviour(device: 1, kind: .losesUnit)]
+    let report = JobRunReport(of: plan)
+    #expect(!report.record.hasPassed)
+    let command = "hearth simulate --seed 3 --scenario job-quiet --devices 3 --trace"
+    #expect(report.text.contains { $0.contains(command) })
+  }
+}
+
+/// A check that cannot fail proves nothing: each rule is broken on purpose.
+@Suite struct JobCheckerTests {
+  /// The rules that the first run with a broken one finds when these devices misbehave.
+  private func brokenRules(
+    _ kind: JobMisbehaviour, in names: [String], seeds: ClosedRange<UInt64> = 1...40,
+    by devices: Range<Int> = 0..<JobPlan.deviceLimit
+  ) throws -> Set<JobRule> {
+    for seed in seeds {
+      for name in names {
+        var plan = try #require(JobScenario.named(name)).plan(seed: seed)
+        plan.misbehaviours = devices.clamped(to: 0..<plan.deviceCount).map { JobPlan.Misbehaviour(device: $0, kind: kind) }
+        let report = JobRunReport(of: plan)
+        if !report.record.hasPassed { return Set(report.record.violations.map(\.rule)) }
+      }
+    }
+    return []
+  }
+
+  @Test func aSampleThatIsLostIsSeen() throws {
+    #expect(try brokenRules(.losesUnit, in: ["job-quiet"]) == [.sameValues])
+  }
+
+  @Test func aSampleThatCountsTwiceIsSeen() throws {
+    #expect(try brokenRules(.doublesUnit, in: ["job-quiet"]) == [.sameValues])
+  }
+
+  @Test func aStepThatIsAppliedWithoutTheOthersSharesIsSeen() throws {
+    #expect(try brokenRules(.waitsForNobody, in: ["job-quiet"]).isSubset(of: [.sameValues, .runFits]))
+    #expect(try !brokenRules(.waitsForNobody, in: ["job-quiet"]).isEmpty)
+  }
+
+  @Test func messagesOfAnotherPlanEpochThatAreTakenAreSeen() throws {
+    #expect(try !brokenRules(.ignoresStamps, in: ["job-partition", "job-crash", "job"]).isEmpty)
+  }
+
+  @Test func aRecordThatWasNotWrittenIsSeen() throws {
+    let broken = try brokenRules(.neverPersists, in: ["job-crash", "job-power"])
+    #expect(!broken.isDisjoint(with: [.recordsGrow, .onePlanPerEpoch, .ends, .advances, .effectsFit]))
+  }
+
+  @Test func aTornCheckpointThatIsTrustedIsSeen() throws {
+    #expect(
+      try !brokenRules(.trustsTornCheckpoints, in: ["job-crash", "job-power"], seeds: 1...150)
+        .isDisjoint(with: [.sameValues, .sameAdapter]))
+  }
+
+  @Test func anotherPlanThanTheOneThatWasAgreedOnIsSeen() throws {
+    #expect(try !brokenRules(.startsAnotherPlan, in: ["job-quiet"], by: 0..<1).isEmpty)
+  }
+}
