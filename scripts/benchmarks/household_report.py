@@ -108,7 +108,7 @@ def why(job):
     lowered = text.lower()
     if "the kernel killed it" in lowered:
         return "OOM: the kernel killed it"
-    if "memory" in lowered and ("fit" in lowered or "budget" in lowered or "need" in lowered):
+    if "no end" not in lowered and "memory" in lowered and ("fit" in lowered or "budget" in lowered):
         return "OOM: refused, no plan fits"
     return text[:120]
 
