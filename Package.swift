@@ -290,6 +290,7 @@ let package = Package(
         "HearthNode", "FineTuning", "LanguageModels", "HearthStorage", "ActivationCache",
         "ComputeRuntime", "TensorKernels", "NeuralNetworks", "Determinism", "MeshPeer", "MeshTransport",
         "HouseholdTrust", "MeshProtocol", "MeshModel", "WireCoding", "CryptoPrimitives",
+        .product(name: "Logging", package: "swift-log"),
       ],
       swiftSettings: settings),
     .testTarget(name: "EndToEndTests", dependencies: ["hearth"], swiftSettings: settings),
