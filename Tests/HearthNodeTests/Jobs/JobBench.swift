@@ -60,7 +60,9 @@ final class JobBench: Sendable {
     tell()
   }
 
-  /// Ends a device as kill -9 does: not a word, not a write from then on. The others hear of it when gossip would tell.
+  /// Ends a device as kill -9 does: not a word, not a write from then on.
+  ///
+  /// The others hear of it when gossip would tell.
   func kill(_ numbers: [Int]) async {
     for number in numbers { await devices[number].die() }
     tell()
@@ -103,7 +105,8 @@ final class JobBench: Sendable {
   }
 
   /// Submits a training on a device as its `hearth train` does.
-  func submit(_ request: TrainRequest, on number: Int, planner: PlannerKindName = .eddl) async throws -> JobID {
+  func submit(_ request: TrainRequest, on number: Int, planner: PlannerKindName = .eddl) async throws -> JobID
+  {
     let model = try OpenedModel(directory: request.modelDirectory)
     let content = try RunContent(request, model: model)
     guard let backbone = model.backbone else { throw CancellationError() }

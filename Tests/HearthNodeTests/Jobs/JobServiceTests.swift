@@ -41,7 +41,8 @@ struct JobServiceTests {
     /// Waits until some epochs are done; fails if the job is over by then.
     func epochs(_ count: Int, on number: Int = JobServiceTests.owner) async throws {
       let report = try await report(on: number) { $0.epoch > count || $0.state.isOver }
-      try #require(!report.state.isOver, "the job was over too early: \(report.state) \(report.failure?.message ?? "")")
+      try #require(
+        !report.state.isOver, "the job was over too early: \(report.state) \(report.failure?.message ?? "")")
     }
 
     /// The adapter at the end is the one that one device makes, after so many plans at least.

@@ -83,7 +83,9 @@ package struct JobDirectory: Sendable {
   }
 
   private func read<Value: Decodable>(_ name: String, of job: JobID) -> Value? {
-    guard let bytes = try? readWholeFile("\(path(of: job))/\(name)", limit: Self.textLimit) else { return nil }
+    guard let bytes = try? readWholeFile("\(path(of: job))/\(name)", limit: Self.textLimit) else {
+      return nil
+    }
     return try? JSONDecoder().decode(Value.self, from: Data(bytes))
   }
 

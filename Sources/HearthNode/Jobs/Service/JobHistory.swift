@@ -39,14 +39,16 @@ struct JobHistory: Codable, Equatable {
 
   /// The finished epochs by number.
   var epochs: [UInt32: FinishedEpoch] {
-    Dictionary(finished.map { epoch in
-      (
-        epoch.index,
-        FinishedEpoch(
-          index: epoch.index, isCached: epoch.isCached, seconds: epoch.seconds,
-          samplesPerSecond: epoch.samplesPerSecond, loss: epoch.loss)
-      )
-    }) { first, _ in first }
+    Dictionary(
+      finished.map { epoch in
+        (
+          epoch.index,
+          FinishedEpoch(
+            index: epoch.index, isCached: epoch.isCached, seconds: epoch.seconds,
+            samplesPerSecond: epoch.samplesPerSecond, loss: epoch.loss)
+        )
+      }
+    ) { first, _ in first }
   }
 
   /// The metrics by number of finished epochs.

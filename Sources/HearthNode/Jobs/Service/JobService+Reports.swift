@@ -55,7 +55,8 @@ extension JobService {
     let coordinator = job.coordinator
     let plan = coordinator.certificate?.proposal
     var listed = plan?.household ?? []
-    let known = job.specification.roster + (coordinator.devices.keys.sorted() + coordinator.declines.keys.sorted())
+    let known =
+      job.specification.roster + (coordinator.devices.keys.sorted() + coordinator.declines.keys.sorted())
     for id in known where !listed.contains(id) && household.names[id] != nil { listed.append(id) }
     return listed.map { id in
       var device = JobReport.Device(name: name(of: id), device: id.description)

@@ -63,7 +63,8 @@ extension JobService {
     let (limits, state, name) = (doors.limits, doors.stateDirectory, name(of: own))
     return try await onOwnThread("job-prepare") {
       try JobPlanning.report(
-        try JobPlanningSettings(decoding: package.planning), name: name, limits: limits, stateDirectory: state)
+        try JobPlanningSettings(decoding: package.planning), name: name, limits: limits, stateDirectory: state
+      )
     }
   }
 

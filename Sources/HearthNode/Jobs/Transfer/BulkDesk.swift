@@ -116,7 +116,9 @@ package final class BulkDesk: BulkReceiver {
   package func closeChannel(_ stamp: JobStamp) {
     let (channel, late) = state.withLock { state in
       if state.ended[stamp.job].map({ $0.isBefore(stamp) }) ?? true { state.ended[stamp.job] = stamp }
-      return (state.channels.removeValue(forKey: stamp), state.early { $0.job == stamp.job && !stamp.isBefore($0) })
+      return (
+        state.channels.removeValue(forKey: stamp), state.early { $0.job == stamp.job && !stamp.isBefore($0) }
+      )
     }
     for session in late { end(session) }
     endSpares()
