@@ -36,9 +36,9 @@ import Testing
     let change = try #require(run.pace.change(7))
     #expect(change.after.samplesPerSecond == 64)
     #expect(change.before?.samplesPerSecond == 32)
-    // From the step at which it was known, 28: 72 of this epoch and 200 of the two after it.
-    #expect(change.after.etaSeconds == 272.0 / 8)
-    #expect(change.before?.etaSeconds == 272.0 / 4)
+    // From the step at which it was known, 30: 70 of this epoch and 200 of the two after it.
+    #expect(change.after.etaSeconds == 270.0 / 8)
+    #expect(change.before?.etaSeconds == 270.0 / 4)
   }
 
   @Test("in the first epoch the cached ones are counted as each plan predicts them")
@@ -47,11 +47,11 @@ import Testing
     run.pace.begin(change: nil, cachedEpochSeconds: 20)
     run.train(.liveEpoch, epoch: 1, from: 0, stepsPerSecond: 2, for: 10)
     run.pace.begin(change: 1, cachedEpochSeconds: 10)
-    run.train(.liveEpoch, epoch: 1, from: 20, stepsPerSecond: 4, for: 1)
+    run.train(.liveEpoch, epoch: 1, from: 20, stepsPerSecond: 4, for: 1.25)
     let change = try #require(run.pace.change(1))
-    // At step 24: 76 live steps, then three epochs.
-    #expect(change.after == JobReport.Note.Pace(samplesPerSecond: 32, etaSeconds: 76.0 / 4 + 30))
-    #expect(change.before == JobReport.Note.Pace(samplesPerSecond: 16, etaSeconds: 76.0 / 2 + 60))
+    // Step 20 was said before. At step 25: 75 live steps, then three epochs.
+    #expect(change.after == JobReport.Note.Pace(samplesPerSecond: 32, etaSeconds: 75.0 / 4 + 30))
+    #expect(change.before == JobReport.Note.Pace(samplesPerSecond: 16, etaSeconds: 75.0 / 2 + 60))
   }
 
   @Test("without a cache every epoch left costs what this one does")
@@ -60,10 +60,11 @@ import Testing
     run.pace.begin(change: nil, cachedEpochSeconds: nil)
     run.train(.liveEpoch, epoch: 3, from: 0, stepsPerSecond: 10, for: 2)
     run.pace.begin(change: 1, cachedEpochSeconds: nil)
-    run.train(.liveEpoch, epoch: 3, from: 20, stepsPerSecond: 20, for: 1)
+    run.train(.liveEpoch, epoch: 3, from: 20, stepsPerSecond: 20, for: 1.25)
     let change = try #require(run.pace.change(1))
-    #expect(change.after.etaSeconds == 60.0 / 20 + 100.0 / 20)
-    #expect(change.before?.etaSeconds == 60.0 / 10 + 100.0 / 10)
+    // Known at step 45, a second after the first step that was not said before.
+    #expect(change.after.etaSeconds == 55.0 / 20 + 100.0 / 20)
+    #expect(change.before?.etaSeconds == 55.0 / 10 + 100.0 / 10)
   }
 
   @Test("evaluations, the switch itself and steps done again are no part of a rate")
