@@ -67,7 +67,9 @@ import Testing
     for seed in seeds {
       for name in names {
         var plan = try #require(JobScenario.named(name)).plan(seed: seed)
-        plan.misbehaviours = devices.clamped(to: 0..<plan.deviceCount).map { JobPlan.Misbehaviour(device: $0, kind: kind) }
+        plan.misbehaviours = devices.clamped(to: 0..<plan.deviceCount).map {
+          JobPlan.Misbehaviour(device: $0, kind: kind)
+        }
         let report = JobRunReport(of: plan)
         if !report.record.hasPassed { return Set(report.record.violations.map(\.rule)) }
       }

@@ -40,6 +40,8 @@ package struct JobViolation: Hashable, Sendable {
 package struct JobRunRecord: Sendable {
   /// Most violations that are kept.
   package static let violationLimit = 20
+  /// Events after which a run is given up: ten times what the longest one needs; time may stand still.
+  package static let eventLimit = 300_000
 
   /// Broken rules, in their order.
   package internal(set) var violations: [JobViolation] = []

@@ -73,6 +73,13 @@ package struct JobSimulation: Sendable {
       now = time
       record.eventCount += 1
       happen(event)
+      if record.eventCount >= JobRunRecord.eventLimit {
+        violate(
+          .boundedMessages,
+          "\(record.eventCount) events in \(decimals(MonotonicInstant.zero.duration(to: now).inSeconds)) s: "
+            + situation())
+        break
+      }
       if plan.stopsAtViolation, !record.violations.isEmpty { break }
     }
     finishChecks()
