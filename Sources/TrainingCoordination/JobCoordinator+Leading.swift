@@ -313,6 +313,14 @@ extension JobCoordinator {
       }
       listed += holders.prefix(JobLimits.roster - listed.count)
     }
+    // The owner votes even when it computes nothing: a plan of one other device must not hang on that one alone.
+    let owner = specification.owner
+    if !listed.contains(owner), listed.count < JobLimits.roster, isThere(owner, at: now),
+      !(progress(of: owner)?.isLeaving ?? false),
+      owner == own || membership.reachable.contains(owner)
+    {
+      listed.append(owner)
+    }
     let proposal = PlanProposal(stamp: decree.stamp, household: listed, plan: plan, next: next)
     var unused: [DeviceID] = []
     for device in request.candidates {
