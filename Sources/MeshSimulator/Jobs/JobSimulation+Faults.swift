@@ -62,6 +62,8 @@ extension JobSimulation {
   mutating func start(_ device: Int) {
     if devices[device].machine == .off {
       devices[device].machine = .on
+      // It may have lost its power asleep; what is switched on is awake.
+      devices[device].clock.resume(at: now)
     }
     guard devices[device].process == nil else { return }
     devices[device].life += 1

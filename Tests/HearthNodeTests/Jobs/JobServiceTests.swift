@@ -20,7 +20,7 @@ struct JobServiceTests {
     let job: JobID
 
     init(
-      _ count: Int, up: [Int], model: String = "tiny-bert", epochs: Int = 600,
+      _ count: Int, up: [Int], model: String = "tiny-bert", epochs: Int = 400,
       technique: RunTechnique = .lora, planner: PlannerKindName = .eddl
     ) async throws {
       bench = try JobBench(devices: count)
@@ -77,7 +77,7 @@ struct JobServiceTests {
     "goes on without a device that dies in an epoch that runs the backbone",
     arguments: [(RunTechnique.lora, PlannerKindName.eddl), (.parallel, .ecofl), (.full, .ecofl)])
   func deathInLiveEpoch(technique: RunTechnique, planner: PlannerKindName) async throws {
-    let running = try await Running(3, up: [0, 1, 2], epochs: 600, technique: technique, planner: planner)
+    let running = try await Running(3, up: [0, 1, 2], epochs: 400, technique: technique, planner: planner)
     _ = try await running.report(on: 0) { $0.step > 1 || $0.state.isOver }
     let plans = try await running.plans(without: 1)
     await running.bench.kill([1])
@@ -88,11 +88,12 @@ struct JobServiceTests {
   func ownerAway() async throws {
     let running = try await Running(3, up: [0, 1, 2])
     try await running.epochs(2)
+    let plans = try await running.plans(without: 0)
     await running.bench.kill([0])
     let report = try await running.report(on: 1) { $0.state == .saving || $0.state.isOver }
     #expect(report.state == .saving, "\(report.failure?.message ?? "")")
     try await running.bench.start([0])
-    try await running.ends()
+    try await running.ends(plans: plans)
   }
 
   @Test("goes on from the disk when all devices lost power")
