@@ -246,6 +246,15 @@ extension JobCoordinator {
     interrupt("nothing has moved for \(limit.components.seconds) seconds", culprit: nil, at: now)
   }
 
+  /// A run of an earlier plan that comes to no boundary, because some device of that plan is gone, is broken off.
+  mutating func checkDrain(at now: MonotonicInstant) {
+    guard let run, run.stamp != position, run.wish == .drain else { return }
+    let slowest = specification.roster.compactMap { progress(of: $0)?.secondsPerStep }.max() ?? 0
+    let limit = JobLimits.drainWait + .seconds(min(JobLimits.stallSteps * slowest, 86_400))
+    guard hasPassed(limit, since: situation.since, at: now) else { return }
+    ask(.breakOff, reason: "it came to no boundary in \(limit.components.seconds) seconds")
+  }
+
   private func lastWord(of device: DeviceID) -> MonotonicInstant {
     max(heard[device] ?? started, situation.since)
   }

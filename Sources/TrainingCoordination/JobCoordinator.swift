@@ -165,6 +165,7 @@ package struct JobCoordinator: Sendable {
     wake = nil
     prepareAgain(at: now)
     checkLosses(at: now)
+    checkDrain(at: now)
     finishLeaving(at: now)
     if record.outcome == nil { lead(at: now) }
     if record.outcome == nil {

@@ -50,6 +50,8 @@ package enum JobLimits {
   package static let gatherWait: Duration = .seconds(5)
   /// How long a device whose run stopped at a boundary waits for the plan for which it did.
   package static let boundaryWait: Duration = .seconds(2)
+  /// How long a run of an earlier plan may take to its next boundary, beside the time of some steps.
+  package static let drainWait: Duration = .seconds(5)
   /// How long a run may stand still although all its devices are there; doubled each time it did.
   package static let stall: Duration = .seconds(120)
   /// The longest time that it may.

@@ -65,7 +65,7 @@ extension JobSimulation {
       // It may have lost its power asleep; what is switched on is awake.
       devices[device].clock.resume(at: now)
     }
-    guard devices[device].process == nil else { return }
+    guard devices[device].process == nil, devices[device].machine == .on else { return }
     devices[device].life += 1
     devices[device].isStopped = false
     devices[device].held = []
