@@ -10,7 +10,7 @@ package struct ByteWriter: Sendable {
     bytes.reserveCapacity(capacity)
   }
 
-  /// Writes an integer, little-endian, in its type's width.
+  /// Writes an integer of at most 64 bits, little-endian, in its type's width.
   package mutating func integer<Integer: FixedWidthInteger>(_ value: Integer) {
     // One generic operation for all bytes: this is not specialised for other modules, and every frame has ten fields.
     precondition(Integer.bitWidth <= 64, "an integer of \(Integer.bitWidth) bits")

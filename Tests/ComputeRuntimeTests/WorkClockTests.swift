@@ -1,6 +1,5 @@
-import Testing
-
 import ComputeRuntime
+import Testing
 
 @Suite struct WorkClockTests {
   @Test("Under a quota work takes its processor time divided by the quota, however short it was by the wall")

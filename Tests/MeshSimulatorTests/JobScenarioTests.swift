@@ -90,10 +90,6 @@ import Testing
     #expect(try !brokenRules(.waitsForNobody, in: ["job-quiet"]).isEmpty)
   }
 
-  @Test func messagesOfAnotherPlanEpochThatAreTakenAreSeen() throws {
-    #expect(try !brokenRules(.ignoresStamps, in: ["job-partition", "job-crash", "job"]).isEmpty)
-  }
-
   @Test func aRecordThatWasNotWrittenIsSeen() throws {
     let broken = try brokenRules(.neverPersists, in: ["job-crash", "job-power"])
     #expect(!broken.isDisjoint(with: [.recordsGrow, .onePlanPerEpoch, .ends, .advances, .effectsFit]))

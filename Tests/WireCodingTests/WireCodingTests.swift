@@ -61,7 +61,6 @@ private func decodingFailure<Value>(_ body: () throws(DecodingFailure) -> Value)
     try check(UInt64.self)
     try check(Int64.self)
     try check(Int.self)
-    try check(UInt128.self)
   }
 
   @Test("A field that the bytes end before is named, with what it needs and what is left")
