@@ -111,21 +111,28 @@ struct SimulateCommand: ReportingCommand {
   }
 }
 
+/// A broken rule in JSON.
+private struct BrokenRule: Encodable {
+  let seconds: Double
+  let rule: String
+  let text: String
+
+  init<Rule: RawRepresentable<String>>(_ violation: Violation<Rule>) {
+    seconds = violation.seconds
+    rule = violation.rule.rawValue
+    text = violation.text
+  }
+}
+
 /// A run as a line of JSON.
 private struct RunFacts: Encodable {
-  struct Broken: Encodable {
-    let seconds: Double
-    let rule: String
-    let text: String
-  }
-
   let scenario: String
   let seed: UInt64
   let devices: Int
   let passed: Bool
   let events: Int
   let trace: String
-  let violations: [Broken]
+  let violations: [BrokenRule]
   let detectionSeconds: [Double]
   let startSeconds: [Double]
   let wakeSeconds: [Double]
@@ -142,9 +149,7 @@ private struct RunFacts: Encodable {
     passed = record.hasPassed
     events = record.eventCount
     trace = report.digestText
-    violations = record.violations.map { violation in
-      Broken(seconds: violation.seconds, rule: violation.rule.rawValue, text: violation.text)
-    }
+    violations = record.violations.map { BrokenRule($0) }
     detectionSeconds = record.detections
     startSeconds = record.returns.filter { $0.kind == .start }.map(\.seconds)
     wakeSeconds = record.returns.filter { $0.kind == .wake }.map(\.seconds)
@@ -157,18 +162,13 @@ private struct RunFacts: Encodable {
 
 /// A run of a job as a line of JSON.
 private struct JobRunFacts: Encodable {
-  struct Broken: Encodable {
-    let rule: String
-    let text: String
-  }
-
   let scenario: String
   let seed: UInt64
   let devices: Int
   let passed: Bool
   let events: Int
   let trace: String
-  let violations: [Broken]
+  let violations: [BrokenRule]
   let planEpochs: Int
   let repeatedSteps: Int
   let controlMessages: Int
@@ -184,7 +184,7 @@ private struct JobRunFacts: Encodable {
     passed = record.hasPassed
     events = record.eventCount
     trace = report.digestText
-    violations = record.violations.map { Broken(rule: $0.rule.rawValue, text: $0.text) }
+    violations = record.violations.map { BrokenRule($0) }
     planEpochs = record.planEpochs
     repeatedSteps = record.repeated
     controlMessages = record.controlMessages

@@ -86,7 +86,7 @@ final class AvahiLab {
   func adoptBus() {
     setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=\(folder.path)/a.bus", 1)
     // A test that waits for ever ends here, and its lab with it.
-    alarm(60)
+    alarm(600)
   }
 
   /// The network namespace of host a.
@@ -149,8 +149,8 @@ final class AvahiLab {
       esac
     }
     start() { bus "$1" start && avahi "$1" start; }
-    # Tries until it succeeds, for at most 20 s.
-    await() { for _ in {1..200}; do "$@" && return 0; sleep 0.1; done; return 1; }
+    # Tries until it succeeds, for at most two minutes.
+    await() { for _ in {1..1200}; do "$@" && return 0; sleep 0.1; done; return 1; }
     browse_on_b() { on b avahi-browse -rpt _hearth-mesh._tcp; }
     lists() { browse_on_b | grep -q -- "$1"; }
     lists_not() { ! lists "$1"; }

@@ -4,12 +4,7 @@ import Testing
 /// Devices that come and go while a job runs: real daemons of one machine, killed and started like real ones.
 ///
 /// Every job must end with the adapter that one device makes when nobody disturbs it.
-@Suite(
-  .timeLimit(.minutes(10)), .serialized,
-  .enabled(
-    if: ProcessInfo.processInfo.environment["HEARTH_CHURN"] != nil,
-    "they hold the test runner's threads for minutes; run them alone with HEARTH_CHURN=1"))
-struct HouseholdChurnTests {
+@Suite(.timeLimit(.minutes(10)), .serialized) struct HouseholdChurnTests {
   /// A job: long enough that what happens after its second epoch happens in its midst, short for one device.
   private struct Job {
     let epochs: Int

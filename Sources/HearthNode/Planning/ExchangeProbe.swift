@@ -14,7 +14,9 @@ struct ExchangeProbe {
   private static let rounds = 32
   /// Bytes of a frame; what is sealed as one record.
   private static let frameBytes = 60 << 10
-  /// How much more a run takes than these parts: event loops, wake-ups, TCP; what docs/PLANNING.md measured.
+  /// How much more a run takes than these parts: event loops, wake-ups, TCP.
+  ///
+  /// From one profile of eight daemons on a busy machine; a quiet one has not confirmed it.
   private static let overhead = 1.5
 
   let clock: WorkClock

@@ -102,7 +102,8 @@ extension JobSimulation {
     let (oldTerm, newTerm) = (old.specification.term, new.specification.term)
     if newTerm < oldTerm { return fall("term") }
     if newTerm == oldTerm {
-      let (before, after) = (old.certificate?.stamp.epoch ?? 0, new.certificate?.stamp.epoch ?? 0)
+      // Plan epochs count from the adoption on; a certificate of the term before says nothing in this one.
+      let (before, after) = (old.position.epoch, new.position.epoch)
       if after < before { return fall("plan epoch from \(before) to \(after)") }
       if after == before {
         if let promised = old.decree.promised, new.decree.promised.map({ $0 < promised }) ?? true {

@@ -1,5 +1,3 @@
-package import Determinism
-
 /// The rules that hold in every run of a job, whatever happens to devices and network.
 package enum JobRule: String, Hashable, Sendable, CaseIterable {
   /// A job, term and plan epoch never have two plans.
@@ -26,16 +24,6 @@ package enum JobRule: String, Hashable, Sendable, CaseIterable {
   case messagesFit = "messages-fit"
 }
 
-/// A broken rule of a job's run.
-package struct JobViolation: Hashable, Sendable {
-  /// When it was noticed.
-  package let time: MonotonicInstant
-  /// Which rule.
-  package let rule: JobRule
-  /// Who and what.
-  package let text: String
-}
-
 /// What a job's run found and measured.
 package struct JobRunRecord: Sendable {
   /// Most violations that are kept.
@@ -44,7 +32,7 @@ package struct JobRunRecord: Sendable {
   package static let eventLimit = 300_000
 
   /// Broken rules, in their order.
-  package internal(set) var violations: [JobViolation] = []
+  package internal(set) var violations: [Violation<JobRule>] = []
   /// Events that happened.
   package internal(set) var eventCount = 0
   /// Messages on control sessions.

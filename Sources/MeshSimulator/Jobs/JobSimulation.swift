@@ -148,6 +148,6 @@ package struct JobSimulation: Sendable {
   mutating func violate(_ rule: JobRule, _ text: String) {
     note(255, 0, 0, "VIOLATION \(rule.rawValue): \(text)")
     guard record.violations.count < JobRunRecord.violationLimit else { return }
-    record.violations.append(JobViolation(time: now, rule: rule, text: text))
+    record.violations.append(Violation(time: now, rule: rule, text: text))
   }
 }

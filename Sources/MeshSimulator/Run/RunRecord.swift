@@ -33,12 +33,12 @@ package enum SimulationRule: String, Hashable, Sendable, CaseIterable {
   case absenceHasReason = "absence-has-reason"
 }
 
-/// A broken rule.
-package struct Violation: Hashable, Sendable {
+/// A broken rule of a run.
+package struct Violation<Rule: Hashable & Sendable>: Hashable, Sendable {
   /// When it was noticed.
   package let time: MonotonicInstant
   /// Which rule.
-  package let rule: SimulationRule
+  package let rule: Rule
   /// Who and what.
   package let text: String
 
@@ -52,7 +52,7 @@ package struct RunRecord: Sendable {
   package static let violationLimit = 100
 
   /// Broken rules, in their order.
-  package internal(set) var violations: [Violation] = []
+  package internal(set) var violations: [Violation<SimulationRule>] = []
   /// Events that happened.
   package internal(set) var eventCount = 0
   /// Sessions that were opened, both ends counted.

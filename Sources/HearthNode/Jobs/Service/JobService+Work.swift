@@ -229,9 +229,11 @@ extension JobService {
       learned: { [weak self] in
         Task { await self?.take(.learned(stamp), id) }
       })
+    let blobs = doors.blobs
     OperatingSystemThread.detached(name: "job-run") { [weak self] in
-      let end = run.run()
-      Task { await self?.ran(id, stamp, end) }
+      // The values are kept here, not on the jobs' thread: writing them takes seconds, and its beats must go on.
+      let answer = Self.answer(run.run(), material: material, blobs: blobs)
+      Task { await self?.ran(id, stamp, answer) }
     }
   }
 
@@ -244,12 +246,45 @@ extension JobService {
     }
   }
 
-  private func ran(_ id: JobID, _ stamp: JobStamp, _ end: JobRun.End) {
+  /// A run's end as the coordinator hears it.
+  private enum RunAnswer: Sendable {
+    case completed(RunCompletion)
+    case stopped(RunStop)
+  }
+
+  /// What this device has now; the result is a blob, so that it is there until the owner has written the adapter.
+  private static func answer(_ end: JobRun.End, material: JobMaterial, blobs: BlobStore) -> RunAnswer {
+    switch end {
+    case .stopped(let stop): return .stopped(stop)
+    case .completed(let outcome):
+      do {
+        let reference = try outcome.parameters.map { parameters in
+          let bytes = parameters.withUnsafeBytes { Array($0) }
+          return BlobReference(digest: try blobs.add(bytes: bytes), byteCount: UInt64(bytes.count))
+        }
+        return .completed(
+          RunCompletion(
+            digest: outcome.digest, result: reference, results: encoded(outcome.results),
+            cacheBytes: UInt64(clamping: outcome.cacheBytes)))
+      } catch {
+        return .stopped(
+          RunStop(committedStep: material.committedStep, culprit: .own, reason: "\(error)"))
+      }
+    }
+  }
+
+  private func ran(_ id: JobID, _ stamp: JobStamp, _ answer: RunAnswer) {
     jobs[id]?.isRunning = false
     jobs[id]?.activity.begin(nil)
     doors.desk.closeChannel(stamp)
-    guard let job = jobs[id], !job.isOver else { return clean(id) }
-    switch end {
+    guard jobs[id]?.isOver == false else {
+      // Nobody has heard of the result, so that nothing else removes it; best effort.
+      if case .completed(let completion) = answer, let blob = completion.result {
+        try? doors.blobs.remove(blob.digest)
+      }
+      return clean(id)
+    }
+    switch answer {
     case .stopped(let stop):
       log.info(
         "job-run-stopped",
@@ -258,31 +293,10 @@ extension JobService {
           "reason": "\(stop.reason)",
         ])
       take(.stopped(stamp, stop), id)
-    case .completed(let outcome):
-      do {
-        take(.completed(stamp, try completion(outcome)), id)
-        admit(id)
-      } catch {
-        take(
-          .stopped(
-            stamp,
-            RunStop(
-              committedStep: job.material?.committedStep ?? 0, culprit: .own, reason: "\(error)")), id)
-      }
+    case .completed(let completion):
+      take(.completed(stamp, completion), id)
+      admit(id)
     }
-  }
-
-  /// What this device has now; the result is a blob, so that it is there until the owner has written the adapter.
-  private func completion(_ outcome: JobRun.Outcome) throws -> RunCompletion {
-    var reference: BlobReference?
-    if let parameters = outcome.parameters {
-      let bytes = parameters.withUnsafeBytes { Array($0) }
-      let blob = try doors.blobs.add(bytes: bytes)
-      reference = BlobReference(digest: blob, byteCount: UInt64(bytes.count))
-    }
-    return RunCompletion(
-      digest: outcome.digest, result: reference, results: Self.encoded(outcome.results),
-      cacheBytes: UInt64(clamping: outcome.cacheBytes))
   }
 
   /// Results as they travel; of very many epochs the first are left out.
