@@ -144,10 +144,7 @@ extension DistributedRun {
       }
     }
     states.gather(state)
-    try checkpoints.writeIfDue {
-      try keepActivations()
-      return state
-    }
+    if let checkpoints, checkpoints.isDue(bytes: stateBytes) { checkpoints.take(state) }
   }
 
   /// The devices that keep a copy of a stage's state: all of the other stages, or one of the next when it is large.
@@ -160,18 +157,13 @@ extension DistributedRun {
   }
 
   /// Writes the state at hand to the disk now and then; a pipeline writes what it gathers.
-  func checkpointIfDue() throws {
+  func checkpointIfDue() {
     if case .pipeline = first { return }
     // Everybody has the initial values.
     guard let step = states.head?.step, step > 0 else { return }
-    try checkpoints.writeIfDue {
-      try keepActivations()
-      return states.current
+    guard let checkpoints, checkpoints.isDue(bytes: stateBytes), let state = states.current else {
+      return
     }
-  }
-
-  /// The activations of the steps so far are on the disk before a state that is beyond them.
-  private func keepActivations() throws {
-    if !isInCachedEpochs { try technique.taps?.cache.flush() }
+    checkpoints.take(state)
   }
 }

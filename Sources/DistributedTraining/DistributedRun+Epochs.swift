@@ -88,7 +88,7 @@ extension DistributedRun {
       context.report(.learned)
     }
     try gather(phase, after: phase.trainer.optimizer.step, start: 0)
-    try checkpointIfDue()
+    checkpointIfDue()
   }
 
   func note(_ epoch: DistributedEpoch) {

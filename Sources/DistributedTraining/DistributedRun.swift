@@ -32,8 +32,10 @@ package final class DistributedRun {
   let leaves: VectorSelection
   let entry: RunEntry
   let states: HeldStates
-  let checkpoints: CheckpointPace
+  let checkpoints: (any CheckpointSink)?
   let boundary: StepBoundary
+  /// Bytes of the vectors of a whole state.
+  let stateBytes: Int
   /// The device that ends with all parameters when no cached epochs follow a pipeline.
   let collector: Int
   var result: DistributedResult
@@ -64,12 +66,12 @@ package final class DistributedRun {
   ///     nobody waits for it.
   ///   - leastBucketBytes: gradients are reduced in buckets of at least so many bytes; the same on every device.
   ///   - isCancelled: looked at between pieces of work; whoever sets it aborts the channel too, which ends all waiting.
-  ///   - checkpoint: is given the state between two steps now and then, to write it to a disk.
+  ///   - checkpoints: takes the state between two steps now and then, to write it to a disk.
   package init(
     _ job: DistributedJob, plan: Plan, entry: RunEntry = RunEntry(), devices: Int, collector: Int?,
     technique: DeviceTechnique, channel: any JobChannel, team: ComputeTeam,
     leastBucketBytes: Int = defaultBucketBytes, isCancelled: @escaping () -> Bool,
-    checkpoint: @escaping (TrainingState) -> Void = { _ in },
+    checkpoints: (any CheckpointSink)? = nil,
     report: @escaping (DistributedEvent) -> Void
   ) throws {
     let (lanes, held) = (job.lanePlan.lanes.count, job.validation.count)
@@ -104,8 +106,9 @@ package final class DistributedRun {
     let (steps, count) = (job.totalSteps, parameters.vectorCount)
     // What belongs to another job would be refused by all.
     states = HeldStates(entry.held.filter { $0.fits(steps: steps, vector: count) })
-    checkpoints = CheckpointPace(entry, write: checkpoint)
-    boundary = StepBoundary(stateBytes: 3 * MemoryLayout<Float>.stride * leaves.count)
+    self.checkpoints = checkpoints
+    stateBytes = 3 * MemoryLayout<Float>.stride * leaves.count
+    boundary = StepBoundary(stateBytes: stateBytes)
   }
 
   /// The states that this device has, newest first; also after `run` has thrown.
@@ -231,7 +234,7 @@ package final class DistributedRun {
       return finish(isComplete: false, ending: .finished)
     }
     if isLive { step = stepsPerEpoch }
-    try checkpointIfDue()
+    checkpointIfDue()
     if step % stepsPerEpoch == 0 {
       try evaluate(step / stepsPerEpoch, cached, audience: context.division.cachedDevices)
     }

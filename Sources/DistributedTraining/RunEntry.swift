@@ -6,19 +6,11 @@ package struct RunEntry: Sendable {
   package var held: [TrainingState]
   /// The plan that is prepared in the background; nil when there is none.
   package var next: Plan?
-  /// Least seconds between two checkpoints.
-  package var checkpointSeconds: Double
-  /// Most of the time that checkpoints may take, as its reciprocal.
-  package var checkpointRatio: Double
 
   /// An entry; the default is a fresh job's.
-  package init(
-    held: [TrainingState] = [], next: Plan? = nil, checkpointSeconds: Double = 1, checkpointRatio: Double = 50
-  ) {
+  package init(held: [TrainingState] = [], next: Plan? = nil) {
     self.held = held
     self.next = next
-    self.checkpointSeconds = checkpointSeconds
-    self.checkpointRatio = checkpointRatio
   }
 }
 

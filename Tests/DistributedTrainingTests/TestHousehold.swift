@@ -26,8 +26,8 @@ final class TestHousehold: @unchecked Sendable {
     var household: [Int]
     var plan: Plan
     var next: Plan?
-    /// Least seconds between two checkpoints.
-    var checkpointSeconds = 0.0
+    /// Whether states are written at every boundary, or at the first one alone.
+    var writesOften = true
     /// Called before every message, by place.
     var fault: (@Sendable (_ from: Int, _ to: Int, JobTag) -> InMemoryJobChannels.Fault?)?
     /// The place that asks for a stop once it has done that step; before the first step with 0.
@@ -96,6 +96,7 @@ final class TestHousehold: @unchecked Sendable {
     let number = epoch.household[place]
     var device = self[number]
     var outcome = DeviceOutcome()
+    let checkpoints = RecordedCheckpoints(isFrequent: epoch.writesOften)
     var run: DistributedRun?
     do {
       let backbone = try job.backbone()
@@ -103,13 +104,10 @@ final class TestHousehold: @unchecked Sendable {
       let begun = try job.begin(
         epoch.plan,
         entry: RunEntry(
-          held: device.held, next: epoch.next, checkpointSeconds: epoch.checkpointSeconds, checkpointRatio: 0),
+          held: device.held, next: epoch.next),
         devices: epoch.household.count, channel: channel, collector: epoch.collector, backbone: backbone,
         cache: cache, isCancelled: { false }, opened: { outcome.hasOpened = true },
-        checkpoint: {
-          device.disk = $0.encoded
-          outcome.checkpoints.append($0.step)
-        },
+        checkpoints: checkpoints,
         report: { event in
           outcome.events.append(event)
           epoch.event?(place, event)
@@ -127,10 +125,28 @@ final class TestHousehold: @unchecked Sendable {
       outcome.failure = error
     }
     device.held = run?.held ?? device.held
+    device.disk = checkpoints.disk ?? device.disk
+    outcome.checkpoints = checkpoints.steps
     // The report's closure names the run, and the run has the closure.
     run = nil
     self[number] = device
     return outcome
+  }
+}
+
+/// A disk that keeps the newest state.
+private final class RecordedCheckpoints: CheckpointSink {
+  private let isFrequent: Bool
+  private(set) var disk: [UInt8]?
+  private(set) var steps: [Int] = []
+
+  init(isFrequent: Bool) { self.isFrequent = isFrequent }
+
+  func isDue(bytes: Int) -> Bool { isFrequent || steps.isEmpty }
+
+  func take(_ state: TrainingState) {
+    disk = state.encoded
+    steps.append(state.step)
   }
 }
 

@@ -257,7 +257,7 @@ extension TinyJob {
   func begin(
     _ plan: Plan, entry: RunEntry = RunEntry(), devices: Int, channel: any JobChannel, collector: Int?,
     backbone: any Backbone, cache: ActivationCacheStore?, isCancelled: @escaping () -> Bool,
-    opened: @escaping () -> Void = {}, checkpoint: @escaping (TrainingState) -> Void = { _ in },
+    opened: @escaping () -> Void = {}, checkpoints: (any CheckpointSink)? = nil,
     report: @escaping (DistributedEvent) -> Void
   ) throws -> DistributedRun {
     let job = distributed(backbone)
@@ -286,7 +286,7 @@ extension TinyJob {
     return try DistributedRun(
       job, plan: plan, entry: entry, devices: devices, collector: collector, technique: technique,
       channel: channel, team: ComputeTeam(width: workers), leastBucketBytes: bucketBytes,
-      isCancelled: isCancelled, checkpoint: checkpoint, report: report)
+      isCancelled: isCancelled, checkpoints: checkpoints, report: report)
   }
 
   private func stage(

@@ -89,6 +89,7 @@ final class CheckpointWriter: @unchecked Sendable {
   private let monitor = Monitor()
   private var waiting: Order?
   private var isWriting = false
+  private var pace = CheckpointPace()
   private var slot: Int
   private var written: Int
   private var isWarned = false
@@ -98,6 +99,11 @@ final class CheckpointWriter: @unchecked Sendable {
     self.warn = warn
     slot = found.nextSlot
     written = found.states.first?.step ?? 0
+  }
+
+  /// Whether it is time for a state of so many bytes.
+  func isDue(bytes: Int) -> Bool {
+    monitor.locked { !isWriting && pace.isDue(bytes: bytes, now: MonotonicClock.seconds()) }
   }
 
   /// Has a state written, unless one of the same step is on the disk; what must be there `first` is done before.
@@ -116,6 +122,8 @@ final class CheckpointWriter: @unchecked Sendable {
 
   private func run() {
     while let (order, slot) = nextOrder() {
+      let start = MonotonicClock.seconds()
+      defer { monitor.locked { pace.wrote(from: start, to: MonotonicClock.seconds()) } }
       do {
         try order.first()
         try files.write(order.state, slot: slot)

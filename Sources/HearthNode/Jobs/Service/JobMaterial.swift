@@ -7,7 +7,7 @@ import LanguageModels
 /// activations and the states of the training.
 ///
 /// - Safety: used by one run's thread at a time: a plan's run begins after the last one has ended.
-final class JobMaterial: @unchecked Sendable {
+final class JobMaterial: CheckpointSink, @unchecked Sendable {
   let package: JobPackage
   let checkpoints: CheckpointWriter
   private let modelDirectory: String
@@ -33,15 +33,19 @@ final class JobMaterial: @unchecked Sendable {
   /// Optimizer steps that are in the newest state.
   var committedStep: UInt64 { UInt64(clamping: held.first?.step ?? 0) }
 
-  /// Keeps what a run ended with, in memory and on the disk.
-  func keep(_ states: [TrainingState]) {
+  /// Keeps what a run ended with, in memory and, unless the job is at its end, on the disk.
+  ///
+  /// The end is kept as the job's result; who loses it computes a fiftieth of the job again at most.
+  func keep(_ states: [TrainingState], isEnd: Bool = false) {
     guard let newest = states.first else { return }
     held = states
-    save(newest)
+    if !isEnd { take(newest) }
   }
 
+  func isDue(bytes: Int) -> Bool { checkpoints.isDue(bytes: bytes) }
+
   /// Has a state written, after the activations that its steps have left.
-  func save(_ state: TrainingState) {
+  func take(_ state: TrainingState) {
     let cache = cache
     checkpoints.submit(state) { try cache?.flush() }
   }

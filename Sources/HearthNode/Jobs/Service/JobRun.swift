@@ -64,7 +64,7 @@ struct JobRun: Sendable {
       entry: RunEntry(held: material.held, next: proposal.next), devices: proposal.household.count,
       collector: proposal.household.firstIndex(of: owner), technique: try technique(packaged),
       channel: activity.channel, team: ComputeTeam(width: threads),
-      isCancelled: { activity.isInterrupted }, checkpoint: { material.save($0) }, report: progress.note)
+      isCancelled: { activity.isInterrupted }, checkpoints: material, report: progress.note)
     let stop = StopDoor(driver)
     activity.attach { stop.request() }
     // The run knows its activity: each would keep the other, and all buffers with it.
@@ -74,7 +74,7 @@ struct JobRun: Sendable {
       material.keep(driver.held)
       throw error
     }
-    material.keep(driver.held)
+    material.keep(driver.held, isEnd: result.ending == .finished)
     activity.channel.close()
     progress.send()
     guard result.ending == .finished else {
