@@ -39,6 +39,11 @@ extension HouseholdDaemon {
 
   /// Takes up the jobs of this device.
   func startJobs(seed: UInt64) async {
+    defer {
+      isStartingJobs = false
+      for waiter in jobStartWaiters { waiter.resume() }
+      jobStartWaiters = []
+    }
     guard let bulk, let blobs = doors.blobs else { return }
     let (outbox, send) = AsyncStream.makeStream(
       of: JobFarewell.self, bufferingPolicy: .bufferingOldest(Self.waitingJobMessages))
@@ -62,8 +67,15 @@ extension HouseholdDaemon {
     }
   }
 
+  /// Returns once it is known whether this device trains.
+  func jobsAreStarted() async {
+    guard isStartingJobs else { return }
+    await withCheckedContinuation { jobStartWaiters.append($0) }
+  }
+
   /// Ends this device's part in jobs, and tells the others while they can still be told.
   func stopJobs() async {
+    await jobsAreStarted()
     guard let service = jobs else { return }
     jobService = nil
     await service.leave("its daemon was stopped")

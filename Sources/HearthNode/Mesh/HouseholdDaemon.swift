@@ -106,6 +106,10 @@ package actor HouseholdDaemon {
 
   /// What happens to the household's jobs on this device; nil while it is not up.
   var jobs: JobService?
+  /// Whether it is still to be seen if this device trains; the mesh and its commands are up before.
+  var isStartingJobs = true
+  /// Commands that wait until that is known.
+  var jobStartWaiters: [CheckedContinuation<Void, Never>] = []
   /// Bulk sessions of jobs.
   var bulk: BulkDesk?
   /// Whether the household changed since the jobs were told.

@@ -216,19 +216,20 @@ struct CheckpointFilesTests {
 
   @Test("are written so rarely that writing takes a fiftieth of the time, and never twice in a second")
   func pace() {
-    var small = CheckpointPace()
-    #expect(small.isDue(bytes: 0, now: 100))
+    func isDue(_ pace: CheckpointPace, _ bytes: Int, _ now: Double) -> Bool {
+      var pace = pace
+      return pace.isDue(bytes: bytes, now: now)
+    }
     var pace = CheckpointPace()
+    #expect(isDue(pace, 0, 100))
     // The first of 50 MB is taken to take a second; what was done before there was a state would not be lost.
-    #expect(!pace.isDue(bytes: 50_000_000, now: 100))
-    #expect(!pace.isDue(bytes: 50_000_000, now: 149.9))
-    #expect(pace.isDue(bytes: 50_000_000, now: 150))
+    let isFirstDue = pace.isDue(bytes: 50_000_000, now: 100)
+    #expect(!isFirstDue)
+    #expect(!isDue(pace, 50_000_000, 149.9) && isDue(pace, 50_000_000, 150))
     pace.wrote(from: 150, to: 153)
-    #expect(!pace.isDue(bytes: 50_000_000, now: 302.9))
-    #expect(pace.isDue(bytes: 50_000_000, now: 303))
+    #expect(!isDue(pace, 50_000_000, 302.9) && isDue(pace, 50_000_000, 303))
     pace.wrote(from: 303, to: 303.001)
-    #expect(!pace.isDue(bytes: 50_000_000, now: 303.9))
-    #expect(pace.isDue(bytes: 50_000_000, now: 304.1))
+    #expect(!isDue(pace, 50_000_000, 303.9) && isDue(pace, 50_000_000, 304.1))
   }
 
   @Test("are readable by this device's user alone")
