@@ -21,7 +21,7 @@ extension JobSimulation {
       devices[device].machine = .asleep
       devices[device].clock.suspend(at: now)
     case .resume(let device): wakeUp(device)
-    case .slow(let device, let times): devices[device].slowness = times
+    case .slow(let device, let times): slow(device, times: times)
     case .cut(let from, let to): network.cut(from: from, to: to, true)
     case .uncut(let from, let to):
       network.cut(from: from, to: to, false)
@@ -163,7 +163,7 @@ extension JobSimulation {
     network.set(JobNetworkConditions())
     for device in devices.indices {
       devices[device].killsAtPersist = nil
-      devices[device].slowness = 1
+      slow(device, times: 1)
       devices[device].disk.isFull = false
       if devices[device].pause != nil { apply(.rejoin(device)) }
       wakeUp(device)

@@ -98,11 +98,9 @@ package struct JobSimulation: Sendable {
     case .input(let device, let life, let request, let answer):
       guard devices[device].life == life, canTake(event, device) else { return }
       take(answer, request: request, at: device)
-    case .computed(let device, let life, let channel):
-      guard devices[device].life == life, canTake(event, device),
-        devices[device].process?.channel?.number == channel
-      else { return }
-      stepRun(device) { $0.computed(&$1) }
+    case .computed(let device, let life, let task):
+      guard devices[device].life == life, canTake(event, device) else { return }
+      finishTask(task, device)
     case .bulk(let frame): arrive(frame)
     case .dial(let device, let channel): dial(device, channel)
     case .stalled(let device, let channel, let place, let since):
