@@ -111,6 +111,25 @@ import Testing
     #expect(try !brokenRules(.waitsForNobody, in: ["job-quiet"]).isEmpty)
   }
 
+  /// Without the fence late messages get into the sums; with it the same seeds come to the adapter of the quiet run.
+  @Test func messagesOfAnotherPlanEpochThatAreTakenAreSeen() throws {
+    let scenario = try #require(JobScenario.named("job-late"))
+    var (fenced, broken) = (0, 0)
+    for seed in UInt64(1)...60 {
+      var plan = scenario.plan(seed: seed)
+      let report = JobRunReport(of: plan)
+      #expect(report.record.hasPassed, "\(report.text.joined(separator: "\n"))")
+      guard report.record.fencedInRun > 0 else { continue }
+      fenced += 1
+      plan.misbehaviours = (0..<plan.deviceCount).map {
+        JobPlan.Misbehaviour(device: $0, kind: .ignoresStamps)
+      }
+      if !JobRunReport(of: plan).record.hasPassed { broken += 1 }
+    }
+    #expect(fenced > 0)
+    #expect(broken > 0)
+  }
+
   @Test func aRecordThatWasNotWrittenIsSeen() throws {
     let broken = try brokenRules(.neverPersists, in: ["job-crash", "job-power"])
     #expect(!broken.isDisjoint(with: [.recordsGrow, .onePlanPerEpoch, .ends, .advances, .effectsFit]))

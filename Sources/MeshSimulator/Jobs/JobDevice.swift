@@ -17,6 +17,8 @@ struct JobLinkEnd: Sendable {
   var peer = 0
   /// What waits until the stream is there, or gets through again.
   var queue: [StandInMessage] = []
+  /// Whether it is broken although nobody has noticed.
+  var isTorn = false
   /// Since when nothing gets through.
   var stalledSince: MonotonicInstant?
 }
@@ -130,6 +132,8 @@ enum JobEvent: Sendable {
   case input(Int, life: Int, request: Int, JobAnswer)
   case computed(Int, life: Int, task: Int)
   case bulk(JobBulkFrame)
+  /// What a stream that has ended still held comes out of a buffer.
+  case late(JobBulkFrame, life: Int)
   case dial(Int, channel: Int)
   case stalled(Int, channel: Int, place: Int, since: MonotonicInstant)
   case lost(Int, channel: Int, place: Int)

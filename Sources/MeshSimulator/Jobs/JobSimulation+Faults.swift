@@ -34,6 +34,7 @@ extension JobSimulation {
       flushStreams()
     case .conditions(let conditions): network.set(conditions)
     case .reset(let one, let other): reset(one, other)
+    case .tear(let moment): tearing = moment
     case .suspect(let device, let other, let milliseconds):
       devices[device].process?.doubts[other] = now.advanced(by: .milliseconds(milliseconds))
     case .leave(let device):
@@ -148,7 +149,7 @@ extension JobSimulation {
     planWake(device)
   }
 
-  private mutating func reset(_ one: Int, _ other: Int) {
+  mutating func reset(_ one: Int, _ other: Int) {
     for (device, peer) in [(one, other), (other, one)] {
       guard let channel = devices[device].process?.channel, let place = channel.devices.firstIndex(of: peer)
       else { continue }
@@ -159,6 +160,7 @@ extension JobSimulation {
 
   private mutating func settleAll() {
     armed = nil
+    tearing = nil
     network.mend()
     network.set(JobNetworkConditions())
     for device in devices.indices {

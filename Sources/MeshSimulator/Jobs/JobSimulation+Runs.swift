@@ -56,7 +56,7 @@ extension JobSimulation {
       switch effect {
       case .send(let message, let place):
         if message.tag.kind == .reduceScatter, strike(.ring, device) { return }
-        send(message, to: place, device)
+        if !tear(message, to: place, device) { send(message, to: place, device) }
       case .compute(let units):
         beginTask(seconds: units * devices[device].unitSeconds, channel: number, device)
       case .entered(let step):

@@ -31,6 +31,8 @@ package struct JobSimulation: Sendable {
   var checks = JobChecks()
   /// The leader is struck at its next such moment.
   var armed: (moment: LeaderMoment, milliseconds: Int)?
+  /// The connection over which the next such message goes breaks.
+  var tearing: StreamMoment?
   var isOver = false
   let keepsLines: Bool
 
@@ -102,6 +104,9 @@ package struct JobSimulation: Sendable {
       guard devices[device].life == life, canTake(event, device) else { return }
       finishTask(task, device)
     case .bulk(let frame): arrive(frame)
+    case .late(let frame, let life):
+      guard devices[frame.to].life == life, canTake(event, frame.to) else { return }
+      deliver(frame, isLate: true)
     case .dial(let device, let channel): dial(device, channel)
     case .stalled(let device, let channel, let place, let since):
       giveUp(device, channel, place, since: since)
