@@ -86,6 +86,11 @@ extension JobSimulation {
 
   /// What waited goes out where the network carries again.
   mutating func flushStreams() {
+    let waiting = leftovers
+    leftovers = []
+    for frame in waiting where devices[frame.from].machine != .off && devices[frame.to].machine != .off {
+      if getsThrough(frame.from, frame.to) { transmit(frame) } else { leftovers.append(frame) }
+    }
     for device in devices.indices {
       guard let channel = devices[device].process?.channel else { continue }
       for place in channel.links.indices {
@@ -245,6 +250,14 @@ extension JobSimulation {
     for place in channel.links.indices where channel.links[place].state == .open {
       // Orderly ends go behind what still waits; a stream that stands still hears nothing.
       let waiting = channel.links[place].queue
+      if !waiting.isEmpty, !tells {
+        // What was sent before an orderly end still arrives, if anything does.
+        leftovers += (waiting.map { .message($0) } + [.finish]).map {
+          JobBulkFrame(
+            from: device, to: channel.devices[place], stamp: channel.stamp, channel: channel.number, body: $0)
+        }
+        continue
+      }
       for message in waiting { linger(message, channel, to: place, device) }
       guard waiting.isEmpty, !channel.links[place].isTorn else { continue }
       transmit(tells ? .abort : .finish, channel, to: place, device)

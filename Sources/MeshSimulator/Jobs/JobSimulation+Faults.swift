@@ -38,10 +38,11 @@ extension JobSimulation {
     case .suspect(let device, let other, let milliseconds):
       devices[device].process?.doubts[other] = now.advanced(by: .milliseconds(milliseconds))
     case .leave(let device):
+      guard canBeAsked(device) else { return }
       devices[device].pause = "needed for something else"
       give(.leave(reason: "needed for something else"), to: device)
     case .rejoin(let device):
-      guard devices[device].pause != nil else { return }
+      guard devices[device].pause != nil, canBeAsked(device) else { return }
       devices[device].pause = nil
       give(.rejoin, to: device)
     case .shutDown(let device): shutDown(device)
@@ -56,6 +57,12 @@ extension JobSimulation {
       give(.adopt, to: device)
     case .settled: settleAll()
     }
+  }
+
+  /// Whether a person can give a device a word: one that sleeps or stands still hears none, one without a process
+  /// reads it when it starts.
+  private func canBeAsked(_ device: Int) -> Bool {
+    devices[device].process == nil || devices[device].isRunning
   }
 
   // MARK: - Processes
@@ -167,9 +174,9 @@ extension JobSimulation {
       devices[device].killsAtPersist = nil
       slow(device, times: 1)
       devices[device].disk.isFull = false
-      if devices[device].pause != nil { apply(.rejoin(device)) }
       wakeUp(device)
       proceed(device)
+      if devices[device].pause != nil { apply(.rejoin(device)) }
       start(device)
       for other in devices.indices { devices[device].process?.doubts[other] = .zero }
     }

@@ -33,6 +33,8 @@ package struct JobSimulation: Sendable {
   var armed: (moment: LeaderMoment, milliseconds: Int)?
   /// The connection over which the next such message goes breaks.
   var tearing: StreamMoment?
+  /// What streams that were closed in order have still to bring, in order.
+  var leftovers: [JobBulkFrame] = []
   var isOver = false
   let keepsLines: Bool
 
