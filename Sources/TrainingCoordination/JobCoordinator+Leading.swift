@@ -229,6 +229,7 @@ extension JobCoordinator {
       }
       return
     }
+    guard mayBeReplaced(proposal) else { return }
     if let next = proposal.next, hasLearned(proposal),
       proposal.household.allSatisfy({ device in
         !next.places.contains { proposal.household[$0] == device } || isAble(device, at: now)
@@ -240,6 +241,12 @@ extension JobCoordinator {
     let isComputing = run?.stamp == position || !proposal.participants.contains(own)
     guard leading.request == nil, situation.startedAt != nil, isComputing else { return }
     lookForGain(candidates, proposal, at: now)
+  }
+
+  /// Whether a plan has brought something: one that is replaced before its first step, again and again, never does.
+  /// What fills a cache is kept unit by unit.
+  private func mayBeReplaced(_ proposal: PlanProposal) -> Bool {
+    situation.hasStepped || proposal.participants.contains { progress(of: $0)?.phase == .filling }
   }
 
   /// Whether all devices that gain something under the next plan hold it.

@@ -81,7 +81,10 @@ extension JobCoordinator {
     }
     if stamp == position {
       switch told.phase {
-      case .interrupted, .paused, .handedOver: situation.stopped.insert(device)
+      case .interrupted, .paused, .handedOver:
+        situation.stopped.insert(device)
+        // What it had told of a stage's end is void: it has forgotten that itself.
+        if completions[device]?.digest == nil { completions[device] = nil }
       default:
         if situation.stopped.contains(device), told.phase != .completed,
           current?.proposal.participants.contains(device) ?? false
@@ -91,6 +94,7 @@ extension JobCoordinator {
       }
       if situation.movedAt != nil, let last = devices[device], told.hasMoved(since: last) {
         situation.movedAt = now
+        if stamps[device] == stamp, told.committedStep != last.committedStep { situation.hasStepped = true }
       }
       if told.samplesPerSecond > 0, told.phase >= .filling {
         situation.samplesPerSecond = told.samplesPerSecond

@@ -29,6 +29,8 @@ struct PlanSituation: Sendable {
   var startedAt: MonotonicInstant?
   /// When a device of the run said last that it had come further.
   var movedAt: MonotonicInstant?
+  /// Whether a device has said that it applied a step under this plan.
+  var hasStepped = false
   /// Since when this device's run has been in its phase.
   var phaseSince: MonotonicInstant?
   /// Since when all participants have been ready.

@@ -47,6 +47,27 @@ import Testing
     }
   }
 
+  @Test func aStepThatWasBegunSlowlyGoesOnAtTheNewPace() throws {
+    var plan = try #require(JobScenario.named("job-quiet")).plan(seed: 1, devices: 2)
+    let quiet = try #require(JobRunReport(of: plan).record.finished)
+    for device in 0..<2 {
+      plan.steps += [
+        JobStep(quiet / 2, .slow(device, times: 1_000)), JobStep(quiet / 2 + 1, .slow(device, times: 1)),
+      ]
+    }
+    plan.steps.sort { $0.time < $1.time }
+    let report = JobRunReport(of: plan)
+    #expect(report.record.hasPassed)
+    // The second in which next to nothing is computed, and a beat of the clocks that tell the end.
+    let finished = try #require(report.record.finished)
+    #expect(finished > quiet + 0.5 && finished < quiet + 3)
+  }
+
+  /// Here one device computes a whole step alone and becomes seven times faster in its midst.
+  @Test func aJobAdvancesWhenASlowDeviceWithAllTheWorkRecovers() throws {
+    try Self.run("job", seeds: 448...448)
+  }
+
   @Test func aFailureNamesTheCommandThatRepeatsIt() throws {
     var plan = try #require(JobScenario.named("job-quiet")).plan(seed: 3, devices: 3)
     plan.misbehaviours = [JobPlan.Misbehaviour(device: 1, kind: .losesUnit)]
@@ -88,6 +109,25 @@ import Testing
   @Test func aStepThatIsAppliedWithoutTheOthersSharesIsSeen() throws {
     #expect(try brokenRules(.waitsForNobody, in: ["job-quiet"]).isSubset(of: [.sameValues, .runFits]))
     #expect(try !brokenRules(.waitsForNobody, in: ["job-quiet"]).isEmpty)
+  }
+
+  /// Without the fence late messages get into the sums; with it the same seeds come to the adapter of the quiet run.
+  @Test func messagesOfAnotherPlanEpochThatAreTakenAreSeen() throws {
+    let scenario = try #require(JobScenario.named("job-late"))
+    var (fenced, broken) = (0, 0)
+    for seed in UInt64(1)...60 {
+      var plan = scenario.plan(seed: seed)
+      let report = JobRunReport(of: plan)
+      #expect(report.record.hasPassed, "\(report.text.joined(separator: "\n"))")
+      guard report.record.fencedInRun > 0 else { continue }
+      fenced += 1
+      plan.misbehaviours = (0..<plan.deviceCount).map {
+        JobPlan.Misbehaviour(device: $0, kind: .ignoresStamps)
+      }
+      if !JobRunReport(of: plan).record.hasPassed { broken += 1 }
+    }
+    #expect(fenced > 0)
+    #expect(broken > 0)
   }
 
   @Test func aRecordThatWasNotWrittenIsSeen() throws {

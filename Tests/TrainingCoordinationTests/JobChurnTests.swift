@@ -74,6 +74,27 @@ import TrainingCoordination
     #expect(world.isFinished(0..<3))
   }
 
+  @Test("A plan is not replaced for a gain before its first step; one that fills a cache may be")
+  func joinBeforeTheFirstStep() {
+    for isFilling in [false, true] {
+      var world = JobWorld(count: 3, roster: 2, seed: 207)
+      world.nodes[2].isUp = false
+      world.stuck = [1: "run"]
+      world.submit()
+      world.run(20) { $0.nodes[0].run != nil && $0.nodes[1].run != nil }
+      if isFilling {
+        world.handle(.progressed(world.specification.stamp(epoch: 1), DeviceProgress(.filling)), 0)
+      }
+      world.nodes[2].isUp = true
+      world.run(20) { $0.epoch(0) > 1 }
+      #expect(world.epoch(0) == (isFilling ? 2 : 1))
+      #expect(world.nodes[0].asked.count { $0.cause == .joined } == (isFilling ? 1 : 0))
+      world.stuck = [:]
+      world.run(20) { $0.participants(2).contains(2) && $0.nodes[2].run != nil }
+      #expect(world.participants(0) == [0, 1, 2])
+    }
+  }
+
   @Test("A learner that dies disturbs nobody; it is learned with anew when it is back")
   func learnerLoss() {
     var world = running(2, of: 3, seed: 203, steps: 2000)

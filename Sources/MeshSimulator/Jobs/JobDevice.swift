@@ -17,6 +17,8 @@ struct JobLinkEnd: Sendable {
   var peer = 0
   /// What waits until the stream is there, or gets through again.
   var queue: [StandInMessage] = []
+  /// Whether it is broken although nobody has noticed.
+  var isTorn = false
   /// Since when nothing gets through.
   var stalledSince: MonotonicInstant?
 }
@@ -34,11 +36,23 @@ struct JobChannelEnd: Sendable {
   var links: [JobLinkEnd]
 }
 
+/// What a device computes at the moment.
+struct JobTask: Sendable {
+  let number: Int
+  let channel: Int
+  /// What was left of it at `since`, in seconds at the device's own pace.
+  let seconds: Double
+  let since: MonotonicInstant
+}
+
 /// What a process of a simulated device has in its memory.
 struct JobProcess: Sendable {
   var coordinator: JobCoordinator?
   var run: StandInRun?
   var channel: JobChannelEnd?
+  var task: JobTask?
+  /// Counts tasks and changes of their pace.
+  var tasks = 0
   /// The plan epoch of the last run that came to its end here.
   var finishedStamp: JobStamp?
   /// States that the last run left.
@@ -116,8 +130,10 @@ enum JobEvent: Sendable {
   case wake(Int, life: Int)
   case control(JobMessage, from: Int, to: Int)
   case input(Int, life: Int, request: Int, JobAnswer)
-  case computed(Int, life: Int, channel: Int)
+  case computed(Int, life: Int, task: Int)
   case bulk(JobBulkFrame)
+  /// What a stream that has ended still held comes out of a buffer.
+  case late(JobBulkFrame, life: Int)
   case dial(Int, channel: Int)
   case stalled(Int, channel: Int, place: Int, since: MonotonicInstant)
   case lost(Int, channel: Int, place: Int)

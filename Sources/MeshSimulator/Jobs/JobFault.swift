@@ -16,6 +16,30 @@ package enum LeaderMoment: Hashable, Sendable, CaseIterable {
   case commit
 }
 
+/// What goes over a connection when it breaks.
+package enum StreamMoment: Hashable, Sendable, CaseIterable {
+  /// What a device has when a plan epoch begins.
+  case inventory
+  /// Values or activations that are handed over or gathered.
+  case handover
+  /// What goes from one stage of a pipeline to the next, or back.
+  case boundary
+  /// A piece of sums that grows on its way round.
+  case ring
+  /// What a device adds to a step beside sums.
+  case share
+
+  func contains(_ kind: StandInMessageKind) -> Bool {
+    switch kind {
+    case .state: self == .inventory
+    case .leaves, .activations: self == .handover
+    case .forward, .backward: self == .boundary
+    case .reduceScatter, .allGather: self == .ring
+    case .share: self == .share
+    }
+  }
+}
+
 /// Something that happens to a device, the network or a person's mind.
 package enum JobFault: Hashable, Sendable {
   /// The machine is switched on if it was off, and the process starts.
@@ -50,6 +74,8 @@ package enum JobFault: Hashable, Sendable {
   case conditions(JobNetworkConditions)
   /// Both ends of the connections of two devices are told that these are gone.
   case reset(Int, Int)
+  /// The connection over which the next such message goes breaks, and a buffer keeps the message for a while.
+  case tear(StreamMoment)
   /// A device takes another for unreachable for a while although it is not.
   case suspect(by: Int, of: Int, milliseconds: Int)
   /// A person wants the device for something else.

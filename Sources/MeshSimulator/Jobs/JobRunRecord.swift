@@ -41,6 +41,8 @@ package struct JobRunRecord: Sendable {
   package internal(set) var bulkMessages = 0
   /// Messages on streams that came under another plan epoch or stream than they were sent under.
   package internal(set) var fenced = 0
+  /// The same while a run was under way in which the sender has a place: what only the fence keeps out of it.
+  package internal(set) var fencedInRun = 0
   /// Plan epochs that were agreed on.
   package internal(set) var planEpochs = 0
   /// Steps that a device applied.

@@ -40,7 +40,8 @@ package struct JobRunReport: Sendable {
     }
     text.append(
       "  \(record.planEpochs) plan epochs, \(record.commits) steps applied, \(record.repeated) of them again, "
-        + "\(record.controlMessages) + \(record.bulkMessages) messages, \(record.fenced) fenced off")
+        + "\(record.controlMessages) + \(record.bulkMessages) messages, \(record.fenced) fenced off, \(record.fencedInRun) from a run"
+    )
     let recovery = record.recovery.map { "; went on \(decimals($0)) s after the last fault" } ?? ""
     if let finished = record.finished { text.append("  adapter after \(decimals(finished)) s\(recovery)") }
     if !record.hasPassed { text.append("  repeat: \(replayCommand) --trace") }

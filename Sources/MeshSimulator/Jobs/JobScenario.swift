@@ -52,6 +52,12 @@ package struct JobScenario: Sendable {
     JobScenario("job-partition", "connections break, and the network splits") { plan, dice in
       plan.add([.partition, .oneWay, .reset, .loss, .doubt], &dice)
     },
+    JobScenario(
+      "job-late", "connections break in the midst of a run, and what they held comes in the next one"
+    ) {
+      plan, dice in
+      plan.add([.tear, .tear, .tear, .reset], &dice)
+    },
     JobScenario("job-leader", "the device that plans is struck at the worst moments") { plan, dice in
       plan.add([.leader, .leader, .leader, .persist], &dice)
     },
@@ -59,7 +65,9 @@ package struct JobScenario: Sendable {
       plan.add([.allPower, .persist, .disk], &dice)
     },
     JobScenario("job", "a whole job with everything at once, as the seed decides") { plan, dice in
-      plan.add(JobFaultKind.allCases.filter { _ in dice.uniform(below: 3) == 0 }, &dice)
+      plan.add(JobFaultKind.allCases.filter { $0 != .tear && dice.uniform(below: 3) == 0 }, &dice)
+      // Last, so that the seeds that do without are the runs that they have always been.
+      if dice.uniform(below: 3) == 0 { plan.add([.tear], &dice) }
     },
   ]
 
@@ -103,7 +111,7 @@ extension JobSimulation {
 /// The kinds of faults that a run has or has not.
 enum JobFaultKind: CaseIterable {
   case crash, power, allPower, persist, freeze, sleep, slow, oneWay, partition, reset, loss, doubt, leave,
-    shutDown, disk, join, leader, adoption
+    shutDown, disk, join, leader, adoption, tear
 
   /// One fault of the kind and its end, between two times.
   func steps(_ plan: inout JobPlan, from: Double, _ dice: inout SeededGenerator) -> [JobStep] {
@@ -141,6 +149,8 @@ enum JobFaultKind: CaseIterable {
       let groups = (0..<count).map { _ in dice.uniform(below: 2) }
       return [JobStep(from, .partition(groups)), JobStep(to, .partition(Array(repeating: 0, count: count)))]
     case .reset: return [JobStep(from, .reset(device, other))]
+    case .tear:
+      return [JobStep(from, .tear(StreamMoment.allCases[dice.uniform(below: StreamMoment.allCases.count)]))]
     case .loss: return [JobStep(from, .conditions(dice.jobConditions()))]
     case .doubt:
       let length = 200 + dice.uniform(below: 6_000)

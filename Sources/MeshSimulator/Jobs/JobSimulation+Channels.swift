@@ -9,6 +9,8 @@ extension JobSimulation {
   private static let dialLimit: Duration = .seconds(8)
   /// How long a stream may get nothing through.
   private static let stallLimit: Duration = .seconds(3)
+  /// Milliseconds for which buffers keep what a stream held at its end.
+  private static let lingering = 100...4_000
 
   mutating func openChannel(_ certificate: PlanCertificate, household: [Int], place: Int, _ device: Int) {
     channels += 1
@@ -64,6 +66,7 @@ extension JobSimulation {
     switch link.state {
     case .lost, .finished: return
     case .dialling: devices[device].process?.channel?.links[place].queue.append(message)
+    case .open where link.isTorn: linger(message, channel, to: place, device)
     case .open where link.queue.isEmpty && getsThrough(device, channel.devices[place]):
       transmit(.message(message), channel, to: place, device)
     case .open:
@@ -83,6 +86,11 @@ extension JobSimulation {
 
   /// What waited goes out where the network carries again.
   mutating func flushStreams() {
+    let waiting = leftovers
+    leftovers = []
+    for frame in waiting where devices[frame.from].machine != .off && devices[frame.to].machine != .off {
+      if getsThrough(frame.from, frame.to) { transmit(frame) } else { leftovers.append(frame) }
+    }
     for device in devices.indices {
       guard let channel = devices[device].process?.channel else { continue }
       for place in channel.links.indices {
@@ -124,7 +132,7 @@ extension JobSimulation {
       guard isOfLink(frame), let place = place(of: frame) else { return }
       devices[device].process?.channel?.links[place].state = .finished
       stepRun(device) { $0.forgo(place, isOrderly: true, &$1) }
-    case .message(let message): deliver(message, frame)
+    case .message: deliver(frame, isLate: false)
     }
   }
 
@@ -157,15 +165,52 @@ extension JobSimulation {
     for message in waiting { transmit(.message(message), channel, to: place, frame.to) }
   }
 
-  private mutating func deliver(_ message: StandInMessage, _ frame: JobBulkFrame) {
+  /// A message reaches a process, out of the network or, late, out of a buffer.
+  mutating func deliver(_ frame: JobBulkFrame, isLate: Bool) {
+    guard case .message(let message) = frame.body else { return }
     let device = frame.to
-    guard isOfLink(frame) || devices[device].misbehaviour == .ignoresStamps, let place = place(of: frame)
-    else {
-      record.fenced += 1
-      if devices[device].process?.finishedStamp != frame.stamp { answerReset(frame) }
-      return
+    let place = devices[device].process?.run == nil ? nil : place(of: frame)
+    let isFenced = !isOfLink(frame)
+    if isFenced, place != nil { record.fencedInRun += 1 }
+    if let place, !isFenced || devices[device].misbehaviour == .ignoresStamps {
+      return stepRun(device) { $0.receive(message, from: place, &$1) }
     }
-    stepRun(device) { $0.receive(message, from: place, &$1) }
+    guard !isLate else { return }
+    record.fenced += 1
+    linger(frame)
+    if devices[device].process?.finishedStamp != frame.stamp { answerReset(frame) }
+  }
+
+  /// Whether a connection breaks at this message; it comes late then.
+  mutating func tear(_ message: StandInMessage, to place: Int, _ device: Int) -> Bool {
+    guard let moment = tearing, moment.contains(message.tag.kind),
+      let channel = devices[device].process?.channel,
+      channel.links[place].state == .open, channel.links[place].queue.isEmpty
+    else { return false }
+    tearing = nil
+    let other = channel.devices[place]
+    note(26, device, other, "\(device) > \(other)  the connection breaks at \(moment)")
+    devices[device].process?.channel?.links[place].isTorn = true
+    linger(message, channel, to: place, device)
+    reset(device, other)
+    return true
+  }
+
+  private mutating func linger(
+    _ message: StandInMessage, _ channel: JobChannelEnd, to place: Int, _ device: Int
+  ) {
+    linger(
+      JobBulkFrame(
+        from: device, to: channel.devices[place], stamp: channel.stamp, channel: channel.number,
+        body: .message(message)))
+  }
+
+  /// Buffers of a stream that has ended hand out what they hold when a later run may be under way.
+  private mutating func linger(_ frame: JobBulkFrame) {
+    // One delay a stream: what it holds stays in order.
+    var dice = SeededGenerator(seed: plan.seed, 0x6C61_7465, UInt64(frame.channel), UInt64(frame.to))
+    let delay = Self.lingering.lowerBound + dice.uniform(below: Self.lingering.count)
+    plan(.late(frame, life: devices[frame.to].life), after: .milliseconds(delay))
   }
 
   /// Tells the sender that there is nobody.
@@ -204,7 +249,17 @@ extension JobSimulation {
     guard let channel = devices[device].process?.channel else { return }
     for place in channel.links.indices where channel.links[place].state == .open {
       // Orderly ends go behind what still waits; a stream that stands still hears nothing.
-      guard channel.links[place].queue.isEmpty else { continue }
+      let waiting = channel.links[place].queue
+      if !waiting.isEmpty, !tells {
+        // What was sent before an orderly end still arrives, if anything does.
+        leftovers += (waiting.map { .message($0) } + [.finish]).map {
+          JobBulkFrame(
+            from: device, to: channel.devices[place], stamp: channel.stamp, channel: channel.number, body: $0)
+        }
+        continue
+      }
+      for message in waiting { linger(message, channel, to: place, device) }
+      guard waiting.isEmpty, !channel.links[place].isTorn else { continue }
       transmit(tells ? .abort : .finish, channel, to: place, device)
     }
     devices[device].process?.channel = nil

@@ -21,7 +21,7 @@ extension JobSimulation {
       devices[device].machine = .asleep
       devices[device].clock.suspend(at: now)
     case .resume(let device): wakeUp(device)
-    case .slow(let device, let times): devices[device].slowness = times
+    case .slow(let device, let times): slow(device, times: times)
     case .cut(let from, let to): network.cut(from: from, to: to, true)
     case .uncut(let from, let to):
       network.cut(from: from, to: to, false)
@@ -34,13 +34,15 @@ extension JobSimulation {
       flushStreams()
     case .conditions(let conditions): network.set(conditions)
     case .reset(let one, let other): reset(one, other)
+    case .tear(let moment): tearing = moment
     case .suspect(let device, let other, let milliseconds):
       devices[device].process?.doubts[other] = now.advanced(by: .milliseconds(milliseconds))
     case .leave(let device):
+      guard canBeAsked(device) else { return }
       devices[device].pause = "needed for something else"
       give(.leave(reason: "needed for something else"), to: device)
     case .rejoin(let device):
-      guard devices[device].pause != nil else { return }
+      guard devices[device].pause != nil, canBeAsked(device) else { return }
       devices[device].pause = nil
       give(.rejoin, to: device)
     case .shutDown(let device): shutDown(device)
@@ -55,6 +57,12 @@ extension JobSimulation {
       give(.adopt, to: device)
     case .settled: settleAll()
     }
+  }
+
+  /// Whether a person can give a device a word: one that sleeps or stands still hears none, one without a process
+  /// reads it when it starts.
+  private func canBeAsked(_ device: Int) -> Bool {
+    devices[device].process == nil || devices[device].isRunning
   }
 
   // MARK: - Processes
@@ -148,7 +156,7 @@ extension JobSimulation {
     planWake(device)
   }
 
-  private mutating func reset(_ one: Int, _ other: Int) {
+  mutating func reset(_ one: Int, _ other: Int) {
     for (device, peer) in [(one, other), (other, one)] {
       guard let channel = devices[device].process?.channel, let place = channel.devices.firstIndex(of: peer)
       else { continue }
@@ -159,15 +167,16 @@ extension JobSimulation {
 
   private mutating func settleAll() {
     armed = nil
+    tearing = nil
     network.mend()
     network.set(JobNetworkConditions())
     for device in devices.indices {
       devices[device].killsAtPersist = nil
-      devices[device].slowness = 1
+      slow(device, times: 1)
       devices[device].disk.isFull = false
-      if devices[device].pause != nil { apply(.rejoin(device)) }
       wakeUp(device)
       proceed(device)
+      if devices[device].pause != nil { apply(.rejoin(device)) }
       start(device)
       for other in devices.indices { devices[device].process?.doubts[other] = .zero }
     }

@@ -56,12 +56,9 @@ extension JobSimulation {
       switch effect {
       case .send(let message, let place):
         if message.tag.kind == .reduceScatter, strike(.ring, device) { return }
-        send(message, to: place, device)
+        if !tear(message, to: place, device) { send(message, to: place, device) }
       case .compute(let units):
-        let seconds = units * devices[device].unitSeconds * Double(devices[device].slowness)
-        plan(
-          .computed(device, life: devices[device].life, channel: number),
-          after: .nanoseconds(Int64(seconds * 1e9)))
+        beginTask(seconds: units * devices[device].unitSeconds, channel: number, device)
       case .entered(let step):
         note(8, device, step, "\(device) goes on after step \(step)")
         checkEntered(step, device)
@@ -81,6 +78,34 @@ extension JobSimulation {
         stopRun(device, .own, reason)
       }
     }
+  }
+
+  // MARK: - Computing
+
+  private mutating func beginTask(seconds: Double, channel: Int, _ device: Int) {
+    guard let last = devices[device].process?.tasks else { return }
+    devices[device].process?.tasks = last + 1
+    devices[device].process?.task = JobTask(number: last + 1, channel: channel, seconds: seconds, since: now)
+    let needed = seconds * Double(devices[device].slowness)
+    plan(
+      .computed(device, life: devices[device].life, task: last + 1), after: .nanoseconds(Int64(needed * 1e9)))
+  }
+
+  /// Lets a device compute so many times slower than it should; what it is busy with goes on at the new pace.
+  mutating func slow(_ device: Int, times: Int) {
+    let before = devices[device].slowness
+    guard times != before else { return }
+    devices[device].slowness = times
+    guard let task = devices[device].process?.task else { return }
+    let left = max(0, task.seconds - task.since.duration(to: now).inSeconds / Double(before))
+    beginTask(seconds: left, channel: task.channel, device)
+  }
+
+  mutating func finishTask(_ number: Int, _ device: Int) {
+    guard let task = devices[device].process?.task, task.number == number else { return }
+    devices[device].process?.task = nil
+    guard devices[device].process?.channel?.number == task.channel else { return }
+    stepRun(device) { $0.computed(&$1) }
   }
 
   // MARK: - Steps

@@ -31,6 +31,10 @@ package struct JobSimulation: Sendable {
   var checks = JobChecks()
   /// The leader is struck at its next such moment.
   var armed: (moment: LeaderMoment, milliseconds: Int)?
+  /// The connection over which the next such message goes breaks.
+  var tearing: StreamMoment?
+  /// What streams that were closed in order have still to bring, in order.
+  var leftovers: [JobBulkFrame] = []
   var isOver = false
   let keepsLines: Bool
 
@@ -98,12 +102,13 @@ package struct JobSimulation: Sendable {
     case .input(let device, let life, let request, let answer):
       guard devices[device].life == life, canTake(event, device) else { return }
       take(answer, request: request, at: device)
-    case .computed(let device, let life, let channel):
-      guard devices[device].life == life, canTake(event, device),
-        devices[device].process?.channel?.number == channel
-      else { return }
-      stepRun(device) { $0.computed(&$1) }
+    case .computed(let device, let life, let task):
+      guard devices[device].life == life, canTake(event, device) else { return }
+      finishTask(task, device)
     case .bulk(let frame): arrive(frame)
+    case .late(let frame, let life):
+      guard devices[frame.to].life == life, canTake(event, frame.to) else { return }
+      deliver(frame, isLate: true)
     case .dial(let device, let channel): dial(device, channel)
     case .stalled(let device, let channel, let place, let since):
       giveUp(device, channel, place, since: since)

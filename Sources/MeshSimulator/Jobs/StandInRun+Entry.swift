@@ -139,7 +139,10 @@ extension StandInRun {
         fail("device \(place) does not have what it said to have")
         return false
       }
-      // A device without a role has not heard what all participants have.
+      // A device without a role has not heard what all participants have; it may not hear it any more.
+      if let lost = (0..<places).first(where: { all[$0] == nil && entry.gone.contains($0) }) {
+        effects.append(.missed(lost))
+      }
       return false
     }
     return makeHandover(all.map { $0 ?? none }, cache)
@@ -155,6 +158,11 @@ extension StandInRun {
       entry.awaitedUnits = handover.units.filter { $0.to == place }.flatMap(\.units)
       give(handover, cache)
       phase = .handingOver
+      // Who is gone told what it had, and will not give it any more.
+      for other in entry.gone.sorted() where awaitsAnything(from: other, cache) {
+        effects.append(.missed(other))
+        return false
+      }
       return true
     } catch {
       fail("\(error)")
