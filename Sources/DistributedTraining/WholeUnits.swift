@@ -67,7 +67,7 @@ final class WholeUnits: TrainingPhase {
     selection = VectorSelection(DeviceReduction.ranges(parameters, all.own))
     // 32-bit sums do not know their exponents before the shares: a ring before them would often be for nothing.
     overlapped =
-      devices.count > 1 && technique.computation.gradientSums == .fixed64
+      devices.count > 1 && technique.computation.gradientSums.knowsExponents
       ? OverlappedRing(
         members: devices, tree: parameters,
         bytesPerSum: technique.computation.gradientSums.bytesPerParameter,

@@ -18,6 +18,15 @@ package enum Choices {
   /// The precision of this name.
   package static func weightPrecision(_ name: String) -> WeightPrecision? { WeightPrecision(rawValue: name) }
 
+  /// How finely gradients can be rounded.
+  package static let gradientPrecisions = GradientPrecision.allCases.map(\.rawValue)
+  /// The precision of gradients unless a person says otherwise.
+  package static let defaultGradientPrecision = GradientPrecision.full.rawValue
+  /// The precision of gradients of this name.
+  package static func gradientPrecision(_ name: String) -> GradientPrecision? {
+    GradientPrecision(rawValue: name)
+  }
+
   /// The layers that LoRA can add a pair to.
   package static let loraTargets = LoRATarget.allCases.map(\.rawValue)
   /// Those that get one unless a person says otherwise.

@@ -1,3 +1,4 @@
+package import NeuralNetworks
 package import TensorKernels
 
 /// What a run will do and what it will take, known before the first step.
@@ -30,6 +31,8 @@ package struct RunPlan: Sendable, Codable, Equatable {
   package var epochs: Int
   /// How the backbone is adapted, for instance "lora".
   package var technique: String
+  /// How finely gradients are rounded before they are added up.
+  package var gradientPrecision = GradientPrecision.full
   /// Trainable parameters.
   package var trainableParameters: Int
   /// Parameters of the frozen backbone.

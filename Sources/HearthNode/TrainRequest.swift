@@ -40,6 +40,9 @@ package enum RunTechnique: String, Sendable, Codable, CaseIterable {
     (1...min(defaultMicroBatch, batch)).last { batch % $0 == 0 } ?? 1
   }
 
+  /// Whether its gradients can be rounded to half precision: full fine-tuning's sums know one precision only.
+  package var hasCoarseGradients: Bool { self != .full }
+
   /// The reduction unless a person says otherwise: 8 in all of PAC's side networks, 16 in its bottlenecks.
   package var defaultReduction: Int { self == .houlsby ? 16 : 8 }
 }
@@ -131,6 +134,8 @@ package struct TrainRequest: Sendable, Codable, Equatable {
   package var dropout: Double?
   /// True computes activations again in the backward in place of keeping them (full, houlsby, lora).
   package var checkpointsActivations: Bool?
+  /// How finely gradients are rounded before they are added up (all techniques but full); nil is full precision.
+  package var gradientPrecision: GradientPrecision?
   /// Tokens of the longest text that a seq2seq adapter learns to write; longer ones are cut and counted.
   package var maximumTargetLength: Int?
   /// Most training rows, the first in a fixed order by hash; nil takes all.
@@ -185,6 +190,7 @@ package struct TrainRequest: Sendable, Codable, Equatable {
     loraTargets = nil
     dropout = nil
     checkpointsActivations = nil
+    gradientPrecision = nil
     maximumTargetLength = nil
     rowLimit = nil
     taps = nil

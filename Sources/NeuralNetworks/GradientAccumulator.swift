@@ -16,8 +16,12 @@ import TensorKernels
 package final class GradientAccumulator: GradientSums, @unchecked Sendable {
   /// The exponent to start with: a resolution of 2^−44 (docs/decisions/0003).
   package static let defaultExponent: Int32 = 44
-  /// Smallest exponent; a gradient over 2^42 is no gradient.
-  package static let smallestExponent: Int32 = 20
+  /// The exponent of coarse sums: a resolution of 2^−24 (docs/decisions/0012).
+  package static let coarseExponent: Int32 = 24
+  /// How much an overflow takes from the exponent.
+  package static let exponentStep: Int32 = 8
+  /// No exponent is smaller than this one: a gradient over 2^42 is no gradient.
+  package static let smallestExponent: Int32 = 16
 
   /// Binary digits after the point.
   package private(set) var exponent: Int32
@@ -31,6 +35,8 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
   private let locks = ChunkLocks()
   /// The exponent of the next step.
   private var nextExponent: Int32
+  /// The exponent to start with: all others are some whole steps below.
+  private let firstExponent: Int32
 
   /// Zeroed sums for a flat vector of `count` floats.
   ///
@@ -43,6 +49,7 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
     precondition(count >= 0 && maximumContributions > 0, "\(count) sums of \(maximumContributions) values")
     self.exponent = exponent
     nextExponent = exponent
+    firstExponent = exponent
     let contributionBits = Int32(Int.bitWidth - (maximumContributions - 1).leadingZeroBitCount)
     limitBits = 62 - contributionBits
     storage = Arena(floatCount: max(2 * count, 16))
@@ -79,9 +86,13 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
   /// The exponent of the next step, alone in an array.
   package var exponents: [Int32] { [nextExponent] }
 
-  /// Goes on with the exponent of a saved run; false when there is not exactly one, in range.
+  /// Goes on with the exponent of a saved run; false when it is not exactly one to which overflows can have led.
+  ///
+  /// So the exponent of coarse sums does not fit fine ones, nor the other way round.
   package func restore(exponents: [Int32]) -> Bool {
-    guard exponents.count == 1, (Self.smallestExponent...100).contains(exponents[0]) else { return false }
+    guard exponents.count == 1, (Self.smallestExponent...firstExponent).contains(exponents[0]),
+      (firstExponent - exponents[0]) % Self.exponentStep == 0
+    else { return false }
     nextExponent = exponents[0]
     exponent = nextExponent
     return true
@@ -96,7 +107,7 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
   /// Whether every value fitted; if not, the step is computed again with a smaller exponent.
   package func conclude() -> GradientSumOutcome {
     guard overflowed else { return .complete }
-    nextExponent = exponent - 8
+    nextExponent = exponent - Self.exponentStep
     return nextExponent >= Self.smallestExponent ? .redo : .diverged
   }
 

@@ -1,12 +1,42 @@
+/// How finely gradients are rounded before they are added up: what a person chooses.
+public enum GradientPrecision: String, Codable, CaseIterable, Sendable, Equatable {
+  /// As finely as the technique's sums allow.
+  case full
+  /// To multiples of 2^−24, the smallest float16: about half as many bytes travel (docs/decisions/0012).
+  case half
+}
+
 /// How gradient sums are kept: the memory they take, and how they round.
 package enum GradientSumFormat: String, Codable, Sendable, Equatable {
   /// 64-bit integers with one exponent for all parameters (docs/decisions/0003).
   case fixed64
+  /// The same with a smaller exponent, so that they need fewer bytes on a wire (docs/decisions/0012).
+  case coarse64
   /// 32-bit integers with one exponent a leaf (docs/decisions/0007).
   case scaled32
 
+  /// 64-bit sums of a precision.
+  package init(_ precision: GradientPrecision) {
+    switch precision {
+    case .full: self = .fixed64
+    case .half: self = .coarse64
+    }
+  }
+
   /// Bytes of one sum.
-  package var bytesPerParameter: Int { self == .fixed64 ? 8 : 4 }
+  package var bytesPerParameter: Int { self == .scaled32 ? 4 : 8 }
+
+  /// Bytes of one sum on a wire: 64-bit sums take as few as the largest of their message needs, usually these.
+  package var usualWireBytes: Int {
+    switch self {
+    case .fixed64: 5
+    case .coarse64: 3
+    case .scaled32: 4
+    }
+  }
+
+  /// Whether a step's exponents are known before its first gradient, so that sums may travel while others are added.
+  package var knowsExponents: Bool { self != .scaled32 }
 
   /// Zeroed sums of this format.
   ///
@@ -18,6 +48,10 @@ package enum GradientSumFormat: String, Codable, Sendable, Equatable {
     switch self {
     case .fixed64:
       GradientAccumulator(count: tree.vectorCount, maximumContributions: maximumContributions)
+    case .coarse64:
+      GradientAccumulator(
+        count: tree.vectorCount, maximumContributions: maximumContributions,
+        exponent: GradientAccumulator.coarseExponent)
     case .scaled32: ScaledGradientAccumulator(tree, maximumContributions: maximumContributions)
     }
   }

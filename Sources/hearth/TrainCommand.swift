@@ -83,6 +83,11 @@ struct TrainCommand: ReportingCommand {
     if training.maxTargetLength != nil, job.task != .seq2seq {
       throw ValidationError("--max-target-length belongs to --task seq2seq")
     }
+    do {
+      try request(model: "", data: "", task: .classify).checkPrecision()
+    } catch {
+      throw ValidationError("\(error)")
+    }
     if let first = cache.given.first, (adapter.technique ?? .parallel) != .parallel {
       throw ValidationError(
         "\(first) belongs to the technique parallel: a backbone that changes has no activations to keep")

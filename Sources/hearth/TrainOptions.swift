@@ -282,7 +282,19 @@ struct TrainingOptions: ParsableArguments {
       valueName: "n"))
   var rows: Int?
 
+  @Option(
+    help: ArgumentHelp(
+      "How finely gradients are rounded before they are added up: full, or half (multiples of 2^-24), with which "
+        + "the devices of a household send each other about half as much in every step. Either gives the same "
+        + "adapter on any number of devices. Not for --technique full, whose sums have 32 bits and an exponent a "
+        + "layer. (default: \(Choices.defaultGradientPrecision))",
+      valueName: "precision"))
+  var gradientPrecision: String?
+
   func validate() throws {
+    if let gradientPrecision {
+      try check("--gradient-precision", gradientPrecision, among: Choices.gradientPrecisions)
+    }
     try check("--max-target-length", maxTargetLength, in: 2...4_096)
     try check("--rows", rows, in: 2...Choices.rowLimit)
     try check("--epochs", epochs, in: 1...10_000)
@@ -309,6 +321,7 @@ struct TrainingOptions: ParsableArguments {
       + (microBatch == nil ? [] : ["--micro-batch"]) + (learningRate == nil ? [] : ["--learning-rate"])
       + (seed == nil ? [] : ["--seed"]) + (maxLength == nil ? [] : ["--max-length"])
       + (maxTargetLength == nil ? [] : ["--max-target-length"]) + (rows == nil ? [] : ["--rows"])
+      + (gradientPrecision == nil ? [] : ["--gradient-precision"])
   }
 
   func apply(to request: inout TrainRequest) {
@@ -318,6 +331,7 @@ struct TrainingOptions: ParsableArguments {
     request.learningRate = learningRate ?? request.technique.defaultLearningRate
     request.maximumTargetLength = maxTargetLength
     request.rowLimit = rows
+    request.gradientPrecision = gradientPrecision.flatMap(Choices.gradientPrecision)
     if let seed { request.seed = seed }
     if let maxLength { request.maxLength = maxLength }
   }

@@ -13,6 +13,8 @@ import Testing
 /// - Safety: workers only read it, and parameters change between steps.
 private final class OneLargeGradient: TechniqueComputation, @unchecked Sendable {
   let large: Int
+  let size: Float
+  let gradientSums: GradientSumFormat
   let parameters = ParameterTree(trainable: [
     ParameterShape("weights", rows: 7, columns: 33, kind: .weight),
     ParameterShape("bias", rows: 1, columns: 5, kind: .bias),
@@ -21,7 +23,9 @@ private final class OneLargeGradient: TechniqueComputation, @unchecked Sendable 
     for element in 0..<values.count { values[element] = generator.normalFloat() }
   }
 
-  init(large: Int) { self.large = large }
+  init(large: Int, size: Float, sums: GradientSumFormat) {
+    (self.large, self.size, gradientSums) = (large, size, sums)
+  }
 
   func train(
     _ batch: PackedMicroBatch, worker: Int, sink: any GradientSink
@@ -31,7 +35,7 @@ private final class OneLargeGradient: TechniqueComputation, @unchecked Sendable 
       for sample in batch.samples {
         var generator = SeededGenerator(seed: 2, UInt64(sample))
         for index in 0..<gradient.count {
-          gradient[index] += (sample == large ? 1e6 : 1e-3) * generator.normalFloat()
+          gradient[index] += (sample == large ? size : 1e-3) * generator.normalFloat()
         }
       }
       sink.add(gradient, of: leaf)
@@ -60,9 +64,11 @@ struct RepeatedStepTests {
       capacity: MicroBatchCapacity(batches.flatMap { $0 }))
   }
 
-  @Test("is computed again on every device, though the large gradient was seen on one alone")
-  func overflowElsewhere() throws {
-    let technique = OneLargeGradient(large: 11)
+  @Test(
+    "is computed again on every device, though the large gradient was seen on one alone",
+    arguments: [(GradientSumFormat.fixed64, Float(1e6)), (.coarse64, 1e12)])
+  func overflowElsewhere(sums: GradientSumFormat, size: Float) throws {
+    let technique = OneLargeGradient(large: 11, size: size, sums: sums)
     let job = Self.job()
     let trainer = MiniBatchTrainer(
       technique: technique, settings: job.optimization, totalSteps: job.totalSteps, maximumMicroBatches: 4,
@@ -82,7 +88,7 @@ struct RepeatedStepTests {
       let results = Mutex([Int: (bits: [UInt32], repeated: Int)]())
       let threads = (0..<devices).map { place in
         OperatingSystemThread(name: "device-\(place)") {
-          let own = OneLargeGradient(large: 11)
+          let own = OneLargeGradient(large: 11, size: size, sums: sums)
           let result = try? DistributedRun(
             job, plan: plan, devices: devices, collector: nil,
             technique: DeviceTechnique(

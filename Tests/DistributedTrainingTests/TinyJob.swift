@@ -27,8 +27,9 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
   var workers = 1
   /// Small, so that even a tiny model has several buckets.
   var bucketBytes = 1 << 10
+  var gradientPrecision = GradientPrecision.full
 
-  var testDescription: String { "\(model) \(technique.name) \(head)" }
+  var testDescription: String { "\(model) \(technique.name) \(head) \(gradientPrecision)" }
 
   static func parallel(_ model: String = "tiny-t5", _ head: TaskHead = .classes(3)) -> TinyJob {
     var job = TinyJob(model: model, head: head)
@@ -41,6 +42,13 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
 
   static func tuned(_ technique: TechniqueConfiguration, _ model: String, _ head: TaskHead) -> TinyJob {
     TinyJob(model: model, technique: technique, head: head)
+  }
+
+  /// The same job with coarse gradients.
+  var inHalfPrecision: TinyJob {
+    var job = self
+    job.gradientPrecision = .half
+    return job
   }
 
   var isParallel: Bool { if case .parallel = technique { true } else { false } }
@@ -135,7 +143,8 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
       return WorkingTechnique(
         computation: BackboneTuning(
           configuration: technique, head: head, backbone: backbone, parameters: tree, capacity: capacity,
-          workers: workers, training: true, checkpointsActivations: false, dropoutSeed: 3), source: nil)
+          workers: workers, training: true, checkpointsActivations: false, dropoutSeed: 3,
+          gradientPrecision: gradientPrecision), source: nil)
     }
     let source = BackboneTapSource(
       shape: shape, backbone: cachedOnly ? nil : backbone, cache: cache, capacity: capacity,
@@ -143,7 +152,8 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
     return WorkingTechnique(
       computation: ParallelAdapters(
         shape: shape, parameters: tree, frozen: FrozenOutput(copying: backbone, head: head), source: source,
-        element: .float16, capacity: capacity, workers: workers, training: true), source: source)
+        element: .float16, capacity: capacity, workers: workers, training: true,
+        gradientPrecision: gradientPrecision), source: source)
   }
 
   /// What one device alone comes to.
@@ -295,11 +305,13 @@ extension TinyJob {
     guard let shape = try shape(backbone) else {
       return TunedStage(
         configuration: technique, head: head, backbone: backbone, parameters: tree, layers: request.layers,
-        capacity: capacity, slots: request.slots, workers: request.workers, dropoutSeed: 3)
+        capacity: capacity, slots: request.slots, workers: request.workers, dropoutSeed: 3,
+        gradientPrecision: gradientPrecision)
     }
     return ParallelAdapterStage(
       shape: shape, backbone: backbone, parameters: tree, layers: request.layers, element: .float16,
-      capacity: capacity, slots: request.slots, workers: request.workers)
+      capacity: capacity, slots: request.slots, workers: request.workers, gradientPrecision: gradientPrecision
+    )
   }
 }
 

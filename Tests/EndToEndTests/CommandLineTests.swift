@@ -57,6 +57,14 @@ import Testing
     (["train", "--max-length", "3"], "--max-length is 3; it must be 4 to 4096"),
     (["train", "--threads", "0"], "--threads is 0; it must be 1 to 256"),
     (["train", "--validation-fraction", "1"], "--validation-fraction is 1.0; it must be 0.0 to 0.9"),
+    (
+      ["train", "--gradient-precision", "double"],
+      "--gradient-precision is 'double'; it must be one of full, half"
+    ),
+    (
+      ["train", "--model", "m", "--data", "d", "--task", "classify", "--technique", "full"]
+        + ["--gradient-precision", "half"], "--gradient-precision half is not for --technique full"
+    ),
     (["train", "--taps", "2,2"], "--taps is '2,2'"),
     (["train", "--cache", "float64"], "--cache is 'float64'; it must be one of float32, float16, int8"),
     (["train", "--technique", "ia3"], "--technique"),
@@ -65,6 +73,10 @@ import Testing
     (["train", "--text-column", "0"], "--text-column is '0'"),
     (["train", "--validation", "v", "--validation-fraction", "0.5"], "exclude each other"),
     (["train", "--resume", "r", "--epochs", "3"], "--epochs cannot be given with --resume"),
+    (
+      ["train", "--resume", "r", "--gradient-precision", "half"],
+      "--gradient-precision cannot be given with --resume"
+    ),
     (["train", "--resume", "r", "--keep-cache"], "--keep-cache cannot be given with --resume"),
     (
       ["train", "--model", "m", "--data", "d", "--task", "classify", "--batch", "6", "--micro-batch", "4"],

@@ -123,7 +123,7 @@ struct MiniBatchTrainerTests {
 
   @Test(
     "§7.4 Integer sums: no order of micro-batches and no number of threads changes a bit",
-    arguments: [GradientSumFormat.fixed64, .scaled32])
+    arguments: [GradientSumFormat.fixed64, .coarse64, .scaled32])
   func orderFree(sums: GradientSumFormat) throws {
     let order = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
     let expected = try parameters(after: 5, order: order, workers: 1, sums: sums).values
@@ -173,6 +173,33 @@ struct MiniBatchTrainerTests {
     #expect(again.values == large.values)
   }
 
+  @Test("an overflow of coarse sums redoes the step as well")
+  func coarseOverflow() throws {
+    let order = [[0, 1], [2, 3], [4, 5]]
+    let usual = try parameters(after: 2, order: order, workers: 2, sums: .coarse64)
+    #expect(usual.exponents == [24])
+    let large = try parameters(after: 2, order: order, workers: 2, scale: 1e12, sums: .coarse64)
+    #expect(large.exponents == [16])
+    let isFinite = large.values.allSatisfy { $0.isFinite }
+    #expect(isFinite)
+    let again = try parameters(after: 2, order: order.reversed(), workers: 1, scale: 1e12, sums: .coarse64)
+    #expect(again.values == large.values)
+  }
+
+  @Test("state of one precision is refused in the other")
+  func foreignPrecision() throws {
+    for (format, other) in [(GradientSumFormat.fixed64, GradientSumFormat.coarse64), (.coarse64, .fixed64)] {
+      let before = trainer(MadeUpGradients(sums: format), workers: 1)
+      _ = try before.step(batches([[0, 1]]), units: 2, loop: SequentialLoop())
+      let after = trainer(MadeUpGradients(sums: other), workers: 1)
+      #expect(throws: TrainingFailure.self) {
+        try after.restore(
+          step: 1, exponents: before.exponents, firstMoments: Array(before.optimizer.firstMoments),
+          secondMoments: Array(before.optimizer.secondMoments))
+      }
+    }
+  }
+
   @Test("scaled sums repeat the first step and a step that has outgrown them, and no others")
   func repeatedSteps() throws {
     let technique = MadeUpGradients(sums: .scaled32)
@@ -216,7 +243,7 @@ struct MiniBatchTrainerTests {
 
   @Test(
     "gradients that are not numbers are a named failure and change no parameter",
-    arguments: [GradientSumFormat.fixed64, .scaled32])
+    arguments: [GradientSumFormat.fixed64, .coarse64, .scaled32])
   func notANumber(sums: GradientSumFormat) throws {
     let technique = MadeUpGradients(scale: .nan, sums: sums)
     let before = technique.values
@@ -237,7 +264,8 @@ struct MiniBatchTrainerTests {
     #expect(technique.values == before)
   }
 
-  @Test("restored state goes on with the same bits", arguments: [GradientSumFormat.fixed64, .scaled32])
+  @Test(
+    "restored state goes on with the same bits", arguments: [GradientSumFormat.fixed64, .coarse64, .scaled32])
   func restored(sums: GradientSumFormat) throws {
     let order = [[0, 1], [2, 3], [4, 5]]
     let expected = try parameters(after: 6, order: order, workers: 1, sums: sums).values

@@ -83,6 +83,7 @@ import Testing
     request.data.labelColumn = "score"
     request.technique = .lora
     request.loraTargets = ["query", "down"]
+    request.gradientPrecision = .half
     (request.rank, request.alpha, request.dropout, request.rowLimit) = (4, 8, 0.1, 100)
     let data = try JSONEncoder().encode(request)
     #expect(try JSONDecoder().decode(TrainRequest.self, from: data) == request)

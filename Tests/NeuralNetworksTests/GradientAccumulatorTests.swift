@@ -90,13 +90,16 @@ struct GradientAccumulatorTests {
     }
   }
 
-  @Test("is within half a unit of the fixed point, and a float's rounding, of the exact sum")
-  func accuracy() {
+  @Test(
+    "is within half a unit of the fixed point, and a float's rounding, of the exact sum",
+    arguments: [Int32(44), 24])
+  func accuracy(exponent: Int32) {
     let gradients = gradients(microBatches: 8)
-    let accumulator = GradientAccumulator(count: tree.vectorCount, maximumContributions: 8)
+    let accumulator = GradientAccumulator(
+      count: tree.vectorCount, maximumContributions: 8, exponent: exponent)
     for gradient in gradients { add(gradient, to: accumulator) }
     let actual = read(accumulator)
-    let unit = Double(sign: .plus, exponent: -Int(GradientAccumulator.defaultExponent), significand: 1)
+    let unit = Double(sign: .plus, exponent: -Int(exponent), significand: 1)
     for (leaf, parameter) in tree.parameters.enumerated() {
       for index in 0..<parameter.count {
         let exact = gradients.reduce(0.0) { $0 + Double($1[leaf][index]) }
@@ -129,6 +132,66 @@ struct GradientAccumulatorTests {
     }
     #expect(!accumulator.overflowed)
     #expect(read(accumulator)[0] == 8 * largest)
+  }
+
+  @Test("the two precisions round to 2^-44 and to 2^-24, the smallest float16")
+  func precisions() {
+    for (precision, unit) in [
+      (GradientPrecision.full, 0x1p-44), (.half, Double(Float16.leastNonzeroMagnitude)),
+    ] {
+      let sums = GradientSumFormat(precision).makeSums(of: tree, maximumContributions: 8)
+      var gradient = [[Float](repeating: 0, count: 63), [Float](repeating: 0, count: 33)]
+      gradient[1] = (0..<33).map { Float(Double($0) * unit / 4) }
+      for (leaf, values) in zip(tree.parameters, gradient) { sums.add(values, of: leaf) }
+      let rounded = OwnedMatrix(rows: 1, columns: tree.vectorCount) { .nan }
+      sums.read(0..<tree.vectorCount, into: rounded.matrix.base)
+      for index in 0..<33 {
+        // Halves go to the even neighbour.
+        let expected = Float((Double(index) / 4).rounded(.toNearestOrEven) * unit)
+        #expect(rounded.values[(tree.parameters[1].gradientOffset ?? 0) + index] == expected)
+      }
+    }
+  }
+
+  @Test("coarse sums that overflow go on eight binary digits lower, once, and then call it divergence")
+  func coarseOverflow() {
+    let sums = GradientSumFormat.coarse64.makeSums(of: tree, maximumContributions: 8)
+    sums.begin()
+    let zeros = [Float](repeating: 0, count: 33)
+    sums.add([Float](repeating: 0x1p34, count: 63), of: tree.parameters[0])
+    #expect(sums.conclude() == .complete && sums.exponents == [24])
+    sums.begin()
+    sums.add([Float](repeating: 0x1p36, count: 63), of: tree.parameters[0])
+    #expect(sums.conclude() == .redo && sums.exponents == [16])
+    sums.zero(0..<sums.count)
+    sums.begin()
+    sums.add([Float](repeating: 0x1p36, count: 63), of: tree.parameters[0])
+    sums.add(zeros, of: tree.parameters[1])
+    #expect(sums.conclude() == .complete)
+    let rounded = OwnedMatrix(rows: 1, columns: tree.vectorCount) { .nan }
+    sums.read(0..<tree.vectorCount, into: rounded.matrix.base)
+    #expect(rounded.values[0] == 0x1p36)
+    sums.begin()
+    sums.add([Float](repeating: 0x1p50, count: 63), of: tree.parameters[0])
+    #expect(sums.conclude() == .diverged)
+  }
+
+  @Test("goes on with an exponent that overflows can have led to, and with no other")
+  func restoredExponents() {
+    func takes(_ format: GradientSumFormat, _ exponents: [Int32]) -> Bool {
+      format.makeSums(of: tree, maximumContributions: 8).restore(exponents: exponents)
+    }
+    for exponent: Int32 in [44, 36, 28, 20] {
+      #expect(takes(.fixed64, [exponent]))
+      #expect(!takes(.coarse64, [exponent]))
+    }
+    for exponent: Int32 in [24, 16] {
+      #expect(takes(.coarse64, [exponent]))
+      #expect(!takes(.fixed64, [exponent]))
+    }
+    for wrong: [Int32] in [[], [8], [52], [100], [-4], [43], [44, 44], [.min], [.max]] {
+      #expect(!takes(.fixed64, wrong) && !takes(.coarse64, wrong), "\(wrong)")
+    }
   }
 
   @Test("reports a value that is not finite", arguments: [Float.nan, .infinity, -.infinity])

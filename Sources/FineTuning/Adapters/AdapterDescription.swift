@@ -1,5 +1,6 @@
 import FoundationEssentials
 public import LanguageModels
+public import NeuralNetworks
 
 /// What an adapter predicts.
 public enum AdapterTask: Codable, Sendable, Equatable {
@@ -55,6 +56,8 @@ public struct AdapterDescription: Sendable, Equatable {
   public var maximumLength: Int
   /// Storage of the activations that a side network was trained on; nil for techniques that read none.
   public var activationElement: String?
+  /// How finely gradients were rounded in training; nil in full precision.
+  public var gradientPrecision: GradientPrecision?
   /// Content digest of the adapter's tensors, in hexadecimal.
   public var adapterDigest: String
 
@@ -126,7 +129,7 @@ public struct AdapterDescription: Sendable, Equatable {
 extension AdapterDescription: Codable {
   private enum Keys: String, CodingKey {
     case version, technique, configuration, task, backboneDigest, weights, tokenizerDigest, backboneName
-    case modelDirectory, maximumLength, activationElement, adapterDigest
+    case modelDirectory, maximumLength, activationElement, gradientPrecision, adapterDigest
   }
 
   /// The technique is its name beside the object of its settings.
@@ -148,6 +151,7 @@ extension AdapterDescription: Codable {
     try keys.encode(modelDirectory, forKey: .modelDirectory)
     try keys.encode(maximumLength, forKey: .maximumLength)
     try keys.encodeIfPresent(activationElement, forKey: .activationElement)
+    try keys.encodeIfPresent(gradientPrecision, forKey: .gradientPrecision)
     try keys.encode(adapterDigest, forKey: .adapterDigest)
   }
 
@@ -174,6 +178,7 @@ extension AdapterDescription: Codable {
     modelDirectory = try keys.decode(String.self, forKey: .modelDirectory)
     maximumLength = try keys.decode(Int.self, forKey: .maximumLength)
     activationElement = try keys.decodeIfPresent(String.self, forKey: .activationElement)
+    gradientPrecision = try keys.decodeIfPresent(GradientPrecision.self, forKey: .gradientPrecision)
     adapterDigest = try keys.decode(String.self, forKey: .adapterDigest)
   }
 }

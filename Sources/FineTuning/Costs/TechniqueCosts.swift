@@ -56,6 +56,8 @@ package struct TechniqueCosts: Sendable, Equatable {
     package var checkpointsActivations = false
     /// Element of cached activations.
     package var cacheElement = ActivationElement.float16
+    /// How finely gradients are rounded before they are added up.
+    package var gradientPrecision = GradientPrecision.full
 
     /// As the engine computes.
     package static let engine = Counting()
@@ -65,11 +67,12 @@ package struct TechniqueCosts: Sendable, Equatable {
     /// A way of counting.
     package init(
       absorbsCrossAttention: Bool = true, checkpointsActivations: Bool = false,
-      cacheElement: ActivationElement = .float16
+      cacheElement: ActivationElement = .float16, gradientPrecision: GradientPrecision = .full
     ) {
       self.absorbsCrossAttention = absorbsCrossAttention
       self.checkpointsActivations = checkpointsActivations
       self.cacheElement = cacheElement
+      self.gradientPrecision = gradientPrecision
     }
   }
 
@@ -98,7 +101,7 @@ package struct TechniqueCosts: Sendable, Equatable {
       architecture: architecture, technique: technique, head: head, workload: workload, counting: counting,
       side: side)
     parts = builder.parts()
-    if case .full = technique { gradientSums = .scaled32 } else { gradientSums = .fixed64 }
+    gradientSums = technique.gradientSums(counting.gradientPrecision)
   }
 
   private func sum(_ value: (PartCosts) -> Int) -> Int { parts.reduce(0) { $0 + value($1) } }

@@ -13,15 +13,19 @@ package protocol TapSource: AnyObject, Sendable {
 package final class ParallelAdapters: TechniqueComputation, @unchecked Sendable {
   /// The trainable parameters.
   package let parameters: ParameterTree
+  /// 64-bit sums, coarse ones in half precision.
+  package let gradientSums: GradientSumFormat
   private let source: any TapSource
   private let workers: [(network: SideNetwork, taps: TapBuffer)]
 
   /// The technique on `workers` workers for micro-batches within `capacity`.
   package init(
     shape: SideNetworkShape, parameters: ParameterTree, frozen: FrozenOutput, source: any TapSource,
-    element: ActivationElement, capacity: MicroBatchCapacity, workers: Int, training: Bool
+    element: ActivationElement, capacity: MicroBatchCapacity, workers: Int, training: Bool,
+    gradientPrecision: GradientPrecision = .full
   ) {
     self.parameters = parameters
+    gradientSums = GradientSumFormat(gradientPrecision)
     self.source = source
     self.workers = (0..<max(1, workers)).map { _ in
       (

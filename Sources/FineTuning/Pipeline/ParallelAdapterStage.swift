@@ -32,8 +32,8 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
   package let ownLeaves: [Int]
   /// Leaves that it reads and another stage hands on.
   package let sharedLeaves: [Int]
-  /// 64-bit sums.
-  package var gradientSums: GradientSumFormat { .fixed64 }
+  /// As on one device.
+  package let gradientSums: GradientSumFormat
   /// Micro-batches that can be in flight.
   package var slots: Int { held.count }
 
@@ -47,12 +47,14 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
   /// A stage for micro-batches within `capacity`; of backbone and parameters only the stage's own layers are read.
   package init(
     shape: SideNetworkShape, backbone: any Backbone, parameters: ParameterTree, layers: Range<Int>,
-    element: ActivationElement, capacity: MicroBatchCapacity, slots: Int, workers: Int
+    element: ActivationElement, capacity: MicroBatchCapacity, slots: Int, workers: Int,
+    gradientPrecision: GradientPrecision = .full
   ) {
     precondition(slots > 0 && workers > 0, "a stage of \(slots) slots and \(workers) workers")
     let parts = StackPart.parts(of: layers, depths: shape.depths)
     self.shape = shape
     self.parameters = parameters
+    gradientSums = GradientSumFormat(gradientPrecision)
     self.layers = layers
     self.element = element
     self.parts = parts

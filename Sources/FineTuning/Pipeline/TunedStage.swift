@@ -40,10 +40,11 @@ package final class TunedStage: StageComputation, @unchecked Sendable {
   /// - Parameters:
   ///   - checkpointsActivations: keeps only what enters each block and computes the rest again in the backward.
   ///   - dropoutSeed: decides, with the step and the sample, what is dropped.
+  ///   - gradientPrecision: how finely gradients are rounded before they are added up.
   package init(
     configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone, parameters: ParameterTree,
     layers: Range<Int>, capacity: MicroBatchCapacity, slots: Int, workers: Int,
-    checkpointsActivations: Bool = false, dropoutSeed: UInt64
+    checkpointsActivations: Bool = false, dropoutSeed: UInt64, gradientPrecision: GradientPrecision = .full
   ) {
     precondition(slots > 0 && workers > 0, "a stage of \(slots) slots and \(workers) workers")
     self.layers = layers
@@ -53,7 +54,7 @@ package final class TunedStage: StageComputation, @unchecked Sendable {
     let leaves = StageLeaves(
       configuration, head: head, backbone: backbone, layers: layers, in: parameters)
     (ownLeaves, sharedLeaves) = (leaves.own, leaves.shared)
-    gradientSums = configuration.gradientSums
+    gradientSums = configuration.gradientSums(gradientPrecision)
     contributions = configuration.contributions(head: head, backbone: backbone)
     dropout = TuningDropout(configuration, architecture: backbone.architecture, seed: dropoutSeed)
     let model = TunedPart.Model(

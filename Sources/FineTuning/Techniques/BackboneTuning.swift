@@ -28,10 +28,11 @@ package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
   ///   - parameters: the leaves of `parameterShapes(configuration:head:backbone:)`.
   ///   - checkpointsActivations: keeps only what enters each block and computes the rest again in the backward.
   ///   - dropoutSeed: decides, with the step and the sample, what is dropped.
+  ///   - gradientPrecision: how finely gradients are rounded before they are added up.
   package init(
     configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone, parameters: ParameterTree,
     capacity: MicroBatchCapacity, workers: Int, training: Bool, checkpointsActivations: Bool,
-    dropoutSeed: UInt64
+    dropoutSeed: UInt64, gradientPrecision: GradientPrecision = .full
   ) {
     self.parameters = parameters
     dropout = TuningDropout(configuration, architecture: backbone.architecture, seed: dropoutSeed)
@@ -42,7 +43,7 @@ package final class BackboneTuning: TechniqueComputation, @unchecked Sendable {
       TuningWorker(
         model, capacity: capacity, training: training, checkpoints: checkpointsActivations)
     }
-    gradientSums = configuration.gradientSums
+    gradientSums = configuration.gradientSums(gradientPrecision)
     contributions = configuration.contributions(head: head, backbone: backbone)
     if case .full = configuration {
       self.backbone = head == .languageModel && model.leaves.head?.bias != nil ? backbone : nil
@@ -101,8 +102,10 @@ extension TunedPart.Model {
 }
 
 extension TechniqueConfiguration {
-  /// 64-bit sums where a few leaves are trained, 32-bit sums where all are.
-  package var gradientSums: GradientSumFormat { if case .full = self { .scaled32 } else { .fixed64 } }
+  /// 64-bit sums where a few leaves are trained, and 32-bit sums, which know one precision only, where all are.
+  package func gradientSums(_ precision: GradientPrecision) -> GradientSumFormat {
+    if case .full = self { .scaled32 } else { GradientSumFormat(precision) }
+  }
 
   /// How often at most a micro-batch adds to one sum, on one device and in all stages of a pipeline together.
   package func contributions(head: TaskHead, backbone: any Backbone) -> Int {

@@ -1,3 +1,4 @@
+import NeuralNetworks
 import TensorKernels
 
 /// Turns the events of a run into text for people: a bar that is redrawn in place, or plain lines.
@@ -93,6 +94,9 @@ package struct RunRenderer: Sendable {
         + "\(plan.lanes) lanes, \(plan.epochs) epochs of \(grouped(plan.stepsPerEpoch)) steps",
       memoryText(plan),
     ]
+    if plan.gradientPrecision != .full {
+      lines.append("gradients: \(plan.gradientPrecision.rawValue) precision")
+    }
     if let weights = plan.weights { lines.append("frozen weights: \(weights.text)") }
     if plan.firstStep > 0 { lines.append("going on after step \(grouped(plan.firstStep))") }
     if plan.skippedRows > 0 {

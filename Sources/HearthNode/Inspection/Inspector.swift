@@ -164,6 +164,9 @@ package enum Inspector {
     if let element = description.activationElement {
       facts.append(Inspection.Fact("activation_element", .text(element)))
     }
+    if let precision = description.gradientPrecision {
+      facts.append(Inspection.Fact("gradient_precision", .text(precision.rawValue)))
+    }
     if let weights = description.weights {
       facts += [
         Inspection.Fact("precision", .text(weights.precision.rawValue)),

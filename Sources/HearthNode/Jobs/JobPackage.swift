@@ -1,7 +1,7 @@
 package import CryptoPrimitives
 package import FineTuning
 import LanguageModels
-import NeuralNetworks
+package import NeuralNetworks
 package import TensorKernels
 
 /// What decides a job's bits beside its samples.
@@ -20,6 +20,8 @@ package struct JobSettings: Codable, Sendable, Equatable {
   package var cache: ActivationElement
   /// True computes activations again in the backward in place of keeping them.
   package var checkpointsActivations: Bool
+  /// How finely gradients are rounded before they are added up.
+  package var gradientPrecision: GradientPrecision
 
   /// The settings of a request.
   package init(_ request: TrainRequest) {
@@ -30,6 +32,7 @@ package struct JobSettings: Codable, Sendable, Equatable {
     seed = request.seed
     cache = request.cache
     checkpointsActivations = request.checkpointsActivations ?? false
+    gradientPrecision = request.gradientPrecision ?? .full
   }
 
   /// A request of the same settings, for a device that has neither rows nor, perhaps, the whole model.
@@ -43,6 +46,7 @@ package struct JobSettings: Codable, Sendable, Equatable {
     request.seed = seed
     request.cache = cache
     request.checkpointsActivations = checkpointsActivations ? true : nil
+    request.gradientPrecision = gradientPrecision == .full ? nil : gradientPrecision
     request.maxLength = maximumLength
     return request
   }

@@ -3,6 +3,7 @@ package import FineTuning
 import FoundationEssentials
 import HearthStorage
 package import LanguageModels
+package import NeuralNetworks
 package import ParallelPlanner
 package import TensorKernels
 
@@ -66,11 +67,13 @@ package struct JobShape: Sendable, Codable, Equatable {
   package var encoderLength: Int
   /// Tokens that a decoder reads of each text, in the mean; 1 without one.
   package var decoderLength: Int
+  /// How finely gradients are rounded before they are added up; nil is full precision, whose shapes keep their names.
+  package var gradientPrecision: GradientPrecision?
 
   /// A shape from the text of a `config.json`, of which it keeps what can decide a model's shape.
   package init(
     configurationText: String, technique: TechniqueConfiguration, head: TaskHead, element: ActivationElement,
-    samplesPerUnit: Int, encoderLength: Int, decoderLength: Int
+    samplesPerUnit: Int, encoderLength: Int, decoderLength: Int, gradientPrecision: GradientPrecision = .full
   ) throws(JobPlanningFailure) {
     configuration = try ConfigurationText(configurationText).text
     self.technique = technique
@@ -79,6 +82,7 @@ package struct JobShape: Sendable, Codable, Equatable {
     self.samplesPerUnit = samplesPerUnit
     self.encoderLength = encoderLength
     self.decoderLength = decoderLength
+    self.gradientPrecision = gradientPrecision == .full ? nil : gradientPrecision
   }
 
   /// The stacks of the model.
@@ -102,6 +106,11 @@ package struct JobShape: Sendable, Codable, Equatable {
     hasher.update("job shape")
     hasher.update(bytes: canonicalJSON(self) ?? [])
     return hasher.finalize().description
+  }
+
+  /// How the engine computes it, as costs are counted.
+  var counting: TechniqueCosts.Counting {
+    TechniqueCosts.Counting(cacheElement: element, gradientPrecision: gradientPrecision ?? .full)
   }
 
   var workload: CostWorkload {
@@ -170,7 +179,8 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
     shape = try JobShape(
       configurationText: configurationText, technique: run.technique.configuration, head: run.technique.head,
       element: run.technique.element, samplesPerUnit: max(1, run.capacity.sequences),
-      encoderLength: mean(\.encoder.tokens), decoderLength: mean { $0.decoder?.tokens ?? 0 })
+      encoderLength: mean(\.encoder.tokens), decoderLength: mean { $0.decoder?.tokens ?? 0 },
+      gradientPrecision: run.technique.gradientPrecision)
     self.modelName = String(modelName.prefix(80))
     longestEncoder = max(1, run.capacity.longestEncoder)
     longestDecoder = max(1, run.capacity.longestDecoder)

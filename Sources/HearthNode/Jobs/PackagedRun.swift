@@ -72,6 +72,9 @@ extension JobPackage {
     }
     if case .full = technique {
       if parameters != nil { return "full fine-tuning starts from the weights" }
+      if settings.gradientPrecision != .full {
+        return "full fine-tuning has gradients in full precision alone"
+      }
     } else {
       guard let parameters else { return "no values to start from" }
       guard parameters.allSatisfy(\.isFinite) else { return "values to start from that are no numbers" }

@@ -20,12 +20,15 @@ struct ExchangeProbe {
   private static let overhead = 1.5
 
   let clock: WorkClock
+  /// Bytes that a sum takes in a message.
+  let sumBytes: Int
 
   /// Nanoseconds, the least of some rounds.
   func measure() throws -> Int64 {
     let socket = try SocketPair()
-    // Values of 38 bits and a sign, which take five bytes as gradients' sums mostly do.
-    var sums = (0..<Self.elements).map { Int64($0 &* 0x9E37_79B9 & 0x3F_FFFF_FFFF) }
+    // With the sign they take just those bytes; halves of sums below stay as large.
+    let mask = 1 << (8 * sumBytes - 2) - 1
+    var sums = (0..<Self.elements).map { Int64($0 &* 0x9E37_79B9 & mask) }
     let incoming = sums
     var sealer = RecordSealer(key: Self.key)
     var opener = RecordOpener(key: Self.key)

@@ -81,7 +81,7 @@ struct PartProbe {
           kind: stack.0.kind, block: stack.1, embedding: rest.share(shares.embeddings[index]))
       },
       head: rest.share(shares.head), cacheWrite: cache.write, cacheRead: cache.read,
-      updateOfMillion: try measureUpdate(), exchangeOfMebibyte: try ExchangeProbe(clock: clock).measure())
+      updateOfMillion: try measureUpdate(), exchangeOfMebibyte: try measureExchange())
   }
 
   /// How embeddings and head share what blocks leave: by their operations, the backbone's embeddings by their tokens; and
@@ -91,7 +91,7 @@ struct PartProbe {
     do {
       counted = try TechniqueCosts(
         architecture, technique: shape.technique, head: shape.head, workload: shape.workload,
-        counting: TechniqueCosts.Counting(cacheElement: shape.element))
+        counting: shape.counting)
     } catch {
       throw JobPlanningFailure.settings(detail: "\(error)")
     }
@@ -141,12 +141,18 @@ struct PartProbe {
     return try CacheProbe(shape, architecture, team: team, clock: clock, path: path).measure()
   }
 
-  // MARK: Update
+  // MARK: Exchange and update
+
+  private func measureExchange() throws -> Int64 {
+    let sums = shape.technique.gradientSums(shape.gradientPrecision ?? .full)
+    return try ExchangeProbe(clock: clock, sumBytes: sums.usualWireBytes).measure()
+  }
 
   /// Updates as many parameters as the technique has, or as memory allows.
   private func measureUpdate() throws -> Int64 {
     let costs = try TechniqueCosts(
-      architecture, technique: shape.technique, head: shape.head, workload: shape.workload)
+      architecture, technique: shape.technique, head: shape.head, workload: shape.workload,
+      counting: shape.counting)
     let perParameter = 12 + costs.gradientSums.bytesPerParameter
     let width = 1 << 10
     let rows = max(1, min(costs.trainableParameters, memory / 8 / perParameter, 16 << 20) / width)
@@ -240,7 +246,8 @@ private final class MeasuredModel {
       configuration = .parallel(parallel)
     }
     let trained = try TrainedTechnique(
-      configuration, head: shape.head, backbone: backbone, element: shape.element)
+      configuration, head: shape.head, backbone: backbone, element: shape.element,
+      gradientPrecision: shape.gradientPrecision ?? .full)
     units = ProbeModel.units(team.width, shape, backbone.architecture)
     let capacity = MicroBatchCapacity(units)
     let parameters = trained.initialParameters(backbone, seed: 1)

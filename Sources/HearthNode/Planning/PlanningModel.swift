@@ -121,8 +121,7 @@ package struct PlanningModel: Sendable {
       shared: isFrozen ? [SharedWeights(bytes: table, layers: PlanningModel.tableReaders(blocks, head))] : [],
       // Weights, the gradient's sums, and AdamW's two moments; the paper's timing runs have plain SGD.
       trainableCopies: accounting == .paper ? 2 : Int64(3 + counted.gradientSums.bytesPerParameter / 4),
-      // A 64-bit sum travels in as few bytes as the largest of its piece needs, usually five.
-      sumBytes: accounting == .paper ? 4 : min(5, Int64(counted.gradientSums.bytesPerParameter)),
+      sumBytes: accounting == .paper ? 4 : Int64(counted.gradientSums.usualWireBytes),
       // Rows of one block: input, normed, query, key, value, mixed, and the feed-forward's hidden ones.
       transientBytes: Int64(4 * tokens * (6 * architecture.width + hidden)),
       cachedUnitBytes: canCache
@@ -135,7 +134,7 @@ package struct PlanningModel: Sendable {
     try self.init(
       name: name, architecture: try shape.architecture(), technique: shape.technique, head: shape.head,
       workload: shape.workload, longest: longest,
-      counting: TechniqueCosts.Counting(cacheElement: shape.element))
+      counting: shape.counting)
   }
 
   private struct Block {

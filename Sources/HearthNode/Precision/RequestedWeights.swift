@@ -73,10 +73,12 @@ package struct WeightReport: Sendable, Codable, Equatable {
   }
 }
 
-/// Why frozen weights cannot be kept as asked.
+/// Why frozen weights cannot be kept, or gradients rounded, as asked.
 package enum PrecisionRequestFailure: UserFacingFailure, Equatable {
   /// The technique computes gradients through the backbone.
   case technique(name: String, precision: String)
+  /// The technique's gradient sums know one precision only.
+  case gradients(technique: String, precision: String)
 
   /// Decides the exit code.
   package var reason: ExitReason { .usage }
@@ -87,13 +89,20 @@ package enum PrecisionRequestFailure: UserFacingFailure, Equatable {
     case .technique(let name, let precision):
       "--precision \(precision) is for backbones that run forward only, and --technique \(name) also goes back "
         + "through them; use --technique parallel or --precision float32"
+    case .gradients(let technique, let precision):
+      "--gradient-precision \(precision) is not for --technique \(technique): its sums have 32 bits and an exponent a "
+        + "layer already; use \(RunTechnique.allCases.filter(\.hasCoarseGradients).map(\.rawValue).joined(separator: ", ")) "
+        + "or leave the option out"
     }
   }
 }
 
 extension TrainRequest {
   /// Refuses a precision that the technique cannot use.
-  func checkPrecision() throws(PrecisionRequestFailure) {
+  package func checkPrecision() throws(PrecisionRequestFailure) {
+    if let gradientPrecision, gradientPrecision != .full, !technique.hasCoarseGradients {
+      throw .gradients(technique: technique.rawValue, precision: gradientPrecision.rawValue)
+    }
     guard let precision, precision != .float32, technique != .parallel else { return }
     throw .technique(name: technique.rawValue, precision: precision.rawValue)
   }

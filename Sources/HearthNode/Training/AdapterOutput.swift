@@ -44,6 +44,7 @@ package struct AdapterOutput {
       activationElement: technique.readsCachedActivations ? technique.element.rawValue : nil,
       adapterDigest: digest.description)
     if model.weightDecision != .float32 { description.weights = model.weightDecision }
+    if technique.gradientPrecision != .full { description.gradientPrecision = technique.gradientPrecision }
     let card = ModelCard.text(run, model: model, description: description, results: results)
     try AdapterDirectory.write(
       description: description, card: card, peft: peftFiles(parameters), to: directory.path)

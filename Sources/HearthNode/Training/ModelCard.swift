@@ -20,6 +20,9 @@ enum ModelCard {
       "| texts | at most \(description.maximumLength) tokens |",
     ]
     if let element = description.activationElement { lines.append("| activations | \(element) |") }
+    if let precision = description.gradientPrecision {
+      lines.append("| gradients | \(precision.rawValue) precision |")
+    }
     for (before, after) in zip(results.before, results.after) {
       lines.append(
         "| held-out \(after.name) | \(decimal(after.value, 4)) (before: \(decimal(before.value, 4))) |")

@@ -56,7 +56,8 @@ package struct PreparedRun {
     rowsDigest = Self.digest(of: [content.training, content.heldOut])
     technique = try TrainedTechnique(
       content.technique, head: task.head, backbone: backbone, element: request.cache,
-      checkpointsActivations: request.checkpointsActivations ?? false)
+      checkpointsActivations: request.checkpointsActivations ?? false,
+      gradientPrecision: request.gradientPrecision ?? .full)
     parameterCount = technique.parameterCount(backbone)
     let plan = LanePlan(
       lengths: content.training.map(\.tokens), laneCount: max(1, request.batch / request.microBatch),

@@ -2,6 +2,7 @@ import FineTuning
 import FoundationEssentials
 import HearthStorage
 import LanguageModels
+package import NeuralNetworks
 
 /// Where a run is and what it has measured so far: everything beside the numbers that makes a checkpoint.
 package struct RunPosition: Codable, Equatable, Sendable {
@@ -17,6 +18,8 @@ package struct RunPosition: Codable, Equatable, Sendable {
   package var optimizerStep: Int
   /// Exponents of the gradient sums: one, or one a leaf.
   package var exponents: [Int32]
+  /// How finely gradients were rounded; nil in full precision.
+  package var gradientPrecision: GradientPrecision?
   /// Loss sum and units of the epoch in progress.
   package var lossSum: Double
   /// Units of the epoch in progress.

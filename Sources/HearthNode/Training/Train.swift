@@ -218,6 +218,7 @@ struct RunHost {
       backboneParameters: model.parameterCount, memoryBytes: memoryBytes, backboneBytes: model.byteCount,
       cacheElement: prepared.request.cache, cacheBytes: cacheBytes, firstStep: firstStep, streaming: streaming
     )
+    plan.gradientPrecision = prepared.technique.gradientPrecision
     plan.weights = model.weightReport
     return plan
   }

@@ -14,6 +14,8 @@ package struct TrainedTechnique: Sendable {
   package let element: ActivationElement
   /// True computes activations again in the backward in place of keeping them.
   package private(set) var checkpointsActivations: Bool
+  /// How finely gradients are rounded before they are added up.
+  package let gradientPrecision: GradientPrecision
   /// Shapes of the side network; nil for techniques that run the backbone itself.
   package let sideShape: SideNetworkShape?
 
@@ -22,12 +24,14 @@ package struct TrainedTechnique: Sendable {
   /// - Throws: `SideNetworkFailure` or `TechniqueFailure` when the settings do not fit the backbone.
   package init(
     _ configuration: TechniqueConfiguration, head: TaskHead, backbone: any Backbone,
-    element: ActivationElement, checkpointsActivations: Bool = false
+    element: ActivationElement, checkpointsActivations: Bool = false,
+    gradientPrecision: GradientPrecision = .full
   ) throws {
     self.configuration = configuration
     self.head = head
     self.element = element
     self.checkpointsActivations = checkpointsActivations
+    self.gradientPrecision = gradientPrecision
     let architecture = backbone.architecture
     if head == .languageModel, !(backbone is any EncoderDecoderBackbone) {
       throw TechniqueFailure.noDecoder(family: architecture.name)
@@ -125,7 +129,8 @@ package struct TrainedTechnique: Sendable {
         computation: BackboneTuning(
           configuration: configuration, head: head, backbone: backbone, parameters: parameters,
           capacity: capacity, workers: workers, training: training,
-          checkpointsActivations: checkpointsActivations, dropoutSeed: dropoutSeed), source: nil)
+          checkpointsActivations: checkpointsActivations, dropoutSeed: dropoutSeed,
+          gradientPrecision: gradientPrecision), source: nil)
     }
     let source = BackboneTapSource(
       shape: sideShape, backbone: cachedOnly || taps != nil ? nil : backbone, cache: cache,
@@ -133,7 +138,8 @@ package struct TrainedTechnique: Sendable {
     return AtWork(
       computation: ParallelAdapters(
         shape: sideShape, parameters: parameters, frozen: FrozenOutput(copying: backbone, head: head),
-        source: taps ?? source, element: element, capacity: capacity, workers: workers, training: training),
+        source: taps ?? source, element: element, capacity: capacity, workers: workers, training: training,
+        gradientPrecision: gradientPrecision),
       source: taps == nil ? source : nil)
   }
 
@@ -152,7 +158,7 @@ package struct TrainedTechnique: Sendable {
       + frozenBytes(backbone)
   }
 
-  private var sums: GradientSumFormat { replacesBackbone ? .scaled32 : .fixed64 }
+  private var sums: GradientSumFormat { configuration.gradientSums(gradientPrecision) }
 
   private func workerBytes(
     _ backbone: any Backbone, capacity: MicroBatchCapacity, training: Bool, runsBackbone: Bool

@@ -60,6 +60,9 @@ final class TrainingSession {
       totalSteps: run.totalSteps, maximumMicroBatches: run.lanePlan.lanes.count, workers: team.width)
     position = RunPosition(
       backboneDigest: model.digest.description, rowsDigest: run.rowsDigest.description)
+    if run.technique.gradientPrecision != .full {
+      position.gradientPrecision = run.technique.gradientPrecision
+    }
     if isStreamed { source?.resolve(run.batches.flatMap { $0 } + run.validation) }
     if let state { try restore(state) }
   }
@@ -81,6 +84,13 @@ final class TrainingSession {
         path: directory.path,
         detail: "the rows of '\(run.request.dataFile)' (or their split) are not those that it began with; "
           + "restore the file or start anew")
+    }
+    let began = state.position.gradientPrecision ?? .full
+    guard began == run.technique.gradientPrecision else {
+      throw RunFailure.notResumable(
+        path: directory.path,
+        detail: "it began with --gradient-precision \(began.rawValue) and its run.json now says "
+          + "\(run.technique.gradientPrecision.rawValue); restore run.json or start anew")
     }
     guard state.parameters.count == technique.parameters.vectorCount else {
       throw RunFailure.notResumable(

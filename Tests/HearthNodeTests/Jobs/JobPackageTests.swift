@@ -89,6 +89,25 @@ private func forged(_ package: JobPackage, _ change: (inout [UInt8]) -> Void) th
     if technique == .parallel { #expect(there.cacheIdentity == run.cacheIdentity(packed.model)) }
   }
 
+  @Test(
+    "the precision of gradients travels, and full fine-tuning has but one",
+    arguments: GradientPrecision.allCases)
+  func gradientPrecision(precision: GradientPrecision) throws {
+    let packed = try Packed("tiny-t5", .classify, .lora) { $0.gradientPrecision = precision }
+    let backbone = try #require(packed.model.backbone)
+    let there = try PackagedRun(unpacked(packed.package), backbone: backbone).prepared
+    #expect(there.technique.gradientPrecision == precision)
+    #expect(packed.run.technique.gradientPrecision == precision)
+    var full = try Packed("tiny-bert", .classify, .full).package
+    full.settings.gradientPrecision = precision
+    let bert = try #require(try OpenedModel(directory: fixtures + "/tiny-bert").backbone)
+    if precision == .full {
+      _ = try PackagedRun(full, backbone: bert)
+    } else {
+      #expect(throws: JobPackageFailure.self) { try PackagedRun(full, backbone: bert) }
+    }
+  }
+
   @Test("training starts from the owner's values, also where they were made from weights that are not there")
   func startingValues() throws {
     let packed = try Packed("tiny-t5", .seq2seq, .parallel)

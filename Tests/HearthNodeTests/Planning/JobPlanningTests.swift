@@ -54,6 +54,21 @@ import Testing
     (1..<max(1, devices)).map { MeasuredLink(from: 0, to: $0, bytesPerSecond: rate, roundTripSeconds: 0.001) }
   }
 
+  @Test("coarse gradients take three bytes a value in place of five, and make another shape to measure")
+  func coarseGradients() throws {
+    let full = try shape()
+    var half = full
+    half.gradientPrecision = .half
+    let models = try [full, half].map { try PlanningModel($0) }
+    #expect(models.map(\.costs.sumBytes) == [5, 3])
+    #expect(models[0].costs.layers == models[1].costs.layers)
+    #expect(full.digest != half.digest)
+    // Shapes that were measured before there was a choice keep their names.
+    let text = String(decoding: try settings(full).encoded(), as: UTF8.self)
+    #expect(!text.contains("gradientPrecision"))
+    #expect(try JobPlanningSettings(decoding: settings(half).encoded()).shape == half)
+  }
+
   @Test("Settings and reports survive their encoding; equal ones have equal bytes")
   func coding() throws {
     let settings = settings(try shape())

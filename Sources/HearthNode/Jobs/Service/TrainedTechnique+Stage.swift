@@ -12,11 +12,11 @@ extension TrainedTechnique {
       return TunedStage(
         configuration: configuration, head: head, backbone: backbone, parameters: parameters, layers: layers,
         capacity: capacity, slots: slots, workers: workers, checkpointsActivations: checkpointsActivations,
-        dropoutSeed: dropoutSeed)
+        dropoutSeed: dropoutSeed, gradientPrecision: gradientPrecision)
     }
     return ParallelAdapterStage(
       shape: sideShape, backbone: backbone, parameters: parameters, layers: layers, element: element,
-      capacity: capacity, slots: slots, workers: workers)
+      capacity: capacity, slots: slots, workers: workers, gradientPrecision: gradientPrecision)
   }
 
   /// The trained leaves that a stage of these layers has to do with; the same on every device.
