@@ -95,8 +95,8 @@ struct GradientPrecisionRunTests {
     #expect([usual, full, half].map { $0.1.map(\.gradientPrecision) } == [[.full], [.full], [.half]])
     #expect(try jsonLine(RunEvent.started(half.1[0])).contains(#""gradient_precision":"half""#))
     var renderer = RunRenderer(style: ConsoleStyle(columns: nil, colored: false))
-    #expect(renderer.text(for: .started(half.1[0]), at: 0)?.contains("gradients: half precision") == true)
-    #expect(renderer.text(for: .started(full.1[0]), at: 0)?.contains("gradients") == false)
+    #expect(renderer.text(for: .started(half.1[0]), at: 0).contains("gradients: half precision"))
+    #expect(!renderer.text(for: .started(full.1[0]), at: 0).contains("gradients"))
     for (name, value) in [("usual", nil), ("full", nil), ("half", GradientPrecision.half)] {
       let adapter = scratch.path + "/" + name
       #expect(try recorded(adapter) == value)

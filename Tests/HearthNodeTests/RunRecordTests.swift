@@ -1,5 +1,6 @@
 import FoundationEssentials
 import HearthNode
+import NeuralNetworks
 import TensorKernels
 import Testing
 

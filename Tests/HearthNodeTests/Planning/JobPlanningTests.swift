@@ -2,6 +2,7 @@ import FineTuning
 import Foundation
 import HearthNode
 import LanguageModels
+import NeuralNetworks
 import ParallelPlanner
 import TensorKernels
 import Testing
