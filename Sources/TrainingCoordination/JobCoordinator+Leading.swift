@@ -243,8 +243,9 @@ extension JobCoordinator {
     lookForGain(candidates, proposal, at: now)
   }
 
-  /// Whether a plan has brought something: one that is replaced before its first step, again and again, never does.
-  /// What fills a cache is kept unit by unit.
+  /// Whether a plan has brought something, so that another one may follow.
+  ///
+  /// Plans that are replaced before their first step, again and again, never do. What fills a cache is kept unit by unit.
   private func mayBeReplaced(_ proposal: PlanProposal) -> Bool {
     situation.hasStepped || proposal.participants.contains { progress(of: $0)?.phase == .filling }
   }

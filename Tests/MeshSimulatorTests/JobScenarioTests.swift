@@ -63,11 +63,6 @@ import Testing
     #expect(finished > quiet + 0.5 && finished < quiet + 3)
   }
 
-  /// Here one device computes a whole step alone and becomes seven times faster in its midst.
-  @Test func aJobAdvancesWhenASlowDeviceWithAllTheWorkRecovers() throws {
-    try Self.run("job", seeds: 448...448)
-  }
-
   @Test func aFailureNamesTheCommandThatRepeatsIt() throws {
     var plan = try #require(JobScenario.named("job-quiet")).plan(seed: 3, devices: 3)
     plan.misbehaviours = [JobPlan.Misbehaviour(device: 1, kind: .losesUnit)]

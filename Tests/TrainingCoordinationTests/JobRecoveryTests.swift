@@ -338,17 +338,17 @@ import TrainingCoordination
   @Test("A stage that has ended and is broken off afterwards breaks the others' run off, too")
   func partialEndThatIsVoid() {
     var world = running(2, seed: 187)
-    world.stuck = [1: "run"]
+    world.stuck = [0: "run"]
     let stamp = world.specification.stamp(epoch: 1)
-    world.nodes[0].run = nil
-    world.handle(.completed(stamp, RunCompletion(digest: nil, result: nil, results: [])), 0)
+    world.nodes[1].run = nil
+    world.handle(.completed(stamp, RunCompletion(digest: nil, result: nil, results: [])), 1)
     world.run(1)
-    #expect(world.nodes[1].coordinator?.progress(of: world.id(0))?.phase == .completed)
-    // No connection tells it: only the word of device 0 does.
-    world.nodes[0].started = []
-    world.handle(.failed(stamp, .elsewhere, "nothing comes from the next stage"), 0)
-    world.run(5) { $0.epoch(1) == 2 }
-    #expect(world.epoch(1) == 2)
+    #expect(world.nodes[0].coordinator?.progress(of: world.id(1))?.phase == .completed)
+    // No connection tells it: only the word of device 1 does.
+    world.nodes[1].started = []
+    world.handle(.failed(stamp, .elsewhere, "nothing comes from the next stage"), 1)
+    world.run(5) { $0.epoch(0) == 2 }
+    #expect(world.epoch(0) == 2)
     world.stuck = [:]
     world.run(60) { $0.isFinished(0..<2) }
     #expect(world.isFinished(0..<2))
