@@ -226,6 +226,7 @@ package final class DistributedRun {
     let isLive = plan.mode == .hybrid && step < stepsPerEpoch
     if isLive || !start.handover.missing.isEmpty {
       if let stop = try runFirstPhase(start, trains: isLive) {
+        try first.training?.finish()
         try technique.taps?.cache.flush()
         return finish(isComplete: false, ending: .stopped(step: stop))
       }

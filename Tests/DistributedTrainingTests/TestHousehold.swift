@@ -80,13 +80,18 @@ final class TestHousehold: @unchecked Sendable {
     ) { from, to, tag, _ in fault?(from, to, tag) }
     for device in epoch.household where devices.withLock({ $0[device] == nil }) { self[device] = Device() }
     let outcomes = Mutex([DeviceOutcome](repeating: DeviceOutcome(), count: epoch.household.count))
+    let used = Mutex<[WeakChannel]>([])
     let threads = epoch.household.indices.map { place in
       OperatingSystemThread(name: "device-\(place)") { [self] in
-        let outcome = run(epoch, place, channels.channel(place))
+        let channel = channels.channel(place)
+        used.withLock { $0.append(WeakChannel(channel: channel)) }
+        let outcome = run(epoch, place, channel)
         outcomes.withLock { $0[place] = outcome }
       }
     }
     for thread in threads { thread.join() }
+    // Every thread of a run knows its channel.
+    #expect(used.withLock { $0.allSatisfy { $0.channel == nil } }, "a run has left a thread behind")
     for place in channels.lost { lose(epoch.household[place]) }
     channels.abort("the epoch is over")
     return outcomes.withLock { $0 }
@@ -132,6 +137,11 @@ final class TestHousehold: @unchecked Sendable {
     self[number] = device
     return outcome
   }
+}
+
+/// A channel, as long as somebody uses it.
+private struct WeakChannel {
+  weak var channel: (any JobChannel)?
 }
 
 /// A disk that keeps the newest state.
