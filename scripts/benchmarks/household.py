@@ -29,9 +29,10 @@ class Case:
     """
 
     def __init__(self, devices, share, planner="pac", technique="parallel", mode="auto", memory=None, budget=None,
-                 apart=False, rows=None):
+                 apart=False, rows=None, precision="full"):
         self.devices, self.share, self.planner, self.technique = devices, share, planner, technique
         self.mode, self.memory, self.budget, self.apart, self.rows = mode, memory, budget, apart, rows
+        self.precision = precision
 
     @property
     def is_alone(self):
@@ -45,11 +46,13 @@ class Case:
         mode = "" if self.is_alone or self.apart or self.technique != "parallel" else f", {self.mode}"
         limit = f", {self.memory // MIB} MiB each" if self.memory else ""
         budget = f", plans of {self.budget // MIB} MiB" if self.budget else ""
-        return f"{self.system}, {self.technique}{mode}, {self.devices} x {self.share:g}{limit}{budget}"
+        precision = "" if self.precision == "full" else f", gradients in {self.precision} precision"
+        return f"{self.system}, {self.technique}{mode}, {self.devices} x {self.share:g}{limit}{budget}{precision}"
 
     def facts(self):
         return {"devices": self.devices, "share": self.share, "system": self.system, "technique": self.technique,
-                "mode": self.mode, "memory_bytes": self.memory, "budget_bytes": self.budget}
+                "mode": self.mode, "memory_bytes": self.memory, "budget_bytes": self.budget,
+                "precision": self.precision}
 
     @property
     def epochs(self):
@@ -80,6 +83,8 @@ def cases_of(options):
     cases = []
     if "sizes" in options.only:
         cases += sizes(options, options.share, options.counts)
+    if "half" in options.only:
+        cases += [Case(count, options.share, mode=options.modes[0], precision="half") for count in options.counts]
     if "whole" in options.only:
         cases += sizes(options, 1.0, [2])
     if "ceiling" in options.only:
@@ -178,6 +183,8 @@ class Bench:
                  "--validation-fraction", "0"]
         if case.technique == "parallel":
             words += ["--preset", options.preset]
+        if case.precision != "full":
+            words += ["--gradient-precision", case.precision]
         if case.is_alone or case.apart:
             return [*words, "--alone", "--threads", "1"]
         words += ["--planner", case.planner]

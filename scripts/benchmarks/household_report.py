@@ -28,6 +28,11 @@ def is_done(job):
     return bool(job.get("digest"))
 
 
+def is_full(job):
+    """Whether gradients were rounded as finely as they can be, as the other systems' are."""
+    return job.get("precision", "full") == "full"
+
+
 def first_epoch(job):
     """Seconds of the first epoch, with what fills the cache before it."""
     span = phase_seconds(job, "fill") or 0
@@ -160,7 +165,7 @@ def systems_table(jobs):
         for technique in TECHNIQUES:
             found = [job for job in jobs if job["system"] == system and job["technique"] == technique
                      and job["devices"] == (1 if system == "standalone" else largest) and job["share"] != 1.0
-                     and not job["memory_bytes"] and not job.get("budget_bytes")]
+                     and not job["memory_bytes"] and not job.get("budget_bytes") and is_full(job)]
             if not found:
                 continue
             done = [job for job in found if is_done(job)]
@@ -178,7 +183,7 @@ def headline(jobs):
     """PAC against the best rival and against one device, beside the paper's factors."""
     largest = max((job["devices"] for job in jobs), default=0)
     done = [job for job in jobs if is_done(job) and job["share"] != 1.0 and not job["memory_bytes"]
-            and not job.get("budget_bytes")]
+            and not job.get("budget_bytes") and is_full(job)]
     own = [job for job in done if job["system"] == "pac" and job["technique"] == "parallel" and job["devices"] == largest]
     rivals = [job for job in done if job["system"] in ("ecofl", "eddl") and job["technique"] != "parallel"]
     alone = [job for job in done if job["system"] == "standalone" and job["technique"] in ("lora", "houlsby")]
@@ -207,7 +212,7 @@ def digests(jobs):
     """Whether all jobs of one technique made the same adapter."""
     lines = []
     for technique, name in TECHNIQUES.items():
-        found = [job for job in jobs if job["technique"] == technique and is_done(job)]
+        found = [job for job in jobs if job["technique"] == technique and is_done(job) and is_full(job)]
         different = {job["digest"] for job in found}
         if len(found) > 1:
             lines.append(f"- {name}: {len(found)} jobs, " + (
