@@ -61,6 +61,10 @@ extension JobSimulation {
 
   mutating func send(_ message: StandInMessage, to place: Int, _ device: Int) {
     record.bulkMessages += 1
+    put(message, to: place, device)
+  }
+
+  private mutating func put(_ message: StandInMessage, to place: Int, _ device: Int) {
     guard let channel = devices[device].process?.channel else { return }
     let link = channel.links[place]
     switch link.state {
@@ -162,7 +166,8 @@ extension JobSimulation {
     if !isReply { transmit(.hello(isReply: true), channel, to: place, frame.to) }
     let waiting = devices[frame.to].process?.channel?.links[place].queue ?? []
     devices[frame.to].process?.channel?.links[place].queue = []
-    for message in waiting { transmit(.message(message), channel, to: place, frame.to) }
+    // The greeting may have been under way when the network broke: what does not get through waits on.
+    for message in waiting { put(message, to: place, frame.to) }
   }
 
   /// A message reaches a process, out of the network or, late, out of a buffer.
@@ -250,16 +255,18 @@ extension JobSimulation {
     for place in channel.links.indices where channel.links[place].state == .open {
       // Orderly ends go behind what still waits; a stream that stands still hears nothing.
       let waiting = channel.links[place].queue
-      if !waiting.isEmpty, !tells {
+      let other = channel.devices[place]
+      let isTorn = channel.links[place].isTorn
+      if !tells, !isTorn, !waiting.isEmpty || !getsThrough(device, other) {
         // What was sent before an orderly end still arrives, if anything does.
         leftovers += (waiting.map { .message($0) } + [.finish]).map {
           JobBulkFrame(
-            from: device, to: channel.devices[place], stamp: channel.stamp, channel: channel.number, body: $0)
+            from: device, to: other, stamp: channel.stamp, channel: channel.number, body: $0)
         }
         continue
       }
       for message in waiting { linger(message, channel, to: place, device) }
-      guard waiting.isEmpty, !channel.links[place].isTorn else { continue }
+      guard waiting.isEmpty, !isTorn else { continue }
       transmit(tells ? .abort : .finish, channel, to: place, device)
     }
     devices[device].process?.channel = nil
