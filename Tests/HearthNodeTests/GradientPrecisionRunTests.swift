@@ -4,60 +4,35 @@ import HearthNode
 import NeuralNetworks
 import Testing
 
-private let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-  .deletingLastPathComponent().appendingPathComponent("Fixtures").path
+extension WordRowsFolder {
+  fileprivate func request(
+    _ precision: GradientPrecision?, technique: RunTechnique = .parallel, threads: Int = 1, output: String
+  ) -> TrainRequest {
+    var request = request("tiny-bert", output: output)
+    request.gradientPrecision = precision
+    request.technique = technique
+    if technique == .houlsby { request.reduction = 4 }
+    request.rank = technique == .lora ? 4 : nil
+    request.threads = threads
+    return request
+  }
 
-@Suite("A run with coarse gradients")
-struct GradientPrecisionRunTests {
-  /// A directory with a training file that is gone after the test.
-  private final class Scratch {
-    let path = NSTemporaryDirectory() + "hearth-gradients-\(UUID().uuidString)"
-
-    init() throws {
-      try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-      let words = ["good", "bad", "film", "plot", "the", "a", "great", "poor", "story", "cast"]
-      let lines = (0..<40).map { index in
-        (0..<2 + index % 7).map { words[(index * 7 + $0 * $0 * 3) % words.count] }.joined(separator: " ")
-          + " \(index)\t\(index % 2 == 0 ? "yes" : "no")"
-      }
-      try lines.joined(separator: "\n").write(
-        toFile: path + "/rows.tsv", atomically: true, encoding: .utf8)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func request(
-      _ precision: GradientPrecision?, technique: RunTechnique = .parallel, threads: Int = 1, output: String
-    ) -> TrainRequest {
-      var request = TrainRequest(
-        modelDirectory: fixtures + "/tiny-bert", dataFile: path + "/rows.tsv", task: .classify,
-        output: path + "/" + output)
-      (request.data.header, request.data.textColumn, request.data.labelColumn) = (false, "1", "2")
-      request.validationFile = request.dataFile
-      request.gradientPrecision = precision
-      request.technique = technique
-      request.reduction = technique == .houlsby ? 4 : 2
-      request.rank = technique == .lora ? 4 : nil
-      request.learningRate = 1e-2
-      (request.epochs, request.batch, request.microBatch, request.maxLength) = (3, 8, 2, 24)
-      request.threads = threads
-      return request
-    }
-
-    /// Stops a run after seven steps.
-    func interrupt(_ request: TrainRequest) {
-      let stop = CancellationFlag()
-      var steps = 0
-      #expect(throws: RunFailure.self) {
-        try train(request, cancellation: stop) { event in
-          guard case .progress(let progress) = event, progress.phase != .evaluation else { return }
-          steps += 1
-          if steps == 7 { stop.cancel() }
-        }
+  /// Stops a run after seven steps.
+  fileprivate func interrupt(_ request: TrainRequest) {
+    let stop = CancellationFlag()
+    var steps = 0
+    #expect(throws: RunFailure.self) {
+      try train(request, cancellation: stop) { event in
+        guard case .progress(let progress) = event, progress.phase != .evaluation else { return }
+        steps += 1
+        if steps == 7 { stop.cancel() }
       }
     }
   }
+}
 
+@Suite("A run with coarse gradients")
+struct GradientPrecisionRunTests {
   private func run(
     _ request: TrainRequest, report: @escaping (RunEvent) -> Void = { _ in }
   ) throws -> TrainSummary {
@@ -79,7 +54,7 @@ struct GradientPrecisionRunTests {
     "is the same with 2 threads, differs from full precision, and is told by plan, adapter and inspect",
     arguments: [RunTechnique.parallel, .lora, .houlsby])
   func wholeRun(technique: RunTechnique) throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     func run(_ precision: GradientPrecision?, threads: Int = 1, _ name: String) throws -> (String, [RunPlan])
     {
       var plans: [RunPlan] = []
@@ -107,7 +82,7 @@ struct GradientPrecisionRunTests {
 
   @Test("goes on after an interruption to the adapter of the uninterrupted run")
   func resumes() throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     let expected = try run(scratch.request(.half, output: "whole")).adapterDigest
     let parts = scratch.request(.half, output: "parts")
     scratch.interrupt(parts)
@@ -117,7 +92,7 @@ struct GradientPrecisionRunTests {
   @Test(
     "is not resumed in the other precision: both are named, and nothing is lost", arguments: [true, false])
   func refusesOtherPrecision(beginsInHalf: Bool) throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     let request = scratch.request(beginsInHalf ? .half : .full, output: "run")
     scratch.interrupt(request)
     let record = URL(fileURLWithPath: request.output + "/" + RunDirectory.recordName)
@@ -139,7 +114,7 @@ struct GradientPrecisionRunTests {
 
   @Test("is refused for full fine-tuning before anything is written")
   func refusesFullFineTuning() throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     let request = scratch.request(.half, technique: .full, output: "run")
     let failure = PrecisionRequestFailure.gradients(technique: "full", precision: "half")
     #expect(throws: failure) { try run(request) }

@@ -5,43 +5,16 @@ import NeuralNetworks
 import TensorKernels
 import Testing
 
-private let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-  .deletingLastPathComponent().appendingPathComponent("Fixtures").path
+extension WordRowsFolder {
+  fileprivate func request(_ model: String, _ precision: WeightPrecision?, output: String) -> TrainRequest {
+    var request = request(model, output: output)
+    request.precision = precision
+    return request
+  }
+}
 
 @Suite("A run with the backbone in another precision")
 struct PrecisionTests {
-  /// A directory with a training file that is gone after the test.
-  private final class Scratch {
-    let path = NSTemporaryDirectory() + "hearth-precision-\(UUID().uuidString)"
-
-    init() throws {
-      try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-      let words = ["good", "bad", "film", "plot", "the", "a", "great", "poor", "story", "cast"]
-      let lines = (0..<40).map { index in
-        (0..<2 + index % 7).map { words[(index * 7 + $0 * $0 * 3) % words.count] }.joined(separator: " ")
-          + " \(index)\t\(index % 2 == 0 ? "yes" : "no")"
-      }
-      try lines.joined(separator: "\n").write(
-        toFile: path + "/rows.tsv", atomically: true, encoding: .utf8)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func request(_ model: String, _ precision: WeightPrecision?, output: String) -> TrainRequest {
-      var request = TrainRequest(
-        modelDirectory: fixtures + "/" + model, dataFile: path + "/rows.tsv", task: .classify,
-        output: path + "/" + output)
-      (request.data.header, request.data.textColumn, request.data.labelColumn) = (false, "1", "2")
-      request.validationFile = request.dataFile
-      request.precision = precision
-      request.reduction = 2
-      request.learningRate = 1e-2
-      (request.epochs, request.batch, request.microBatch, request.maxLength) = (3, 8, 2, 24)
-      request.threads = 1
-      return request
-    }
-  }
-
   private func run(
     _ request: TrainRequest, report: @escaping (RunEvent) -> Void = { _ in }
   ) throws -> TrainSummary {
@@ -52,7 +25,7 @@ struct PrecisionTests {
     "learns, is the same with 2 threads, and predicts from its record what the run measured",
     arguments: [WeightPrecision.float16, .bfloat16, .int8], ["tiny-bert", "tiny-t5", "tiny-bart"])
   func wholeRun(precision: WeightPrecision, model: String) throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     var request = scratch.request(model, precision, output: "run")
     var weights: WeightReport?
     let summary = try run(request) { if case .started(let plan) = $0 { weights = plan.weights } }
@@ -74,7 +47,7 @@ struct PrecisionTests {
 
   @Test("differs from float32 in the adapter and in the backbone's identity, and float32 is the default")
   func isAnotherBackbone() throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     var digests: [String] = []
     var backbones: [Inspection.Fact] = []
     for (index, precision) in [nil, WeightPrecision.float32, .bfloat16, .int8].enumerated() {
@@ -90,7 +63,7 @@ struct PrecisionTests {
 
   @Test("does not read a cache that another precision filled")
   func refusesForeignCaches() throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     var first = scratch.request("tiny-bert", nil, output: "first")
     first.keepCache = true
     first.cacheDirectory = scratch.path + "/cache"
@@ -108,7 +81,7 @@ struct PrecisionTests {
     "is refused for techniques that go back through the backbone",
     arguments: [RunTechnique.lora, .houlsby, .full])
   func refusesOtherTechniques(technique: RunTechnique) throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     var request = scratch.request("tiny-bert", .int8, output: "run")
     request.technique = technique
     #expect(throws: PrecisionRequestFailure.technique(name: technique.rawValue, precision: "int8")) {
@@ -119,7 +92,7 @@ struct PrecisionTests {
 
   @Test("goes on after an interruption to the adapter of the uninterrupted run")
   func resumes() throws {
-    let scratch = try Scratch()
+    let scratch = try WordRowsFolder()
     let expected = try run(scratch.request("tiny-t5", .int8, output: "whole")).adapterDigest
     let interrupted = scratch.request("tiny-t5", .int8, output: "parts")
     let stop = CancellationFlag()
@@ -138,8 +111,8 @@ struct PrecisionTests {
 
   @Test("is told by inspect: memory, what stays float32, and the identity")
   func isInspected() throws {
-    let facts = try Inspector.inspect(fixtures + "/tiny-bert", precision: .int8).facts
-    let plain = try Inspector.inspect(fixtures + "/tiny-bert").facts
+    let facts = try Inspector.inspect(WordRowsFolder.fixtures + "/tiny-bert", precision: .int8).facts
+    let plain = try Inspector.inspect(WordRowsFolder.fixtures + "/tiny-bert").facts
     #expect(Array(facts.prefix(plain.count)) == plain)
     let names = facts.dropFirst(plain.count).map(\.name)
     #expect(

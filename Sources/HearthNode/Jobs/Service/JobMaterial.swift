@@ -35,7 +35,7 @@ final class JobMaterial: CheckpointSink, @unchecked Sendable {
 
   /// Keeps what a run ended with, in memory and, unless the job is at its end, on the disk.
   ///
-  /// The end is kept as the job's result; who loses it computes a fiftieth of the job again at most.
+  /// The end is kept as the job's result; who loses it goes on from the newest state on a disk.
   func keep(_ states: [TrainingState], isEnd: Bool = false) {
     guard let newest = states.first else { return }
     held = states
