@@ -42,17 +42,29 @@ package struct BulkChaChaPoly: ~Copyable, @unchecked Sendable {
   package var usesOpenSSL: Bool { context != nil }
 
   /// Seals the message that fills the buffer up to its last 16 bytes, which take the tag.
-  package mutating func seal(_ buffer: UnsafeMutableRawBufferPointer, counter: UInt64) {
+  ///
+  /// - Parameter tail: the end of the message, where it lies outside the buffer; it is read there and sealed into its
+  ///   place before the tag, which spares a copy of long messages.
+  package mutating func seal(
+    _ buffer: UnsafeMutableRawBufferPointer, tail: UnsafeRawBufferPointer = .init(start: nil, count: 0),
+    counter: UInt64
+  ) {
     precondition(direction == .sealing, "a cipher for opening seals")
-    precondition(buffer.count >= ChaChaPoly.tagByteCount, "no room for a tag in \(buffer.count) bytes")
+    precondition(
+      buffer.count >= ChaChaPoly.tagByteCount + tail.count,
+      "no room for a tag and a tail of \(tail.count) bytes in \(buffer.count)")
+    let bytes = buffer.bytesPointer
+    let count = buffer.count - ChaChaPoly.tagByteCount
+    let head = count - tail.count
     guard let context else {
+      if let start = tail.baseAddress { UnsafeMutableRawPointer(bytes + head).copyMemory(from: start, byteCount: tail.count) }
       ChaChaPoly(key: key.copy()).seal(buffer, counter: counter)
       return
     }
-    let bytes = buffer.bytesPointer
-    let count = buffer.count - ChaChaPoly.tagByteCount
     let isDone =
-      begin(context, counter) && update(context, bytes, count)
+      begin(context, counter) && update(context, bytes, head)
+      && update(context, bytes + head, tail.count, from: tail.baseAddress)
+      && finish(context, bytes + count)
       && EVP_CIPHER_CTX_ctrl(
         context, EVP_CTRL_AEAD_GET_TAG, Int32(ChaChaPoly.tagByteCount), bytes + count) == 1
     precondition(isDone, "OpenSSL could not seal \(count) bytes")
@@ -68,7 +80,7 @@ package struct BulkChaChaPoly: ~Copyable, @unchecked Sendable {
     return begin(context, counter)
       && EVP_CIPHER_CTX_ctrl(
         context, EVP_CTRL_AEAD_SET_TAG, Int32(ChaChaPoly.tagByteCount), bytes + count) == 1
-      && update(context, bytes, count)
+      && update(context, bytes, count) && finish(context, bytes + count)
   }
 
   /// Replaces the key by the one that follows it, as `ChaChaPoly` does.
@@ -96,15 +108,21 @@ package struct BulkChaChaPoly: ~Copyable, @unchecked Sendable {
     }
   }
 
-  /// Encrypts or decrypts in place and finishes; when opening, says whether the tag fits.
-  private func update(_ context: OpaquePointer, _ bytes: UnsafeMutablePointer<UInt8>, _ count: Int) -> Bool {
+  /// Encrypts or decrypts so many bytes, in place or from elsewhere.
+  private func update(
+    _ context: OpaquePointer, _ bytes: UnsafeMutablePointer<UInt8>, _ count: Int,
+    from source: UnsafeRawPointer? = nil
+  ) -> Bool {
+    guard count > 0 else { return true }
     var written: Int32 = 0
-    if count > 0 {
-      guard EVP_CipherUpdate(context, bytes, &written, bytes, Int32(count)) == 1, written == count else {
-        return false
-      }
-    }
-    return EVP_CipherFinal_ex(context, bytes + count, &written) == 1 && written == 0
+    let input = source?.assumingMemoryBound(to: UInt8.self) ?? UnsafePointer(bytes)
+    return EVP_CipherUpdate(context, bytes, &written, input, Int32(count)) == 1 && written == count
+  }
+
+  /// Finishes behind the last byte; when opening, says whether the tag fits.
+  private func finish(_ context: OpaquePointer, _ end: UnsafeMutablePointer<UInt8>) -> Bool {
+    var written: Int32 = 0
+    return EVP_CipherFinal_ex(context, end, &written) == 1 && written == 0
   }
 }
 

@@ -19,6 +19,8 @@ final class GradientRing {
   private let waits: WaitReason?
   /// Where the sums of a message are unpacked, so that no message needs memory of its own for that.
   private let scratch = UnsafeMutablePointer<Int64>.allocate(capacity: pieceElements)
+  /// Finished pieces that are to be handed on, by their first element: their bytes need not be made again.
+  private var finished: [Int: [UInt8]] = [:]
 
   /// - Parameters:
   ///   - bucket: the number of the selection among those that are reduced one after another.
@@ -43,7 +45,10 @@ final class GradientRing {
   func reduce(_ sums: any GradientSums, round: UInt64) throws(DistributedRunFailure) {
     guard members.count > 1 else { return }
     let start = MonotonicClock.nanoseconds()
-    defer { nanoseconds += MonotonicClock.nanoseconds() - start }
+    defer {
+      nanoseconds += MonotonicClock.nanoseconds() - start
+      finished.removeAll(keepingCapacity: true)
+    }
     var ring = RingReduction(
       place: own, chunks: RingChunks(count: selection.count, members: members.count),
       piece: Self.pieceElements)
@@ -62,6 +67,9 @@ final class GradientRing {
       } catch {
         throw .ring(place: predecessor, error)
       }
+      if piece.phase == .allGather, piece.chunk != ring.successor {
+        finished[ring.range(piece).lowerBound] = message
+      }
       try perform(
         effects, UnsafeRawBufferPointer(start: scratch, count: count * sums.bytesPerSum), sums, ring, round)
     }
@@ -74,8 +82,9 @@ final class GradientRing {
     for effect in effects {
       switch effect {
       case .send(let piece, let range):
+        let known = piece.phase == .allGather ? finished.removeValue(forKey: range.lowerBound) : nil
         try links.sendPiece(
-          message(of: range, sums), tag(piece, round: round), to: members[ring.successor])
+          known ?? message(of: range, sums), tag(piece, round: round), to: members[ring.successor])
       case .add(let range):
         scatter(received, over: range, sums) { sums.add(integers: $0, to: $1) }
       case .store(let range):

@@ -37,16 +37,26 @@ package struct MeshFrame: Hashable, Sendable, WireCodable {
   package var channel: UInt16
   /// Which request it asks or answers; 0 when there is none.
   package var request: UInt32
-  /// What is said; its limit is the session's record limit less the header.
+  /// What is said; its limit, with the tail, is the session's record limit less the header.
   package var body: [UInt8]
+  /// What follows the body on the wire: a part of a long message that is not copied to be sent.
+  ///
+  /// A frame that was read has none; all of it is in its body.
+  package var tail: ArraySlice<UInt8>
 
   /// A frame.
-  package init(_ kind: FrameKind, channel: UInt16 = 0, request: UInt32 = 0, body: [UInt8]) {
+  package init(
+    _ kind: FrameKind, channel: UInt16 = 0, request: UInt32 = 0, body: [UInt8], tail: ArraySlice<UInt8> = []
+  ) {
     self.kind = kind
     self.channel = channel
     self.request = request
     self.body = body
+    self.tail = tail
   }
+
+  /// Bytes of body and tail.
+  package var contentByteCount: Int { body.count + tail.count }
 
   /// Reads header and body; a kind or flag that is not known is refused, and the receiver drops the frame.
   package init(from reader: inout ByteReader) throws(DecodingFailure) {
@@ -60,6 +70,7 @@ package struct MeshFrame: Hashable, Sendable, WireCodable {
     channel = try reader.integer("frame channel")
     request = try reader.integer("frame request")
     body = Array(reader.rest())
+    tail = []
   }
 
   /// Writes header and body.
@@ -69,5 +80,6 @@ package struct MeshFrame: Hashable, Sendable, WireCodable {
     writer.integer(channel)
     writer.integer(request)
     writer.raw(body)
+    writer.raw(tail)
   }
 }

@@ -40,12 +40,21 @@ package protocol MeshEndpoint: AnyObject, Sendable {
 package protocol BulkReceiver: AnyObject, Sendable {
   /// A bulk session with full standing stands; the transport's table is locked, so it must not be called from here.
   func opened(_ session: SessionID, _ info: SessionInfo)
+  /// A frame of kind `bulk` where it was decrypted, to be taken without a copy; nil when `received` is to have it.
+  ///
+  /// The answer is that of `received`.
+  func take(_ frame: BulkFrame, on session: SessionID) -> Bool?
   /// A frame of kind `bulk`; false stops reading until `MeshEndpoint.resume`, but for what has been read already.
   func received(_ frame: MeshFrame, on session: SessionID) -> Bool
   /// The session's send queue has fallen below its low mark.
   func writable(_ session: SessionID)
   /// The session ended.
   func closed(_ session: SessionID, _ reason: CloseReason)
+}
+
+extension BulkReceiver {
+  /// Takes no frame where it lies.
+  package func take(_ frame: BulkFrame, on session: SessionID) -> Bool? { nil }
 }
 
 /// What a transport has counted since its start.

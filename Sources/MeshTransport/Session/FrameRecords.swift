@@ -22,22 +22,51 @@ extension MeshFrame {
 
   /// Bytes of the frame's record on the stream, its length and tag included.
   var streamByteCount: Int {
-    RecordLimits.lengthByteCount + Self.headerByteCount + body.count + recordTagByteCount
+    RecordLimits.lengthByteCount + Self.headerByteCount + contentByteCount + recordTagByteCount
   }
 
-  /// Writes length and message to an empty buffer and seals the record where it lies.
+  /// Writes length and message to an empty buffer and seals the record there; the tail is read where it lies.
   func seal(with keys: SessionKeys, into buffer: inout ByteBuffer) {
-    let message = Self.headerByteCount + body.count
+    let message = Self.headerByteCount + contentByteCount
     buffer.writeInteger(UInt16(message + recordTagByteCount), endianness: .little)
     buffer.writeInteger(kind.rawValue)
     buffer.writeInteger(UInt8(0))
     buffer.writeInteger(channel, endianness: .little)
     buffer.writeInteger(request, endianness: .little)
     buffer.writeBytes(body)
-    buffer.writeRepeatingByte(0, count: recordTagByteCount)
+    // For what the cipher writes: the sealed tail and the tag.
+    buffer.reserveCapacity(minimumWritableBytes: tail.count + recordTagByteCount)
+    buffer.moveWriterIndex(forwardBy: tail.count + recordTagByteCount)
     buffer.withUnsafeMutableReadableBytes { bytes in
-      keys.seal(UnsafeMutableRawBufferPointer(rebasing: bytes[RecordLimits.lengthByteCount...]))
+      let record = UnsafeMutableRawBufferPointer(rebasing: bytes[RecordLimits.lengthByteCount...])
+      tail.withUnsafeBytes { keys.seal(record, tail: $0) }
     }
+  }
+}
+
+/// A frame of bulk data where it was decrypted.
+package struct BulkFrame {
+  /// Which of several streams.
+  package let channel: UInt16
+  /// Which request, or message, it belongs to.
+  package let request: UInt32
+  /// What is said; valid during the call that hands it over.
+  package let body: UnsafeRawBufferPointer
+
+  /// A view of a frame's parts.
+  package init(channel: UInt16, request: UInt32, body: UnsafeRawBufferPointer) {
+    self.channel = channel
+    self.request = request
+    self.body = body
+  }
+
+  /// The frame that a record's message holds; nil when it is none of bulk data.
+  init?(message: UnsafeRawBufferPointer) {
+    guard message.count >= MeshFrame.headerByteCount, message[0] == FrameKind.bulk.rawValue, message[1] == 0
+    else { return nil }
+    channel = UInt16(littleEndian: message.loadUnaligned(fromByteOffset: 2, as: UInt16.self))
+    request = UInt32(littleEndian: message.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
+    body = UnsafeRawBufferPointer(rebasing: message[MeshFrame.headerByteCount...])
   }
 }
 
@@ -52,8 +81,10 @@ final class SessionKeys {
     self.ciphers = ciphers
   }
 
-  /// Seals the message that fills the buffer up to its last 16 bytes.
-  func seal(_ record: UnsafeMutableRawBufferPointer) { ciphers.sealer.seal(record) }
+  /// Seals the message that fills the buffer up to its last 16 bytes; its end is read from `tail`.
+  func seal(_ record: UnsafeMutableRawBufferPointer, tail: UnsafeRawBufferPointer) {
+    ciphers.sealer.seal(record, tail: tail)
+  }
 
   /// Opens a record in place; bytes of its message, 0 when the other side has changed its key.
   func open(_ record: UnsafeMutableRawBufferPointer) throws(RecordFailure) -> Int {

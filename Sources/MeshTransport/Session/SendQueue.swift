@@ -55,7 +55,7 @@ final class SendQueue: Sendable {
         state.head = 0
       }
       state.frames.append(frame)
-      state.bytes += frame.body.count + MeshFrame.headerByteCount
+      state.bytes += frame.contentByteCount + MeshFrame.headerByteCount
       if state.bytes >= marks.low { state.wasAboveLow = true }
       return .taken(wakes: wake(&state))
     }
@@ -104,7 +104,7 @@ final class SendQueue: Sendable {
         state.frames.removeAll(keepingCapacity: true)
         state.head = 0
       }
-      state.bytes -= frame.body.count + MeshFrame.headerByteCount
+      state.bytes -= frame.contentByteCount + MeshFrame.headerByteCount
       let becameWritable = state.wasAboveLow && state.bytes < marks.low
       if becameWritable { state.wasAboveLow = false }
       return (.frame(frame), becameWritable)

@@ -217,6 +217,12 @@ final class SessionCore {
   }
 
   private func deliver(_ message: UnsafeRawBufferPointer, _ handle: SessionHandle) {
+    if let bulk = BulkFrame(message: message), handle.info.permits(.bulk),
+      let readsOn = handle.bulkReceiver?.take(bulk, on: handle.id)
+    {
+      if !readsOn { link.setReading(false) }
+      return
+    }
     guard let frame = MeshFrame(message: message) else { return hub.drop(.malformedFrame) }
     guard handle.info.permits(frame.kind) else { return hub.drop(.notPermitted) }
     if frame.kind == .goodbye {

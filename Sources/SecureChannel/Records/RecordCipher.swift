@@ -51,11 +51,15 @@ package struct RecordSealer: ~Copyable, Sendable {
   package var sealedCount: UInt64 { counter }
 
   /// Seals the message that fills the buffer up to its last 16 bytes; the whole buffer is the record.
-  package mutating func seal(_ record: UnsafeMutableRawBufferPointer) {
+  ///
+  /// - Parameter tail: the end of the message, where it lies elsewhere; the buffer's bytes in its place are not read.
+  package mutating func seal(
+    _ record: UnsafeMutableRawBufferPointer, tail: UnsafeRawBufferPointer = .init(start: nil, count: 0)
+  ) {
     precondition(
       record.count > ChaChaPoly.tagByteCount && record.count <= RecordLimits.recordByteCount,
       "a record of \(record.count) bytes; an empty message is kept for changing keys")
-    sealNext(record)
+    sealNext(record, tail: tail)
   }
 
   /// The length and the record of a message; it copies, so bulk data is sealed in its own buffer instead.
@@ -81,9 +85,11 @@ package struct RecordSealer: ~Copyable, Sendable {
     return frame
   }
 
-  private mutating func sealNext(_ record: UnsafeMutableRawBufferPointer) {
+  private mutating func sealNext(
+    _ record: UnsafeMutableRawBufferPointer, tail: UnsafeRawBufferPointer = .init(start: nil, count: 0)
+  ) {
     precondition(counter < .max, "a session of 2^64 records")
-    cipher.seal(record, counter: counter)
+    cipher.seal(record, tail: tail, counter: counter)
     counter += 1
     if counter % recordsPerKey == 0 { cipher.rekey() }
   }

@@ -161,7 +161,7 @@ package final class BulkDesk: BulkReceiver {
     guard let (channel, link, first) = bound, link.bind(id, isDialled: false) else { return end(id) }
     var frames = first
     while true {
-      for frame in frames { perform(link.take(frame, on: id), channel, link, on: id) }
+      for frame in frames { perform(take(frame, link, on: id), channel, link, on: id) }
       let isDone = state.withLock { state in
         guard case .early(_, let more, _)? = state.sessions[id]?.role else { return true }
         guard !more.isEmpty else {
@@ -319,6 +319,21 @@ package final class BulkDesk: BulkReceiver {
     state.withLock { $0.sessions[session] = Session(info: info, role: .new) }
   }
 
+  /// A frame of a job's link that stands goes into its message at once.
+  package func take(_ frame: BulkFrame, on session: SessionID) -> Bool? {
+    guard BulkStream(rawValue: frame.channel) == .job else { return nil }
+    let role = state.withLock { $0.sessions[session]?.role }
+    guard case .job(let channel, let link)? = role else { return nil }
+    return perform(link.take(frame, on: session), channel, link, on: session)
+  }
+
+  /// A link's own view of a frame that was kept.
+  private func take(_ frame: MeshFrame, _ link: JobLink, on session: SessionID) -> JobLink.Outcome {
+    frame.body.withUnsafeBytes {
+      link.take(BulkFrame(channel: frame.channel, request: frame.request, body: $0), on: session)
+    }
+  }
+
   /// A frame of a bulk session.
   package func received(_ frame: MeshFrame, on session: SessionID) -> Bool {
     switch BulkStream(rawValue: frame.channel) {
@@ -345,7 +360,7 @@ package final class BulkDesk: BulkReceiver {
     switch state.withLock({ find(frame, on: session, &$0) }) {
     case .result(let readsOn): return readsOn
     case .job(let channel, let link):
-      return perform(link.take(frame, on: session), channel, link, on: session)
+      return perform(take(frame, link, on: session), channel, link, on: session)
     case .adopted(let stamp):
       adopt(session, stamp)
       return true
@@ -376,7 +391,8 @@ package final class BulkDesk: BulkReceiver {
       state.sessions[session]?.role = .early(stamp, frames, bytes: all)
       return .result(false)
     case .new:
-      guard let record = try? JobRecord(frame.body), case .word(.hello, _) = record.kind else {
+      let record = frame.body.withUnsafeBytes { try? JobRecord($0) }
+      guard let record, case .word(.hello, _) = record.kind else {
         return .dropped(.malformedJob)
       }
       let early = state.sessions.values.count { if case .early = $0.role { true } else { false } }

@@ -177,7 +177,7 @@ final class JobLink: @unchecked Sendable {
   }
 
   private func put(_ frame: MeshFrame) throws(JobChannelFailure) {
-    let need = frame.body.count + MeshFrame.headerByteCount + JobLinkLimits.wordRoom
+    let need = frame.contentByteCount + MeshFrame.headerByteCount + JobLinkLimits.wordRoom
     try sending.locked { () throws(JobChannelFailure) in
       while true {
         let (found, seen) = try monitor.locked { () throws(JobChannelFailure) in
@@ -189,7 +189,7 @@ final class JobLink: @unchecked Sendable {
         }
         if transport.room(in: session) >= need {
           transport.perform([.send(session, frame)])
-          return monitor.locked { sentBytes += UInt64(frame.body.count) }
+          return monitor.locked { sentBytes += UInt64(frame.contentByteCount) }
         }
         monitor.locked {
           while writableCount == seen, failure == nil, sessions.first?.id == session { monitor.wait() }
@@ -256,7 +256,7 @@ final class JobLink: @unchecked Sendable {
   }
 
   /// Takes a frame of one of the link's sessions.
-  func take(_ frame: MeshFrame, on session: SessionID) -> Outcome {
+  func take(_ frame: BulkFrame, on session: SessionID) -> Outcome {
     guard let record = try? JobRecord(frame.body) else { return .dropped(.malformedJob) }
     guard record.stamp == stamp else { return .dropped(.foreignJob) }
     return monitor.locked {
@@ -305,7 +305,7 @@ final class JobLink: @unchecked Sendable {
   }
 
   private func take(
-    _ word: JobRecord.Word, unit: UInt32, _ text: ArraySlice<UInt8>, on session: SessionID
+    _ word: JobRecord.Word, unit: UInt32, _ text: UnsafeRawBufferPointer, on session: SessionID
   ) -> Outcome {
     switch word {
     case .hello: return .taken(readsOn: true)

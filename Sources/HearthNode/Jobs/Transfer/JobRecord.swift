@@ -70,13 +70,15 @@ struct JobRecord {
   let kind: Kind
   let length: Int
   let offset: Int
-  let data: ArraySlice<UInt8>
+  /// The part, where the body lies, and valid no longer.
+  let data: UnsafeRawBufferPointer
 
   /// Reads a frame's body.
   ///
   /// Throws for unknown kinds, lengths over their limits, and parts that do not lie in their message.
-  init(_ body: [UInt8]) throws(DecodingFailure) {
-    var reader = ByteReader(body)
+  init(_ body: UnsafeRawBufferPointer) throws(DecodingFailure) {
+    let head = body.prefix(Self.headerByteCount)
+    var reader = ByteReader(Array(head))
     stamp = try JobStamp(from: &reader)
     let value = try reader.integer("job record kind", as: UInt8.self)
     let step: UInt64 = try reader.integer("step")
@@ -84,7 +86,7 @@ struct JobRecord {
     let part: UInt32 = try reader.integer("part")
     length = Int(try reader.integer("message length", as: UInt32.self))
     offset = Int(try reader.integer("part offset", as: UInt32.self))
-    data = reader.rest()
+    data = UnsafeRawBufferPointer(rebasing: body[head.count...])
     let limit: Int
     if let known = JobMessageKind(rawValue: value) {
       kind = .message(JobTag(known, step: step, unit: unit, part: part))
@@ -105,7 +107,7 @@ struct JobRecord {
   static func frame(
     _ stamp: JobStamp, _ tag: JobTag, number: UInt32, part range: Range<Int>, of message: [UInt8]
   ) -> MeshFrame {
-    var writer = ByteWriter(reserving: headerByteCount + range.count)
+    var writer = ByteWriter(reserving: headerByteCount)
     stamp.encode(to: &writer)
     writer.integer(tag.kind.rawValue)
     writer.integer(tag.step)
@@ -113,8 +115,8 @@ struct JobRecord {
     writer.integer(tag.part)
     writer.integer(UInt32(message.count))
     writer.integer(UInt32(range.lowerBound))
-    writer.raw(message[range])
-    return MeshFrame(.bulk, channel: BulkStream.job.rawValue, request: number, body: writer.bytes)
+    return MeshFrame(
+      .bulk, channel: BulkStream.job.rawValue, request: number, body: writer.bytes, tail: message[range])
   }
 
   /// The frame of a word.
