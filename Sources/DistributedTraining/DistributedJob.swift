@@ -88,6 +88,8 @@ package struct StageRequest: Sendable, Equatable {
   package var layers: Range<Int>
   /// Units that are between their forward and their backward at once.
   package var slots: Int
+  /// Units of the next mini-batch whose frozen layers may be run while the stage would wait; only in a first stage.
+  package var ahead: Int
   /// Threads that compute.
   package var workers: Int
   /// False when it only goes forward.

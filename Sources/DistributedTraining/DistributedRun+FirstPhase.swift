@@ -49,7 +49,9 @@ extension DistributedRun {
     let own = division.positions(stage: seat.stage, member: seat.member).count
     let request = StageRequest(
       layers: plan.stages[seat.stage].layers,
-      slots: max(1, own * max(1, plan.schedule.inFlight(stage: seat.stage))), workers: context.team.width,
+      slots: max(1, own * max(1, plan.schedule.inFlight(stage: seat.stage))),
+      ahead: trains ? own * plan.schedule.microBatchesAhead(stage: seat.stage) : 0,
+      workers: context.team.width,
       trains: trains)
     return .pipeline(
       try StagedUnits(technique.stage(parameters, request), seat: seat, context: context))

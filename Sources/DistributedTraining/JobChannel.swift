@@ -69,6 +69,8 @@ package protocol JobChannel: AnyObject, Sendable {
   func send(_ message: [UInt8], _ tag: JobTag, to place: Int) throws(JobChannelFailure)
   /// The next message with this tag from that device.
   func receive(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8]
+  /// The same if it is there already; nil at once if not.
+  func poll(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8]?
   /// Ends the channel for good, here and at every other device: every call that waits fails; later calls change nothing.
   func abort(_ reason: String)
 }

@@ -64,8 +64,21 @@ final class JobLinks: Sendable {
   func receive(
     _ tag: JobTag, from place: Int, _ reason: WaitReason?
   ) throws(DistributedRunFailure) -> [UInt8] {
-    var message = try receivePiece(tag, from: place, reason)
-    guard message.count == Self.pieceBytes else { return message }
+    try whole(receivePiece(tag, from: place, reason), tag, from: place, reason)
+  }
+
+  /// The next message with this tag, if it has begun to come; nil at once if not.
+  func poll(_ tag: JobTag, from place: Int, _ reason: WaitReason?) throws(DistributedRunFailure) -> [UInt8]? {
+    guard let first = try pollPiece(tag, from: place) else { return nil }
+    return try whole(first, tag, from: place, reason)
+  }
+
+  /// The message that begins with a piece.
+  private func whole(
+    _ first: [UInt8], _ tag: JobTag, from place: Int, _ reason: WaitReason?
+  ) throws(DistributedRunFailure) -> [UInt8] {
+    guard first.count == Self.pieceBytes else { return first }
+    var message = first
     while true {
       let piece = try receivePiece(tag, from: place, reason)
       guard message.count + piece.count <= Self.messageLimit else {
@@ -91,6 +104,16 @@ final class JobLinks: Sendable {
       return piece
     } catch {
       throw .channel(error, during: "waiting for \(tag.kind) of device \(place)")
+    }
+  }
+
+  private func pollPiece(_ tag: JobTag, from place: Int) throws(DistributedRunFailure) -> [UInt8]? {
+    do throws(JobChannelFailure) {
+      guard let piece = try channel.poll(tag, from: place) else { return nil }
+      traffic.withLock { $0[place].received += UInt64(piece.count) }
+      return piece
+    } catch {
+      throw .channel(error, during: "looking for \(tag.kind) of device \(place)")
     }
   }
 

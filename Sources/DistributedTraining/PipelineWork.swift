@@ -28,6 +28,11 @@ final class PipelineWork: MiniBatchComputation {
   private var losses: [Double?] = []
   private var round: UInt64
   private var isRepeated = false
+  /// The mini-batch that follows, and the lanes of it whose frozen layers have been run, by place in the stage.
+  private var following: MiniBatch?
+  private var ahead: [Int: Int] = [:]
+  /// The same of the mini-batch at hand.
+  private var prepared: [Int: Int] = [:]
 
   init(
     _ stage: any StageComputation, seat: StageSeat, schedule: PipelineSchedule, links: JobLinks,
@@ -53,7 +58,12 @@ final class PipelineWork: MiniBatchComputation {
     positions = Array(repeating: nil, count: seat.unitsPerMicroBatch * schedule.microBatches)
     for (position, lane) in lanes.enumerated() { positions[lane] = position }
     isRepeated = false
+    prepared = following?.lanes == lanes ? ahead : [:]
+    (following, ahead) = (nil, [:])
   }
+
+  /// Names the mini-batch after that which is prepared next.
+  func follow(with miniBatch: MiniBatch) { following = stage.aheadSlots > 0 ? miniBatch : nil }
 
   func begin(step: Int) { stage.begin(step: step) }
 
@@ -66,7 +76,7 @@ final class PipelineWork: MiniBatchComputation {
     losses = Array(repeating: nil, count: miniBatch.count)
     do throws(DistributedRunFailure) {
       for operation in schedule.operations(stage: seat.stage) {
-        let units = units(of: operation.microBatch, miniBatch)
+        let units = units(of: operation.microBatch, miniBatch, at: positions)
         switch operation {
         case .forward: try forward(units)
         case .backward: try backward(units, sums)
@@ -82,7 +92,9 @@ final class PipelineWork: MiniBatchComputation {
 
   // MARK: Operations
 
-  private func units(of microBatch: Int, _ miniBatch: [PackedMicroBatch]) -> [StageUnit] {
+  private func units(
+    of microBatch: Int, _ miniBatch: [PackedMicroBatch], at positions: [Int?]
+  ) -> [StageUnit] {
     let depth = max(1, schedule.inFlight(stage: seat.stage))
     return seat.positions.compactMap { place in
       let lane = microBatch * seat.unitsPerMicroBatch + place
@@ -95,8 +107,9 @@ final class PipelineWork: MiniBatchComputation {
 
   private func forward(_ units: [StageUnit]) throws(DistributedRunFailure) {
     let pass = StageForward(stage: stage, seat: seat, links: links, outbox: forwards, loop: loop)
+    let known = units.map { prepared.removeValue(forKey: $0.key) }
     let outputs = try pass.run(
-      units, pass: .train, round: round, withTaps: keepTaps != nil && !isRepeated)
+      units, prepared: known, pass: .train, round: round, withTaps: keepTaps != nil && !isRepeated)
     for (unit, output) in zip(units, outputs) {
       if seat.isLast { losses[unit.position] = output.output.lossSum }
       if let taps = output.taps { try keepTaps?(unit.key, unit.batch, taps) }
@@ -108,12 +121,7 @@ final class PipelineWork: MiniBatchComputation {
   ) throws(DistributedRunFailure) {
     var gradients: [[UInt8]] = []
     for unit in units {
-      gradients.append(
-        seat.isLast
-          ? []
-          : try links.receive(
-            JobTag(.backward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage)),
-            from: seat.next(unit.place), .boundary))
+      gradients.append(seat.isLast ? [] : try gradient(of: unit))
     }
     let results = UnitResults<[UInt8]>(units.count)
     let incoming = gradients
@@ -130,6 +138,43 @@ final class PipelineWork: MiniBatchComputation {
         gradient, JobTag(.backward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage - 1)),
         to: seat.previous(unit.place), urgent: true)
     }
+  }
+}
+
+/// What the first stage does of the next mini-batch while it would wait (`PipelineSchedule.microBatchesAhead`).
+extension PipelineWork {
+  /// The gradient that the next stage sends for a unit; until it is there, frozen layers are run ahead.
+  private func gradient(of unit: StageUnit) throws(DistributedRunFailure) -> [UInt8] {
+    let tag = JobTag(.backward, step: round, unit: UInt32(unit.key), part: UInt32(seat.stage))
+    let source = seat.next(unit.place)
+    repeat {
+      if let gradient = try links.poll(tag, from: source, .boundary) { return gradient }
+    } while try runAhead()
+    return try links.receive(tag, from: source, .boundary)
+  }
+
+  /// Runs the frozen layers of the next micro-batch of the following mini-batch; false when there is none, or no place.
+  private func runAhead() throws(DistributedRunFailure) -> Bool {
+    guard let following else { return false }
+    var positions = [Int?](repeating: nil, count: seat.unitsPerMicroBatch * schedule.microBatches)
+    for (position, lane) in following.lanes.enumerated() { positions[lane] = position }
+    for microBatch in 0..<schedule.microBatchesAhead(stage: seat.stage) {
+      let units = units(of: microBatch, following.batches, at: positions).filter { ahead[$0.key] == nil }
+      guard !units.isEmpty else { continue }
+      let places = units.map { microBatch * seat.positions.count + $0.place - seat.positions.lowerBound }
+      guard places.allSatisfy({ $0 < stage.aheadSlots }) else { return false }
+      let results = UnitResults<Bool>(units.count)
+      loop.forEach(units.count) { [stage] piece, worker in
+        results.set(piece) { () throws(TrainingFailure) in
+          try stage.prepare(units[piece].batch, ahead: places[piece], worker: worker)
+          return true
+        }
+      }
+      _ = try results.values()
+      for (unit, place) in zip(units, places) { ahead[unit.key] = place }
+      return true
+    }
+    return false
   }
 }
 
@@ -184,8 +229,9 @@ struct StageForward {
     var taps: [UInt8]?
   }
 
+  /// - Parameter prepared: for each unit, where its frozen layers' results are, if they have been run; nil for none.
   func run(
-    _ units: [StageUnit], pass: StagePass, round: UInt64, withTaps: Bool
+    _ units: [StageUnit], prepared: [Int?]? = nil, pass: StagePass, round: UInt64, withTaps: Bool
   ) throws(DistributedRunFailure) -> [Result] {
     var inputs: [[UInt8]] = []
     for unit in units {
@@ -202,7 +248,8 @@ struct StageForward {
       let unit = units[piece]
       results.set(piece) { () throws(TrainingFailure) in
         let output = try stage.forward(
-          unit.batch, pass: pass, slot: unit.slot, worker: worker, input: incoming[piece])
+          unit.batch, pass: pass, slot: unit.slot, worker: worker, input: incoming[piece],
+          prepared: prepared?[piece])
         return Result(
           output: output, taps: withTaps ? stage.encodedTaps(unit.batch, slot: unit.slot) : nil)
       }

@@ -20,6 +20,8 @@ final class StagedUnits: TrainingPhase {
   private let backwards: Outbox
   private let work: PipelineWork
   private let reduction: DeviceReduction
+  /// The mini-batch after the step that comes.
+  private var upcoming: MiniBatch?
   /// Gives the taps of a held-out unit away, in the evaluation that fills the cache.
   var keepValidationTaps: ((Int, [UInt8]) throws(DistributedRunFailure) -> Void)?
 
@@ -103,6 +105,8 @@ final class StagedUnits: TrainingPhase {
 
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
     work.prepare(lanes: miniBatch.lanes)
+    if let upcoming { work.follow(with: upcoming) }
+    upcoming = nil
     reduction.beginStep()
     do throws(TrainingFailure) {
       return try trainer.step(miniBatch.batches, units: miniBatch.units, loop: context.team)
@@ -111,7 +115,7 @@ final class StagedUnits: TrainingPhase {
     }
   }
 
-  func prefetch(_ miniBatch: MiniBatch) {}
+  func prefetch(_ miniBatch: MiniBatch) { upcoming = miniBatch }
 
   /// Waits until all boundaries are sent; nothing more may be computed.
   func finish() throws(DistributedRunFailure) {

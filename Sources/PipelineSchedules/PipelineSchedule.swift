@@ -84,6 +84,15 @@ package struct PipelineSchedule: Sendable, Equatable {
     }
   }
 
+  /// Micro-batches of the next mini-batch whose frozen layers a stage runs while it would wait for gradients.
+  ///
+  /// The first stage has its input at once, and waits for its first gradient for as long as its warm-up passes take the
+  /// stages behind it: so many forward passes fill the gap. Only where the layers are frozen: what they give then does
+  /// not depend on the step that is not over.
+  package func microBatchesAhead(stage: Int) -> Int {
+    kind == .oneForwardOneBackward && stage == 0 ? warmUp(stage: 0) : 0
+  }
+
   /// In-flight micro-batches of 1F1B in the stage with `fromEnd` stages after it.
   package static func inFlight(fromEnd: Int, microBatches: Int) -> Int { min(microBatches, fromEnd + 1) }
 }

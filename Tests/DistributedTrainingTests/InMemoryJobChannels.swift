@@ -32,13 +32,16 @@ final class InMemoryJobChannels: @unchecked Sendable {
   private let optional: Set<Int>
   /// Bytes that a link holds before a sender waits.
   private let linkLimit: Int
+  /// Whoever polls finds nothing: every message comes a little later.
+  private let isLate: Bool
   /// Called before every message; lets a test break something at an exact point.
   private let watch: (@Sendable (_ from: Int, _ to: Int, JobTag, _ message: inout [UInt8]) -> Fault?)?
 
   init(
-    devices: Int, optional: Set<Int> = [], linkLimit: Int = 8 << 20,
+    devices: Int, optional: Set<Int> = [], linkLimit: Int = 8 << 20, isLate: Bool = false,
     watch: (@Sendable (_ from: Int, _ to: Int, JobTag, _ message: inout [UInt8]) -> Fault?)? = nil
   ) {
+    self.isLate = isLate
     waiting = Array(repeating: Array(repeating: 0, count: devices), count: devices)
     self.optional = optional
     self.linkLimit = linkLimit
@@ -94,6 +97,12 @@ final class InMemoryJobChannels: @unchecked Sendable {
 
     func receive(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8] {
       try all.take(Address(from: place, to: self.place, tag: tag))
+    }
+
+    func poll(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8]? {
+      let address = Address(from: place, to: self.place, tag: tag)
+      let isThere = all.condition.withLock { all.mail[address]?.isEmpty == false }
+      return isThere && !all.isLate ? try all.take(address) : nil
     }
 
     func abort(_ reason: String) { all.abort(reason) }

@@ -2,6 +2,7 @@ import DistributedTraining
 import FineTuning
 import LanguageModels
 import ParallelPlanner
+import Synchronization
 import Testing
 
 @Suite("A distributed run of several stages")
@@ -39,6 +40,28 @@ struct PipelineTests {
           mode, microBatches: plan.microBatches, layers: plan.layers, stages: plan.stages, cached: shares),
         devices: plan.devices)
       expectSame(outcomes, reference, complete: shares.map(\.0), "\(plan.name) \(mode)")
+    }
+  }
+
+  @Test(
+    "a first stage that waits runs the frozen layers of the next mini-batch, and the adapter is that of one device",
+    arguments: jobs, [PlanMode.hybrid, .live])
+  func ahead(job: TinyJob, mode: PlanMode) throws {
+    let reference = try job.reference()
+    for plan in Self.plans {
+      var counted = job
+      let count = AheadCount()
+      counted.aheadCount = count
+      let cached = mode == .live ? [] : [(0, 4)]
+      let outcomes = try counted.run(
+        .test(
+          mode, microBatches: plan.microBatches, layers: plan.layers, stages: plan.stages, cached: cached),
+        devices: plan.devices, channels: InMemoryJobChannels(devices: plan.devices, isLate: true),
+        collector: 0)
+      expectSame(outcomes, reference, complete: [0], "\(plan.name) \(mode)")
+      // Every gradient is late, so every place is used in every step but the last of an epoch.
+      let (prepared, used) = (count.prepared.load(ordering: .relaxed), count.used.load(ordering: .relaxed))
+      #expect(prepared > 0 && used == prepared, "\(plan.name) \(mode)")
     }
   }
 

@@ -28,6 +28,8 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
   /// Small, so that even a tiny model has several buckets.
   var bucketBytes = 1 << 10
   var gradientPrecision = GradientPrecision.full
+  /// Where stages count what they run ahead; nil where nobody asks.
+  var aheadCount: AheadCount?
 
   var testDescription: String { "\(model) \(technique.name) \(head) \(gradientPrecision)" }
 
@@ -280,7 +282,8 @@ extension TinyJob {
       },
       stage: {
         opened()
-        return try stage(backbone, $0, $1, capacity: job.capacity)
+        let stage = try stage(backbone, $0, $1, capacity: job.capacity)
+        return aheadCount.map { CountingStage(stage, $0) } ?? stage
       },
       cached: { try start(backbone, $0, cache: cache, capacity: job.capacity, cachedOnly: true) },
       releaseBackbone: {},
@@ -310,8 +313,58 @@ extension TinyJob {
     }
     return ParallelAdapterStage(
       shape: shape, backbone: backbone, parameters: tree, layers: request.layers, element: .float16,
-      capacity: capacity, slots: request.slots, workers: request.workers, gradientPrecision: gradientPrecision
-    )
+      capacity: capacity, slots: request.slots, ahead: request.ahead, workers: request.workers,
+      gradientPrecision: gradientPrecision)
+  }
+}
+
+/// How many micro-batches stages have run ahead.
+final class AheadCount: Sendable {
+  let prepared = Atomic(0)
+  let used = Atomic(0)
+}
+
+/// A stage that counts what it runs ahead.
+private final class CountingStage: StageComputation {
+  private let stage: any StageComputation
+  private let count: AheadCount
+
+  init(_ stage: any StageComputation, _ count: AheadCount) {
+    self.stage = stage
+    self.count = count
+  }
+
+  var layers: Range<Int> { stage.layers }
+  var parameters: ParameterTree { stage.parameters }
+  var ownLeaves: [Int] { stage.ownLeaves }
+  var sharedLeaves: [Int] { stage.sharedLeaves }
+  var gradientSums: GradientSumFormat { stage.gradientSums }
+  var contributions: Int { stage.contributions }
+  var slots: Int { stage.slots }
+  var aheadSlots: Int { stage.aheadSlots }
+  func begin(step: Int) { stage.begin(step: step) }
+
+  func prepare(_ batch: PackedMicroBatch, ahead: Int, worker: Int) throws(TrainingFailure) {
+    count.prepared.add(1, ordering: .relaxed)
+    try stage.prepare(batch, ahead: ahead, worker: worker)
+  }
+
+  func forward(
+    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8], prepared: Int?
+  ) throws(TrainingFailure) -> StageOutput {
+    if prepared != nil { count.used.add(1, ordering: .relaxed) }
+    return try stage.forward(
+      batch, pass: pass, slot: slot, worker: worker, input: input, prepared: prepared)
+  }
+
+  func backward(
+    _ batch: PackedMicroBatch, slot: Int, worker: Int, gradient: [UInt8], sink: any GradientSink
+  ) throws(TrainingFailure) -> [UInt8] {
+    try stage.backward(batch, slot: slot, worker: worker, gradient: gradient, sink: sink)
+  }
+
+  func encodedTaps(_ batch: PackedMicroBatch, slot: Int) -> [UInt8] {
+    stage.encodedTaps(batch, slot: slot)
   }
 }
 

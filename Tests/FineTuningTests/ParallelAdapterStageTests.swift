@@ -32,6 +32,29 @@ struct ParallelAdapterStageTests {
     }
   }
 
+  @Test(
+    "give the same bits where a first stage has run the backbone ahead, before the gradients of the batch before came",
+    arguments: Fixture.cases)
+  func ahead(testCase: Fixture.Case) throws {
+    let fixture = try Fixture(testCase)
+    for ranges in splits(fixture.layerCount) {
+      var expected = StageRun(fixture.stages(ranges))
+      var run = StageRun(fixture.stages(ranges, ahead: 2))
+      for (index, batch) in fixture.batches.enumerated() {
+        try expected.forward(batch, .train)
+        try expected.backward(batch)
+        try run.forward(batch, .train, prepared: index == 0 ? nil : index % 2)
+        if index + 1 < fixture.batches.count {
+          try run.stages[0].prepare(fixture.batches[index + 1], ahead: (index + 1) % 2, worker: 0)
+        }
+        try run.backward(batch)
+        #expect(run.outputs[index] == expected.outputs[index], "\(ranges)")
+        #expect(run.taps[index] == expected.taps[index], "\(ranges)")
+      }
+      #expect(run.gradients == expected.gradients, "\(ranges)")
+    }
+  }
+
   @Test("predict what one device predicts, bit for bit, with its losses", arguments: Fixture.cases)
   func prediction(testCase: Fixture.Case) throws {
     let fixture = try Fixture(testCase)

@@ -75,15 +75,15 @@ struct SideStageFixture {
     )
   }
 
-  /// The stages that the given layers are.
+  /// The stages that the given layers are; the first has places to run micro-batches ahead.
   func stages(
-    _ ranges: [Range<Int>], slots: Int = 1, workers: Int = 1, backbone: (any Backbone)? = nil
+    _ ranges: [Range<Int>], slots: Int = 1, ahead: Int = 0, workers: Int = 1, backbone: (any Backbone)? = nil
   ) -> [any StageComputation] {
     ranges.map {
       ParallelAdapterStage(
         shape: shape, backbone: backbone ?? self.backbone, parameters: parameters, layers: $0,
         element: testCase.element,
-        capacity: capacity, slots: slots, workers: workers)
+        capacity: capacity, slots: slots, ahead: $0.lowerBound == 0 ? ahead : 0, workers: workers)
     }
   }
 
@@ -138,13 +138,15 @@ struct StageRun {
   }
 
   mutating func forward(
-    _ batch: PackedMicroBatch, _ pass: StagePass, slot: Int = 0, worker: Int = 0
+    _ batch: PackedMicroBatch, _ pass: StagePass, slot: Int = 0, worker: Int = 0, prepared: Int? = nil
   ) throws {
     var boundary: [UInt8] = []
     var output = StageOutput()
     taps[batch.ordinal] = []
     for stage in stages {
-      output = try stage.forward(batch, pass: pass, slot: slot, worker: worker, input: boundary)
+      output = try stage.forward(
+        batch, pass: pass, slot: slot, worker: worker, input: boundary,
+        prepared: stage.aheadSlots > 0 ? prepared : nil)
       boundary = output.boundary
       taps[batch.ordinal]?.append(stage.encodedTaps(batch, slot: slot))
     }

@@ -13,9 +13,23 @@ package import TensorKernels
 /// - Safety: a slot and a worker are each used by one thread at a time; parameters change between steps only.
 package final class ParallelAdapterStage: StageComputation, @unchecked Sendable {
   /// What a slot holds between the forward and the backward of its micro-batch.
-  private struct Slot {
+  private final class Slot {
     let network: SideNetworkPart
-    let taps: TapBuffer
+    var taps: TapBuffer
+
+    init(network: SideNetworkPart, taps: TapBuffer) {
+      self.network = network
+      self.taps = taps
+    }
+  }
+
+  /// A micro-batch of the next mini-batch whose backbone has been run.
+  private final class Ahead {
+    var taps: TapBuffer
+    /// What the next stage reads of the backbone.
+    var rows: [UInt8] = []
+
+    init(taps: TapBuffer) { self.taps = taps }
   }
 
   /// What the micro-batches of one thread share.
@@ -36,21 +50,25 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
   package let gradientSums: GradientSumFormat
   /// Micro-batches that can be in flight.
   package var slots: Int { held.count }
+  /// Micro-batches of the next mini-batch that the backbone can run ahead; a slot's taps and theirs change places.
+  package var aheadSlots: Int { ahead.count }
 
   private let shape: SideNetworkShape
   private let element: ActivationElement
   private let parts: [StackPart]
   private let held: [Slot]
+  private let ahead: [Ahead]
   private let workers: [Worker]
   private let arena: Arena
 
   /// A stage for micro-batches within `capacity`; of backbone and parameters only the stage's own layers are read.
   package init(
     shape: SideNetworkShape, backbone: any Backbone, parameters: ParameterTree, layers: Range<Int>,
-    element: ActivationElement, capacity: MicroBatchCapacity, slots: Int, workers: Int,
-    gradientPrecision: GradientPrecision = .full
+    element: ActivationElement, capacity: MicroBatchCapacity, slots: Int, ahead aheadSlots: Int = 0,
+    workers: Int, gradientPrecision: GradientPrecision = .full
   ) {
     precondition(slots > 0 && workers > 0, "a stage of \(slots) slots and \(workers) workers")
+    precondition(aheadSlots == 0 || layers.lowerBound == 0, "only a first stage runs ahead, not \(layers)")
     let parts = StackPart.parts(of: layers, depths: shape.depths)
     self.shape = shape
     self.parameters = parameters
@@ -71,6 +89,9 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
           layout: &layout),
         taps: TapBuffer(shape: shape, element: element, capacity: capacity, parts: parts))
     }
+    ahead = (0..<aheadSlots).map { _ in
+      Ahead(taps: TapBuffer(shape: shape, element: element, capacity: capacity, parts: parts))
+    }
     self.workers = (0..<workers).map { _ in
       Worker(
         backbone: BackbonePart(backbone, parts: parts, capacity: capacity),
@@ -83,7 +104,7 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
   /// Bytes of a stage's buffers, its weights and parameters not counted.
   package static func byteCount(
     shape: SideNetworkShape, backbone: any Backbone, layers: Range<Int>, element: ActivationElement,
-    capacity: MicroBatchCapacity, slots: Int, workers: Int
+    capacity: MicroBatchCapacity, slots: Int, ahead: Int = 0, workers: Int
   ) -> Int {
     let parts = StackPart.parts(of: layers, depths: shape.depths)
     let tree = shape.emptyParameters()
@@ -103,30 +124,42 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
     let floats =
       layout.floatCount + frozen
       + workers * BackbonePart.floatCount(backbone, parts: parts, capacity: capacity)
-    return floats * MemoryLayout<Float>.stride + slots
+    return floats * MemoryLayout<Float>.stride + (slots + ahead)
       * TapBuffer.byteCount(shape: shape, element: element, capacity: capacity, parts: parts)
   }
 
   /// Nothing to prepare: a side network drops nothing.
   package func begin(step: Int) {}
 
+  /// Runs the backbone's layers and rounds their taps, for a later `forward`.
+  package func prepare(_ batch: PackedMicroBatch, ahead index: Int, worker: Int) throws(TrainingFailure) {
+    let (place, backbone) = (ahead[index], workers[worker].backbone)
+    try run(backbone, batch, into: place.taps)
+    place.rows = StageBoundary.bytes(backbone.rowsForNext(batch))
+  }
+
   /// Runs the backbone's layers, rounds their taps, and runs the side layers on them.
   package func forward(
-    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8]
+    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8], prepared: Int?
   ) throws(TrainingFailure) -> StageOutput {
-    let (network, taps) = (held[slot].network, held[slot].taps)
+    let (slot, network) = (held[slot], held[slot].network)
     let backbone = workers[worker].backbone
-    taps.prepare(encoderTokens: batch.encoder.tokens, decoderTokens: batch.decoder?.tokens ?? 0)
+    let known = prepared.map { index in
+      swap(&slot.taps, &ahead[index].taps)
+      return ahead[index].rows
+    }
     let sidePass = sidePass(batch, slot, worker)
     let rows = backbone.rowsFromPrevious(batch)
     let states = pass == .fill ? [] : network.statesFromPrevious(sidePass)
     try StageBoundary.read(input, into: rows + states, "activations", layers: layers)
-    try run(backbone, batch, into: taps)
+    if known == nil { try run(backbone, batch, into: slot.taps) }
     if pass == .fill { return StageOutput(boundary: StageBoundary.bytes(backbone.rowsForNext(batch))) }
     guard network.output != nil else {
       _ = network.forward(sidePass)
+      let states = network.statesForNext(sidePass)
       return StageOutput(
-        boundary: StageBoundary.bytes(backbone.rowsForNext(batch) + network.statesForNext(sidePass)))
+        boundary: known.map { $0 + StageBoundary.bytes(states) }
+          ?? StageBoundary.bytes(backbone.rowsForNext(batch) + states))
     }
     let output = network.forwardToHead(sidePass)
     var predictions: [Float] = []
@@ -141,6 +174,7 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
   private func run(
     _ backbone: BackbonePart, _ batch: PackedMicroBatch, into taps: TapBuffer
   ) throws(TrainingFailure) {
+    taps.prepare(encoderTokens: batch.encoder.tokens, decoderTokens: batch.decoder?.tokens ?? 0)
     var overflow: (stack: Int, tap: Int, values: Int)?
     let indices = shape.stacks.indices.map { stack in
       parts.first { $0.stack == stack }.map { shape.stacks[stack].taps(of: $0) } ?? []
@@ -162,7 +196,7 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
     _ batch: PackedMicroBatch, slot: Int, worker: Int, gradient: [UInt8], sink: any GradientSink
   ) throws(TrainingFailure) -> [UInt8] {
     let network = held[slot].network
-    let pass = sidePass(batch, slot, worker)
+    let pass = sidePass(batch, held[slot], worker)
     try StageBoundary.read(gradient, into: network.gradientsFromNext(pass), "gradients", layers: layers)
     network.backward(pass, sink: sink)
     return StageBoundary.bytes(network.gradientsForPrevious(pass))
@@ -181,8 +215,8 @@ package final class ParallelAdapterStage: StageComputation, @unchecked Sendable 
     }
   }
 
-  private func sidePass(_ batch: PackedMicroBatch, _ slot: Int, _ worker: Int) -> SideNetworkPart.Pass {
+  private func sidePass(_ batch: PackedMicroBatch, _ slot: Slot, _ worker: Int) -> SideNetworkPart.Pass {
     SideNetworkPart.Pass(
-      batch: batch, taps: held[slot].taps, scratch: workers[worker].scratch, arena: arena)
+      batch: batch, taps: slot.taps, scratch: workers[worker].scratch, arena: arena)
   }
 }

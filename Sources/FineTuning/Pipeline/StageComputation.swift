@@ -50,9 +50,17 @@ package protocol StageComputation: AnyObject, Sendable {
   var slots: Int { get }
   /// Called before each optimizer step with its number, from 1 on.
   func begin(step: Int)
+  /// Places for micro-batches of the next mini-batch whose frozen layers are run ahead; 0 where they cannot be.
+  var aheadSlots: Int { get }
+  /// Runs the frozen layers of a micro-batch whose training forward comes in a later step (first stage only).
+  ///
+  /// What they give does not depend on trained parameters, so it may be computed while the stage would wait.
+  func prepare(_ batch: PackedMicroBatch, ahead: Int, worker: Int) throws(TrainingFailure)
   /// Runs the stage's layers forward; `input` is the boundary that the stage before gave, empty in the first.
+  ///
+  /// - Parameter prepared: the place whose frozen layers `prepare` has run for this micro-batch; used once.
   func forward(
-    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8]
+    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8], prepared: Int?
   ) throws(TrainingFailure) -> StageOutput
   /// Runs them backward; `gradient` is what the next stage gave, empty in the last. Returns what the stage before needs.
   func backward(
@@ -64,6 +72,13 @@ package protocol StageComputation: AnyObject, Sendable {
 }
 
 extension StageComputation {
+  /// Runs the stage's layers forward, with nothing prepared.
+  package func forward(
+    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8]
+  ) throws(TrainingFailure) -> StageOutput {
+    try forward(batch, pass: pass, slot: slot, worker: worker, input: input, prepared: nil)
+  }
+
   /// Once: a leaf's whole gradient at a time.
   package var contributions: Int { 1 }
 }

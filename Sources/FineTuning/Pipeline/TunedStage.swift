@@ -94,11 +94,20 @@ package final class TunedStage: StageComputation, @unchecked Sendable {
   /// Tells which step the next micro-batches belong to.
   package func begin(step: Int) { self.step = step }
 
+  /// None: layers that are trained give other activations after every step.
+  package var aheadSlots: Int { 0 }
+
+  /// Never asked for, as there is no place.
+  package func prepare(_ batch: PackedMicroBatch, ahead: Int, worker: Int) {
+    preconditionFailure("a tuned backbone has nothing that can be run ahead")
+  }
+
   /// Runs the layers; a tuned backbone's activations are nobody's taps, so there is nothing to fill.
   package func forward(
-    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8]
+    _ batch: PackedMicroBatch, pass: StagePass, slot: Int, worker: Int, input: [UInt8], prepared: Int?
   ) throws(TrainingFailure) -> StageOutput {
-    precondition(pass != .fill, "a tuned backbone has no taps to fill a cache with")
+    precondition(
+      pass != .fill && prepared == nil, "a tuned backbone has no taps, to fill a cache with or to prepare")
     let part = held[slot]
     let dropout = pass == .train ? BatchDropout(self.dropout, batch, step: step) : nil
     let partPass = partPass(batch, dropout, worker)

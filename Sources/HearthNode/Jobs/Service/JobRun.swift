@@ -116,7 +116,7 @@ struct JobRun: Sendable {
         try fetch(request.layers, needsOutput: request.layers.upperBound == depth)
         return technique.stage(
           try material.backbone(), parameters: tree, layers: request.layers, capacity: run.capacity,
-          slots: request.slots, workers: request.workers, dropoutSeed: seed)
+          slots: request.slots, ahead: request.ahead, workers: request.workers, dropoutSeed: seed)
       },
       cached: {
         try fetch(0..<0, needsOutput: true)

@@ -6,7 +6,7 @@ extension TrainedTechnique {
   /// One stage of a pipeline that computes this technique.
   func stage(
     _ backbone: any Backbone, parameters: ParameterTree, layers: Range<Int>, capacity: MicroBatchCapacity,
-    slots: Int, workers: Int, dropoutSeed: UInt64
+    slots: Int, ahead: Int, workers: Int, dropoutSeed: UInt64
   ) -> any StageComputation {
     guard let sideShape else {
       return TunedStage(
@@ -16,7 +16,7 @@ extension TrainedTechnique {
     }
     return ParallelAdapterStage(
       shape: sideShape, backbone: backbone, parameters: parameters, layers: layers, element: element,
-      capacity: capacity, slots: slots, workers: workers, gradientPrecision: gradientPrecision)
+      capacity: capacity, slots: slots, ahead: ahead, workers: workers, gradientPrecision: gradientPrecision)
   }
 
   /// The trained leaves that a stage of these layers has to do with; the same on every device.

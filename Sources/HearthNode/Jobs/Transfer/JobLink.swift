@@ -214,6 +214,17 @@ final class JobLink: @unchecked Sendable {
     }
   }
 
+  /// The next message with this tag; nil when it is not there yet.
+  func poll(_ tag: JobTag) throws(JobChannelFailure) -> [UInt8]? {
+    let (message, resumed) = try monitor.locked { () throws(JobChannelFailure) in
+      if let failure { throw failure }
+      let message = takeWaiting(tag)
+      return (message, waitingBytes < JobLinkLimits.waitingBytes / 2 ? takePaused() : [])
+    }
+    for session in resumed { transport.resume(session) }
+    return message
+  }
+
   /// The message, or nil when a session is to be read on or dialled before it is waited for.
   private func next(_ tag: JobTag) throws(JobChannelFailure) -> ([UInt8]?, [SessionID]) {
     readers += 1

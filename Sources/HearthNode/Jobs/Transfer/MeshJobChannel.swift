@@ -78,6 +78,13 @@ package final class MeshJobChannel: JobChannel {
     return try following(link) { () throws(JobChannelFailure) in try link.receive(tag) }
   }
 
+  /// The next message with this tag from that device, if it is there already.
+  package func poll(_ tag: JobTag, from place: Int) throws(JobChannelFailure) -> [UInt8]? {
+    precondition(links.indices ~= place, "place \(place) of \(links.count)")
+    let link = links[place]
+    return try following(link) { () throws(JobChannelFailure) in try link.poll(tag) }
+  }
+
   /// Stops the job on all devices of the plan; the reason is for people.
   package func abort(_ reason: String) { fail(.aborted(reason)) }
 
