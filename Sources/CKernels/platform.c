@@ -226,3 +226,9 @@ void hearth_allocator_limits(int32_t mapped, int32_t kept) {
   (void)mapped, (void)kept;
 #endif
 }
+
+void hearth_allocator_trim(void) {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}

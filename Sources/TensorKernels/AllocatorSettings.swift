@@ -12,4 +12,10 @@ package enum AllocatorSettings {
   /// Messages of some hundred KiB are over the C library's limits: each would be mapped, zeroed page by page and unmapped,
   /// which was 30 % of the processor time of a ring.
   package static func keepFreedMemory() { hearth_allocator_limits(mappedBytes, keptBytes) }
+
+  /// Gives all free pages of all heaps back to the system; for moments when nobody computes.
+  ///
+  /// Each thread of a job may allocate from another heap than its predecessor did in the job before, and between what
+  /// stays in a heap the free pages stay too.
+  package static func giveFreedMemoryBack() { hearth_allocator_trim() }
 }

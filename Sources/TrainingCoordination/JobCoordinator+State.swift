@@ -108,7 +108,20 @@ extension JobCoordinator {
   }
 
   func silenceLimit(of device: DeviceID) -> Duration {
-    isBusy(device) ? JobLimits.busySilence : JobLimits.silence
+    if isBusy(device) { return JobLimits.busySilence }
+    return isWatching(device) ? JobLimits.watcherSilence : JobLimits.silence
+  }
+
+  /// Whether a device has no part in the plan in force and no vote on the next.
+  func isWatching(_ device: DeviceID) -> Bool {
+    guard let current else { return false }
+    return !current.proposal.household.contains(device) && decree.roster.weight(of: device) == 0
+  }
+
+  /// Whether a device has not said why it could not compute, as far as this device knows it.
+  func mayTakePart(_ device: DeviceID) -> Bool {
+    guard let told = devices[device] else { return false }
+    return declines[device] == nil && !told.isLeaving
   }
 
   /// Whether a device takes part in gossip and has said something lately, or has not had the time to.
@@ -140,15 +153,15 @@ extension JobCoordinator {
   }
 
   /// Who plans: the first suggestion while it is there, then gossip's present one, then the owner, then anybody of
-  /// those who decide; once there is a plan, devices that are ready to plan come first.
+  /// those who decide; once there is a plan, devices that are ready to plan come first, and those that cannot compute
+  /// themselves last.
   package func leader(at now: MonotonicInstant) -> DeviceID? {
     let wanted = [specification.leader, membership.leader, specification.owner].compactMap { $0 }
     let voters = decree.roster.devices
-    let present = (wanted + voters).filter {
-      voters.contains($0) && declines[$0] == nil && isPresent($0, at: now)
-    }
-    if certificate == nil { return present.first }
-    return present.first { isFit($0) } ?? present.first
+    let present = (wanted + voters).filter { voters.contains($0) && isPresent($0, at: now) }
+    let willing = present.filter { declines[$0] == nil }
+    if certificate == nil { return willing.first }
+    return willing.first { isFit($0) } ?? willing.first ?? present.first
   }
 
   // MARK: - Notes

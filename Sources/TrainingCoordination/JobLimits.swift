@@ -32,6 +32,8 @@ package enum JobLimits {
   package static let idleBeat: Duration = .seconds(1)
   /// The same for a device without a part, to the owner and the leader alone.
   package static let watcherBeat: Duration = .seconds(2)
+  /// How long a device without a part may say nothing: one of its beats may be lost.
+  package static let watcherSilence: Duration = .seconds(5)
   /// Time after which something that was not answered is sent again.
   package static let resend: Duration = .seconds(2)
   /// The same for the steps of a decree, for which a whole job waits.

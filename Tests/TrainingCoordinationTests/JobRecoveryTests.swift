@@ -260,6 +260,69 @@ import TrainingCoordination
     #expect(alone.outcomes([0]) == [.failed(device: alone.id(0), reason: "its disk is full")])
   }
 
+  @Test("The only device of a plan that fails drops out, hands over what it has, and the others end the job", arguments: [0, 2])
+  func onlyVotersFailure(_ owner: Int) {
+    var world = JobWorld(count: 3, roster: 3, owner: owner, seed: 195)
+    world.steps = 200
+    world.unwanted = [1, 2]
+    world.joining = .keep("the job ends sooner without it")
+    if owner == 2 {
+      // The plan is made without the owner, so that one device alone decides on the next.
+      world.unwanted = [1]
+      world.stuck = [2: "prepare"]
+    }
+    world.submit()
+    if owner == 2 {
+      world.run(10) { $0.nodes[0].coordinator?.progress.isPrepared ?? false }
+      world.crash(2)
+    }
+    world.run(60) { $0.furthest >= 5 }
+    #expect(world.participants(0) == [0] && world.nodes[0].coordinator?.decree.roster.devices == [world.id(0)])
+    (world.unwanted, world.stuck, world.joining) = ([], [:], .direct)
+    if owner == 2 { world.restart(2) }
+    world.run(3)
+    let step = world.furthest
+    let start = world.now
+    world.nodes[0].run?.isBroken = RunStop(committedStep: step, culprit: .own, reason: "its disk is full")
+    world.run(20) { $0.furthest > step + 1 && $0.participants(1) == [1, 2] }
+    #expect(world.outcomes(0..<3) == [nil, nil, nil])
+    #expect(world.participants(1) == [1, 2])
+    #expect(start.duration(to: world.now) <= .seconds(5))
+    #expect(world.notes(1).contains(.lost(world.id(0), reason: "its disk is full")))
+    #expect(world.nodes[1].coordinator?.certificate?.proposal.donors == [world.id(0)])
+    world.run(60) { $0.participants(0) == [0, 1, 2] }
+    #expect(world.participants(0) == [0, 1, 2])
+    world.run(120) { $0.isFinished(0..<3) }
+    #expect(world.isFinished(0..<3))
+  }
+
+  @Test("The only device of a plan that fails waits for the others when these are only away for a while")
+  func onlyVotersFailureBeforeOthersAreBack() {
+    var world = JobWorld(count: 2, roster: 2, seed: 196)
+    world.steps = 200
+    world.submit()
+    world.run(30) { $0.furthest >= 5 }
+    world.crash(1)
+    world.run(20) { $0.participants(0) == [0] && $0.nodes[0].run != nil }
+    world.restart(1)
+    world.run(1)
+    world.nodes[0].run?.isBroken = RunStop(
+      committedStep: world.nodes[0].step, culprit: .own, reason: "its disk is full")
+    world.run(120) { $0.isFinished(0..<2) }
+    #expect(world.isFinished(0..<2))
+  }
+
+  @Test("A record that the only voter cannot write ends the job: what it decides must outlast its daemon")
+  func onlyVotersRecord() {
+    var world = JobWorld(count: 2, roster: 2, seed: 197)
+    world.unwanted = [1]
+    world.submit()
+    world.run(30) { $0.furthest >= 5 }
+    let reason = "its disk does not take the job's record"
+    world.handle(.failed(nil, .own, reason), 0)
+    #expect(world.outcomes([0]) == [.failed(device: world.id(0), reason: reason)])
+  }
+
   @Test("A device that breaks runs off again and again is left out for a time that doubles")
   func repeatOffender() {
     var world = running(4, seed: 193)

@@ -10,7 +10,11 @@ MIB = 1 << 20
 CRASH, JOIN, LEAVE = "crash", "join", "leave"
 CRASH_SECONDS, JOIN_SECONDS, LEAVE_STEPS = 5.0, 10.0, 1
 # What a daemon may hold more at the end of a soak than in its beginning.
-GROWTH_SHARE, GROWTH_BYTES, GROWTH_COUNT = 0.10, 24 * MIB, 4
+GROWTH_SHARE, GROWTH_BYTES, GROWTH_COUNT = 0.10, 8 * MIB, 4
+# What is compared, with what it may grow by; of bytes, the larger of a share and a constant.
+GROWTH_OF = {"resident_bytes": None, "own_bytes": None, "file_bytes": None, "descriptors": GROWTH_COUNT, "threads": GROWTH_COUNT}
+GROWTH_NAMES = {"resident_bytes": "resident set", "own_bytes": "of it no file's", "file_bytes": "of it mapped files",
+                "descriptors": "file descriptors", "threads": "threads"}
 
 
 def replace(path, text):
@@ -104,17 +108,24 @@ def contribution(events, session, late_host):
 # Reading
 
 
-def quiet(run):
-    return [job for job in run["jobs"] if job["name"].startswith("quiet") and job.get("digest")]
+def epochs_of(job, run):
+    return job.get("epochs", run["options"]["epochs"])
 
 
-def quiet_seconds(run):
-    found = [job["seconds"] for job in quiet(run) if job.get("seconds")]
+def quiet(run, epochs=None):
+    """The jobs without a fault that had so many epochs; of the usual ones when none are named."""
+    wanted = epochs or run["options"]["epochs"]
+    return [job for job in run["jobs"]
+            if job["name"].startswith("quiet") and job.get("digest") and epochs_of(job, run) == wanted]
+
+
+def quiet_seconds(run, epochs=None):
+    found = [job["seconds"] for job in quiet(run, epochs) if job.get("seconds")]
     return statistics.median(found) if found else None
 
 
 def is_same(job, run):
-    known = quiet(run)
+    known = quiet(run, epochs_of(job, run))
     return bool(job.get("digest")) and bool(known) and job["digest"] == known[0]["digest"]
 
 
@@ -139,7 +150,7 @@ def seconds(value):
 
 
 def lost(job, run):
-    whole = quiet_seconds(run)
+    whole = quiet_seconds(run, epochs_of(job, run))
     return job["seconds"] - whole if whole and job.get("seconds") else None
 
 
@@ -149,8 +160,9 @@ def verdict(job):
         return "–"
     goal = f"≤ {limit:g} {unit}"
     if value is None:
-        why = next((note for note in job.get("notes") or [] if note.startswith("declined")), None)
-        return f"{goal}: not used ({why})" if why else f"{goal}: **not seen**"
+        why = next((note for note in job.get("notes") or [] if note.startswith("not_used")), None)
+        # "not_used device-4 REASON"
+        return f"{goal}: not used ({why.split(' ', 2)[-1]})" if why else f"{goal}: **not seen**"
     return f"{goal}: {'reached' if value <= limit else '**missed**'} ({value:.1f})"
 
 
@@ -185,8 +197,9 @@ def soak_line(soak):
     done = len(soak["jobs"])
     failed = sum(1 for job in soak["jobs"] if job.get("failure"))
     sample = soak["samples"][-1]["daemons"] if soak["samples"] else {}
-    held = ", ".join(f"{host}: {usage['resident_bytes'] // MIB} MiB, {usage['descriptors']} fds, {usage['threads']} threads"
-                     for host, usage in sample.items())
+    held = ", ".join(
+        f"{host}: {usage['resident_bytes'] // MIB} MiB ({usage['own_bytes'] // MIB} own, {usage['file_bytes'] // MIB} of files), "
+        f"{usage['descriptors']} fds, {usage['threads']} threads" for host, usage in sample.items())
     return f"soak: {done} jobs ({failed} failed), {sum(soak['faults'].values())} faults; {held}"
 
 
@@ -206,7 +219,10 @@ def growth(soak):
         if len(longest) < 3:
             continue
         third = max(1, len(longest) // 3)
-        for key, allowed in (("resident_bytes", None), ("descriptors", GROWTH_COUNT), ("threads", GROWTH_COUNT)):
+        for key, allowed in GROWTH_OF.items():
+            # An earlier run's file may lack a figure.
+            if key not in longest[0]:
+                continue
             first = statistics.median(usage[key] for usage in longest[:third])
             last = statistics.median(usage[key] for usage in longest[-third:])
             limit = max(GROWTH_SHARE * first, GROWTH_BYTES) if allowed is None else allowed
@@ -222,10 +238,10 @@ def soak_text(run):
     failed = [job for job in soak["jobs"] if job.get("failure")]
     same = sum(1 for job in soak["jobs"] if is_same(job, run))
     faults = ", ".join(f"{count} × {kind}" for kind, count in sorted(soak["faults"].items()))
-    rows = [[f"device-{row['host']}", {"resident_bytes": "resident set", "descriptors": "file descriptors",
-                                       "threads": "threads"}[row["what"]],
-             f"{row['first'] / MIB:.0f} MiB" if row["what"] == "resident_bytes" else f"{row['first']:g}",
-             f"{row['last'] / MIB:.0f} MiB" if row["what"] == "resident_bytes" else f"{row['last']:g}",
+    def figure(row, when):
+        return f"{row[when] / MIB:.0f} MiB" if row["what"].endswith("_bytes") else f"{row[when]:g}"
+
+    rows = [[f"device-{row['host']}", GROWTH_NAMES[row["what"]], figure(row, "first"), figure(row, "last"),
              str(row["jobs"]), "**grew**" if row["grew"] else "did not grow"] for row in growth(soak)]
     text = (f"Soak of {soak['minutes']:g} minutes, a fault every 10 s ({faults}): {len(soak['jobs'])} jobs, {same} with the quiet "
             f"adapter, {len(failed)} failed. Between jobs, first third against last third of a daemon's longest life:")
@@ -237,7 +253,7 @@ def facts(run):
     loud = run["load_before"] > 0.25 * machine["processors"]
     where = ("daemons on 127.0.0.1 without limits" if options["loopback"]
              else f"hosts of `scripts/household` with links of 1 Gbit/s and 0.2 ms, each limited to {options['share']:g} of a processor")
-    known = quiet(run)
+    known, long = quiet(run), [job for job in run["jobs"] if job["name"] == "quiet long job of two devices" and job.get("digest")]
     return "\n".join([
         f"- {machine['processor']}, {machine['processors']} processors, {machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"{machine['system']}; {options['devices']} {where}",
@@ -246,6 +262,7 @@ def facts(run):
         (f"- quiet: {', '.join(seconds(job.get('seconds')) for job in known)} from the first phase to the end, {known[0].get('steps')} steps; "
          f"one adapter: {'yes' if len({job['digest'] for job in known}) == 1 else '**no**'} (`{known[0]['digest'][:16]}…`)"
          if known else "- no quiet run"),
+    ] + [f"- quiet long job of {job['epochs']} epochs on two devices: {seconds(job.get('seconds'))}" for job in long] + [
         "- *longer than quiet* has the work that a device no longer does in it; *longest time without a committed step* has only the "
         "change; steps are told every 0.1 to 0.5 s",
         f"- load before the run: {run['load_before']:.2f}" + (" (**not a quiet machine: do not publish**)" if loud else "")])
@@ -262,6 +279,7 @@ def merged(run, earlier):
         return run
     if run.get("soak") is None and earlier.get("soak"):
         run["soak"] = earlier["soak"]
-    if not any(not job["name"].startswith("quiet") for job in run["jobs"]):
-        run["jobs"] = earlier["jobs"] + run["jobs"]
+    known = {job["name"]: job for job in earlier["jobs"]}
+    known.update({job["name"]: job for job in run["jobs"]})
+    run["jobs"] = list(known.values())
     return run

@@ -47,6 +47,8 @@ void hearth_unmap_pages(void *base, size_t bytes);
 // The C library maps blocks from `mapped` bytes on and keeps `kept` free bytes at the end of a heap; nothing where it is
 // not glibc.
 void hearth_allocator_limits(int32_t mapped, int32_t kept);
+// Gives the system the whole pages that are free in any heap; nothing where it is not glibc.
+void hearth_allocator_trim(void);
 
 // Subnormal operands and results count as zero on the calling thread from now on.
 uint64_t hearth_flush_subnormals(void);
