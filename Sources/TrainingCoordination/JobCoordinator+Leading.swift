@@ -319,7 +319,9 @@ extension JobCoordinator {
     if let current {
       // Whoever holds something of the run, and is there, hands it over; one on which something does not work is only
       // asked when nobody else can.
-      let isAnyWilling = current.proposal.participants.contains { declines[$0] == nil && isThere($0, at: now) }
+      let isAnyWilling = current.proposal.participants.contains {
+        declines[$0] == nil && isThere($0, at: now)
+      }
       let holders = current.proposal.household.filter { device in
         !household.contains(device) && (declines[device] == nil || !isAnyWilling) && isThere(device, at: now)
           && (device == own || membership.reachable.contains(device))

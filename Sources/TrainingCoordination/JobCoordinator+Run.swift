@@ -187,9 +187,7 @@ extension JobCoordinator {
   ///
   /// It still votes, and leads when nobody else may: the next plan can be one of other devices.
   private mutating func dropOut(_ reason: String, at now: MonotonicInstant) {
-    if decree.roster.devices == [own], !others.contains(where: mayTakePart) {
-      return end(.failure(of: own, reason))
-    }
+    guard canDoWithout else { return end(.failure(of: own, reason)) }
     decline(reason, at: now)
     interrupt(reason, culprit: own, at: now)
   }

@@ -81,6 +81,11 @@ extension JobCoordinator {
   /// Whether this device has a role in the plan in force.
   var hasRole: Bool { current?.proposal.household.contains(own) ?? false }
 
+  /// Whether the job can go on when this device cannot compute any more.
+  package var canDoWithout: Bool {
+    decree.roster.devices != [own] || others.contains(where: mayTakePart)
+  }
+
   /// Whether this device holds all trained values; a stage's end without them counts for its plan alone.
   var hasResult: Bool { completions[own]?.digest != nil }
 
@@ -155,10 +160,19 @@ extension JobCoordinator {
   /// Who plans: the first suggestion while it is there, then gossip's present one, then the owner, then anybody of
   /// those who decide; once there is a plan, devices that are ready to plan come first, and those that cannot compute
   /// themselves last.
-  package func leader(at now: MonotonicInstant) -> DeviceID? {
+  package func leader(at now: MonotonicInstant) -> DeviceID? { leader(without: nil, at: now) }
+
+  /// Who would plan if the leader were lost; nil when nobody could.
+  package func deputy(at now: MonotonicInstant) -> DeviceID? {
+    leader(at: now).flatMap { leader(without: $0, at: now) }
+  }
+
+  private func leader(without lost: DeviceID?, at now: MonotonicInstant) -> DeviceID? {
     let wanted = [specification.leader, membership.leader, specification.owner].compactMap { $0 }
     let voters = decree.roster.devices
-    let present = (wanted + voters).filter { voters.contains($0) && isPresent($0, at: now) }
+    let present = (wanted + voters).filter {
+      $0 != lost && voters.contains($0) && isPresent($0, at: now)
+    }
     let willing = present.filter { declines[$0] == nil }
     if certificate == nil { return willing.first }
     return willing.first { isFit($0) } ?? willing.first ?? present.first

@@ -40,6 +40,23 @@ import TrainingCoordination
     }
   }
 
+  @Test("Whoever leads when the leader is lost was its deputy before")
+  func deputy() {
+    for leader in 0..<4 {
+      var world = JobWorld(count: 4, roster: 4, owner: 1, leader: leader, seed: UInt64(105 + leader))
+      world.submit()
+      world.run(30) { $0.furthest >= 5 }
+      let rest = Array(0..<4).filter { $0 != leader }
+      let told = Set(rest.map { world.nodes[$0].coordinator?.deputy(at: world.now) })
+      #expect(told.count == 1 && !told.contains(world.id(leader)) && !told.contains(nil))
+      world.crash(leader)
+      world.run(10) { $0.epoch(rest[0]) == 2 }
+      #expect(Set(rest.map { world.nodes[$0].coordinator?.leader(at: world.now) }) == told)
+    }
+    let alone = running(1, seed: 109)
+    #expect(alone.nodes[0].coordinator?.deputy(at: alone.now) == nil)
+  }
+
   @Test("A device that freezes is missed after two seconds of silence, and comes back as a newcomer")
   func freeze() {
     var world = running(3, seed: 110)
@@ -260,10 +277,12 @@ import TrainingCoordination
     #expect(alone.outcomes([0]) == [.failed(device: alone.id(0), reason: "its disk is full")])
   }
 
-  @Test("The only device of a plan that fails drops out, hands over what it has, and the others end the job", arguments: [0, 2])
+  @Test(
+    "The only device of a plan that fails drops out, hands over what it has, and the others end the job",
+    arguments: [0, 2])
   func onlyVotersFailure(_ owner: Int) {
     var world = JobWorld(count: 3, roster: 3, owner: owner, seed: 195)
-    world.steps = 200
+    world.steps = 2000
     world.unwanted = [1, 2]
     world.joining = .keep("the job ends sooner without it")
     if owner == 2 {
@@ -277,12 +296,14 @@ import TrainingCoordination
       world.crash(2)
     }
     world.run(60) { $0.furthest >= 5 }
-    #expect(world.participants(0) == [0] && world.nodes[0].coordinator?.decree.roster.devices == [world.id(0)])
-    (world.unwanted, world.stuck, world.joining) = ([], [:], .direct)
+    #expect(
+      world.participants(0) == [0] && world.nodes[0].coordinator?.decree.roster.devices == [world.id(0)])
+    (world.unwanted, world.stuck) = ([], [:])
     if owner == 2 { world.restart(2) }
     world.run(3)
     let step = world.furthest
     let start = world.now
+    world.joining = .direct
     world.nodes[0].run?.isBroken = RunStop(committedStep: step, culprit: .own, reason: "its disk is full")
     world.run(20) { $0.furthest > step + 1 && $0.participants(1) == [1, 2] }
     #expect(world.outcomes(0..<3) == [nil, nil, nil])
@@ -306,8 +327,8 @@ import TrainingCoordination
     world.run(20) { $0.participants(0) == [0] && $0.nodes[0].run != nil }
     world.restart(1)
     world.run(1)
-    world.nodes[0].run?.isBroken = RunStop(
-      committedStep: world.nodes[0].step, culprit: .own, reason: "its disk is full")
+    let stop = RunStop(committedStep: world.nodes[0].step, culprit: .own, reason: "its disk is full")
+    world.nodes[0].run?.isBroken = stop
     world.run(120) { $0.isFinished(0..<2) }
     #expect(world.isFinished(0..<2))
   }

@@ -100,6 +100,16 @@ struct JobServiceTests {
     try await running.ends(plans: plans)
   }
 
+  @Test("has its links measured by the device that would lead next before that has to")
+  func deputysLinks() async throws {
+    let running = try await Running(3, up: [0, 1, 2])
+    try await running.epochs(10)
+    let surveys = running.bench.devices.map { $0.surveys.withLock { $0 } }
+    // Its leader has planned; one of the others is its deputy.
+    #expect(surveys[0] > 0 && surveys[1] + surveys[2] == 1)
+    try await running.ends(plans: 1)
+  }
+
   @Test("goes on from the disk when all devices lost power")
   func powerLoss() async throws {
     let running = try await Running(2, up: [0, 1], epochs: 500, technique: .parallel)
@@ -137,7 +147,8 @@ struct JobServiceTests {
     await running.bench.kill([1])
     try await running.bench.start([1])
     let later = try await running.report(on: 1) { _ in true }
-    #expect(later.doneEpochs == 500 && later.finishedEpochs == over.finishedEpochs && later.metrics == over.metrics)
+    #expect(
+      later.doneEpochs == 500 && later.finishedEpochs == over.finishedEpochs && later.metrics == over.metrics)
     try await running.ends()
   }
 
@@ -207,12 +218,16 @@ struct RunCulpritTests {
       return DeviceKeys(entropy: &entropy).device
     }
     let faults: [HandoverFailure] = [
-      .manyStates(place: 1, states: 99), .unknownStep(place: 1, step: 1_000_000), .foreignRange(place: 1, -1..<4),
+      .manyStates(place: 1, states: 99), .unknownStep(place: 1, step: 1_000_000),
+      .foreignRange(place: 1, -1..<4),
       .foreignUnits(place: 1, units: 3, expected: 4),
     ]
     for fault in faults {
       let failure = DistributedRunFailure.handover(fault)
-      #expect(household.map { failure.culprit($0, in: household) } == [.device(household[1]), .own, .device(household[1])])
+      #expect(
+        household.map { failure.culprit($0, in: household) } == [
+          .device(household[1]), .own, .device(household[1]),
+        ])
     }
     for fault in [HandoverFailure.manyPlaces(99), .needs(2, places: 3)] {
       #expect(DistributedRunFailure.handover(fault).culprit(household[0], in: household) == .job)

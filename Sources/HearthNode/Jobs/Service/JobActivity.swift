@@ -6,7 +6,7 @@ import Synchronization
 final class JobActivity: Sendable {
   /// A piece of work; a new one takes the place of an older one of its kind.
   enum Work: Hashable {
-    case preparation, planning, fetching, delivery
+    case preparation, planning, fetching, delivery, survey
   }
 
   private struct State {

@@ -53,6 +53,19 @@ extension JobService {
     }
   }
 
+  /// Measures the links of the device that would plan next, before it has to: a job that stands still would wait for it.
+  func surveyIfDeputy(_ id: JobID) {
+    guard let job = jobs[id], job.links.isEmpty, !job.isSurveying, job.coordinator.committedStep > 0,
+      job.coordinator.state == .running, job.coordinator.deputy(at: DeviceClocks.now().monotonic) == own
+    else { return }
+    jobs[id]?.isSurveying = true
+    work(id, .survey) { service in
+      guard let measured = await service.doors.measureLinks(), !Task.isCancelled else { return }
+      service.jobs[id]?.isSurveying = false
+      service.jobs[id]?.links = measured
+    }
+  }
+
   /// The reports that can be read, and whose they are.
   private func usable(_ reports: [JobDeviceReport]) -> ([DeviceID], [DeviceReport]) {
     var devices: [DeviceID] = []

@@ -262,6 +262,7 @@ package actor JobService {
 
   private func settle(_ id: JobID) {
     if jobs[id]?.note() == true { keepHistory(id) }
+    surveyIfDeputy(id)
     wakeWaiter()
     setAlarm()
     tellWatchers(id)
@@ -462,6 +463,8 @@ struct OpenJob: Sendable {
   var opening: Task<OpenedMaterial, any Error>?
   /// The links to the other members as they were measured last.
   var links: [LinkMeasurement] = []
+  /// Whether they are being measured for the next leader.
+  var isSurveying = false
   /// Finished epochs by their number, from whichever device told them first.
   var epochs: [UInt32: FinishedEpoch] = [:]
   /// Metrics by the number of finished epochs.
