@@ -7,15 +7,16 @@ package enum AllocatorSettings {
   /// Free bytes at the end of a heap that are kept.
   private static let keptBytes: Int32 = 16 << 20
 
+  /// Heaps among which the threads are spread.
+  private static let heaps: Int32 = 2
+
   /// Keeps some freed memory instead of giving it back at once; called once, before other threads start.
   ///
   /// Messages of some hundred KiB are over the C library's limits: each would be mapped, zeroed page by page and unmapped,
-  /// which was 30 % of the processor time of a ring.
-  package static func keepFreedMemory() { hearth_allocator_limits(mappedBytes, keptBytes) }
+  /// which was 30 % of the processor time of a ring. What is kept is kept in each heap, and by itself the library makes eight
+  /// heaps a core: FIGURES
+  package static func keepFreedMemory() { hearth_allocator_limits(mappedBytes, keptBytes, heaps) }
 
-  /// Gives all free pages of all heaps back to the system; for moments when nobody computes.
-  ///
-  /// Each thread of a job may allocate from another heap than its predecessor did in the job before, and between what
-  /// stays in a heap the free pages stay too.
+  /// Gives the free pages between what stays in the heaps back to the system; for moments when nobody computes.
   package static func giveFreedMemoryBack() { hearth_allocator_trim() }
 }

@@ -2,6 +2,7 @@ import Determinism
 import Logging
 import MeshModel
 import MeshPeer
+import MeshTransport
 import ParallelPlanner
 import TrainingCoordination
 
