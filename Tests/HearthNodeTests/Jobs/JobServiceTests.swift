@@ -209,6 +209,33 @@ struct JobServiceTests {
   }
 }
 
+@Suite("The work of a job")
+struct JobActivityTests {
+  @Test("is cancelled and forgotten at the job's end, and what begins later too")
+  func end() async {
+    let activity = JobActivity()
+    func endless() -> Task<Void, Never> {
+      Task {
+        let (stream, continuation) = AsyncStream.makeStream(of: Void.self)
+        await withTaskCancellationHandler {
+          for await _ in stream {}
+        } onCancel: {
+          continuation.finish()
+        }
+      }
+    }
+    let tasks = (0..<3).map { _ in endless() }
+    activity.begin(.preparation, tasks[0])
+    activity.begin(.planning, tasks[1])
+    #expect(activity.workCount == 2)
+    activity.end("finished", interruptsRun: false)
+    activity.begin(.delivery, tasks[2])
+    // Each returns because it was cancelled.
+    for task in tasks { await task.value }
+    #expect(activity.workCount == 0)
+  }
+}
+
 @Suite("A run that fails")
 struct RunCulpritTests {
   @Test("for what one device brings along is that device's fault, which knows it, and not the job's")

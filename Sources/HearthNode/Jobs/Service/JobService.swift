@@ -355,7 +355,8 @@ package actor JobService {
 
   /// Gives the system back what ended jobs have freed.
   ///
-  /// What a job frees stays in the heaps of its threads, and the next job's threads get others: FIGURES
+  /// Between what stays of it in the heaps are pages that nothing else gives back. Three daemons had 16 to 37 MiB of private
+  /// pages after ten small jobs; with this, 8 to 18 after each of fourteen, of which 4 to 6 are in use.
   private func tidy() {
     tidyAt = nil
     // A job that computes would only ask for the pages again; its own end is the next moment.
