@@ -136,8 +136,10 @@ extension JobCoordinator {
     if let last = heard[device] {
       if let interruption = situation.interruption, last <= interruption.since,
         interruption.culprit == device || devices.values.contains(where: { $0.culprit == device }),
-        interruption.since.duration(to: now) >= JobLimits.culpritWait
+        !membership.reachable.contains(device)
+          || interruption.since.duration(to: now) >= JobLimits.culpritWait
       {
+        // A run's connection to it has ended, and its session too: who leads in its place need not wait.
         return false
       }
       return last.duration(to: now) < silenceLimit(of: device)

@@ -46,7 +46,7 @@ package enum JobLimits {
   package static let busySilence: Duration = .seconds(30)
   /// How long a leader waits for the devices of a run that was broken off to say how far they are.
   package static let stopWait: Duration = .seconds(2)
-  /// The same for a device whose connection ended and that has said nothing since.
+  /// The same for a device whose connection in the run ended, whose session stands, and that has said nothing since.
   package static let culpritWait: Duration = .seconds(1)
   /// How long a leader that was itself restarted waits for more devices than the majority that is back.
   package static let gatherWait: Duration = .seconds(5)

@@ -50,7 +50,10 @@ import TrainingCoordination
       let told = Set(rest.map { world.nodes[$0].coordinator?.deputy(at: world.now) })
       #expect(told.count == 1 && !told.contains(world.id(leader)) && !told.contains(nil))
       world.crash(leader)
+      let start = world.now
       world.run(10) { $0.epoch(rest[0]) == 2 }
+      // Nobody waits for a device whose connections have ended: planning and a vote.
+      #expect(start.duration(to: world.now) <= .milliseconds(600))
       #expect(Set(rest.map { world.nodes[$0].coordinator?.leader(at: world.now) }) == told)
     }
     let alone = running(1, seed: 109)
