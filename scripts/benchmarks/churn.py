@@ -39,10 +39,12 @@ class Following:
 class Job:
     """One submitted job and everybody who follows it."""
 
-    def __init__(self, scene, number, epochs):
-        self.scene, self.number, self.epochs = scene, number, epochs
+    def __init__(self, scene, number, is_long):
+        options = scene.options
+        self.scene, self.number = scene, number
+        self.epochs, batch = (options.long_epochs, options.long_batch) if is_long else (options.epochs, options.batch)
         self.output = os.path.join(scene.directory, f"adapter-{number}")
-        self.program = scene.lab.hearth_on(OWNER, scene.household.home, *scene.words(self.output, epochs))
+        self.program = scene.lab.hearth_on(OWNER, scene.household.home, *scene.words(self.output, self.epochs, batch))
         self.followings = [Following(self.program)]
         self.faults = []  # (moment, what was done)
         self.session, self.late = None, None  # when a device that came late had its first session, and which it was
@@ -151,11 +153,11 @@ class Scene:
         if not self.lab.loopback:
             self.lab.household("cpu", str(host), f"{share:g}")
 
-    def words(self, output, epochs):
+    def words(self, output, epochs, batch):
         options = self.options
         return ["train", "--json", "--model", options.model, "--data", options.data, "--task", "classify",
                 "--text-column", "4", "--pair-column", "5", "--label-column", "1", "--header", "--format", "tsv",
-                "--output", output, "--epochs", str(epochs), "--batch", str(options.batch),
+                "--output", output, "--epochs", str(epochs), "--batch", str(batch),
                 "--micro-batch", str(options.micro_batch), "--max-length", str(options.length), "--seed", "1",
                 "--validation-fraction", "0", "--planner", options.planner, "--first-epoch", "hybrid"]
 
@@ -246,9 +248,9 @@ class Scene:
             raise LabFailure(f"hearth {' '.join(words)} on host {host} does not end") from None
         return [line for _, line in program.lines] + program.errors
 
-    def start(self, followers=(2, 3), epochs=None):
+    def start(self, followers=(2, 3), is_long=False):
         self.jobs += 1
-        job = Job(self, self.jobs, epochs or self.options.epochs)
+        job = Job(self, self.jobs, is_long)
         for host in followers:
             if host in self.hosts and self.is_up(host):
                 job.follow(host)
@@ -533,19 +535,19 @@ class Run:
         self.options, self.scene, self.report = options, scene, report
         self.dice = random.Random(options.seed)
 
-    def one(self, name, case=None, prepare=None, epochs=None):
+    def one(self, name, case=None, prepare=None, is_long=False):
         """One job; what came of it."""
         scene = self.scene
         began = time.time()
-        epochs = epochs or self.options.epochs
-        outcome = {"name": name, "target": case.target if case else None, "epochs": epochs}
-        prepare = case.prepare if case else prepare
+        if case:
+            prepare, is_long = case.prepare, case.is_long
+        outcome = {"name": name, "target": case.target if case else None, "is_long": is_long}
         job = None
         try:
             scene.mend()
             if prepare:
                 prepare(scene)
-            job = scene.start(epochs=epochs)
+            job = scene.start(is_long=is_long)
             if case:
                 case.act(scene, job, self.dice)
             over, outcome["digest"] = job.wait_for_end()
@@ -580,9 +582,9 @@ class Run:
         for number, case in enumerate(cases):
             if case.is_long and not has_quiet:
                 has_quiet = True
-                self.add(self.one("quiet long job of two devices", prepare=start_with_two, epochs=self.options.long_epochs))
+                self.add(self.one("quiet long job of two devices", prepare=start_with_two, is_long=True))
             say(f"{number + 1} of {len(cases)}: {case.name}")
-            self.add(self.one(case.name, case, epochs=self.options.long_epochs if case.is_long else None))
+            self.add(self.one(case.name, case))
 
     def add(self, outcome):
         self.report["jobs"].append(outcome)
@@ -688,7 +690,8 @@ def parse():
     parser.add_argument("--share", type=float, default=0.4, help="of a processor, for each device")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--long-epochs", type=int, default=120, help="of the jobs into which a device comes with a target")
+    parser.add_argument("--long-epochs", type=int, default=120, help="of the jobs into which a third device comes")
+    parser.add_argument("--long-batch", type=int, default=128, help="of the same: a step of many units gains by a third device")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=128)

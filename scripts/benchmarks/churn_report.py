@@ -108,24 +108,19 @@ def contribution(events, session, late_host):
 # Reading
 
 
-def epochs_of(job, run):
-    return job.get("epochs", run["options"]["epochs"])
-
-
-def quiet(run, epochs=None):
-    """The jobs without a fault that had so many epochs; of the usual ones when none are named."""
-    wanted = epochs or run["options"]["epochs"]
+def quiet(run, is_long=False):
+    """The jobs without a fault: the usual ones, or those that others were as long as."""
     return [job for job in run["jobs"]
-            if job["name"].startswith("quiet") and job.get("digest") and epochs_of(job, run) == wanted]
+            if job["name"].startswith("quiet") and job.get("digest") and job.get("is_long", False) == is_long]
 
 
-def quiet_seconds(run, epochs=None):
-    found = [job["seconds"] for job in quiet(run, epochs) if job.get("seconds")]
+def quiet_seconds(run, is_long=False):
+    found = [job["seconds"] for job in quiet(run, is_long) if job.get("seconds")]
     return statistics.median(found) if found else None
 
 
 def is_same(job, run):
-    known = quiet(run, epochs_of(job, run))
+    known = quiet(run, job.get("is_long", False))
     return bool(job.get("digest")) and bool(known) and job["digest"] == known[0]["digest"]
 
 
@@ -150,7 +145,7 @@ def seconds(value):
 
 
 def lost(job, run):
-    whole = quiet_seconds(run, epochs_of(job, run))
+    whole = quiet_seconds(run, job.get("is_long", False))
     return job["seconds"] - whole if whole and job.get("seconds") else None
 
 
@@ -253,7 +248,7 @@ def facts(run):
     loud = run["load_before"] > 0.25 * machine["processors"]
     where = ("daemons on 127.0.0.1 without limits" if options["loopback"]
              else f"hosts of `scripts/household` with links of 1 Gbit/s and 0.2 ms, each limited to {options['share']:g} of a processor")
-    known, long = quiet(run), [job for job in run["jobs"] if job["name"] == "quiet long job of two devices" and job.get("digest")]
+    known = quiet(run)
     return "\n".join([
         f"- {machine['processor']}, {machine['processors']} processors, {machine['memory_bytes'] / 2**30:.0f} GiB, "
         f"{machine['system']}; {options['devices']} {where}",
@@ -262,7 +257,8 @@ def facts(run):
         (f"- quiet: {', '.join(seconds(job.get('seconds')) for job in known)} from the first phase to the end, {known[0].get('steps')} steps; "
          f"one adapter: {'yes' if len({job['digest'] for job in known}) == 1 else '**no**'} (`{known[0]['digest'][:16]}…`)"
          if known else "- no quiet run"),
-    ] + [f"- quiet long job of {job['epochs']} epochs on two devices: {seconds(job.get('seconds'))}" for job in long] + [
+    ] + [f"- quiet long job, {options['long_epochs']} epochs in batches of {options['long_batch']} on two devices: "
+         f"{seconds(job.get('seconds'))}" for job in quiet(run, is_long=True)] + [
         "- *longer than quiet* has the work that a device no longer does in it; *longest time without a committed step* has only the "
         "change; steps are told every 0.1 to 0.5 s",
         f"- load before the run: {run['load_before']:.2f}" + (" (**not a quiet machine: do not publish**)" if loud else "")])
