@@ -126,6 +126,8 @@ class Job:
 
 def position(event):
     """The epoch, the step and the steps of an event that tells of a committed step; nothing for others."""
+    if event.get("event") == "epoch" and event.get("mode") in ("live", "cached"):
+        return event["epoch"], 1, 1
     if event.get("event") != "progress" or event.get("phase") not in ("live", "cached") or not event.get("steps"):
         return None
     return event["epoch"], event["step"], event["steps"]

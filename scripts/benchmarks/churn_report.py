@@ -21,8 +21,16 @@ def replace(path, text):
     report.replace(path, text, BEGIN, END)
 
 
-def committed(event):
-    """How many steps are committed, as far as an event tells: (epoch, step)."""
+def steps_of(events):
+    """The steps of one epoch; nothing when no event tells."""
+    return max((event["steps"] for _, event in events
+                if event.get("event") == "progress" and event.get("phase") in ("live", "cached") and event.get("steps")), default=None)
+
+
+def committed(event, per_epoch):
+    """How many steps are committed, as far as an event tells; of short epochs often only the end is told."""
+    if event.get("event") == "epoch" and event.get("mode") in ("live", "cached") and per_epoch:
+        return event["epoch"] * per_epoch
     if event.get("event") != "progress" or event.get("phase") not in ("live", "cached") or not event.get("steps"):
         return None
     return (event["epoch"] - 1) * event["steps"] + event["step"]
@@ -35,7 +43,8 @@ def figures(events, over, faults, session, late_host):
     """
     began = next((moment for moment, event in events
                   if event.get("event") == "state" and event.get("state") == "training"), None)
-    steps = [(moment, step) for moment, event in events if (step := committed(event)) is not None]
+    per_epoch = steps_of(events)
+    steps = [(moment, step) for moment, event in events if (step := committed(event, per_epoch)) is not None]
     plans = {event["plan_epoch"]: moment for moment, event in reversed(events) if event.get("event") == "planned"}
     found = {"began": began, "seconds": over - began if began else None, "plans": len(plans),
              "faults": [what for _, what in faults],
@@ -56,19 +65,19 @@ def figures(events, over, faults, session, late_host):
         pause, last, most = max(pause, moment - last), moment, step
     found["pause"] = pause
     found["next_step"] = first - fault if first is not None else None
-    found["redone"] = redone(events, fault)
+    found["redone"] = redone(events, fault, per_epoch)
     if began is None or fault < began:
         found["pause"] = found["next_step"] = None
     if session:
-        found.update(contribution(events, session, late_host))
+        found.update(contribution(events, session, late_host, per_epoch))
     return found
 
 
-def redone(events, fault):
+def redone(events, fault, per_epoch):
     """Steps that somebody was told of and then again after a fault."""
     most, back = {}, 0
     for moment, event in events:
-        step = committed(event)
+        step = committed(event, per_epoch)
         if step is None:
             continue
         known = most.get(event["follower"], 0)
@@ -90,7 +99,7 @@ def notes(events):
     return told[:40]
 
 
-def contribution(events, session, late_host):
+def contribution(events, session, late_host, per_epoch):
     """From the session of a late device to the first step that was committed with it."""
     name = f"device-{late_host}"
     at_work = None
@@ -100,7 +109,7 @@ def contribution(events, session, late_host):
         if event.get("event") == "devices" and at_work is None:
             if any(device["name"] == name and device["state"] == "computing" for device in event["devices"]):
                 at_work = moment
-        elif at_work is not None and committed(event) is not None:
+        elif at_work is not None and committed(event, per_epoch) is not None:
             return {"contributed": moment - session}
     return {}
 
