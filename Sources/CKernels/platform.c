@@ -217,12 +217,19 @@ double hearth_libm_log(double x) { return log(x); }
 double hearth_libm_erf(double x) { return erf(x); }
 double hearth_libm_tanh(double x) { return tanh(x); }
 
-void hearth_allocator_limits(int32_t mapped, int32_t kept) {
-#if defined(M_MMAP_THRESHOLD) && defined(M_TRIM_THRESHOLD)
-  // Both fail only for values that the library does not know; then it stays as it was.
+void hearth_allocator_limits(int32_t mapped, int32_t kept, int32_t heaps) {
+#if defined(M_MMAP_THRESHOLD) && defined(M_TRIM_THRESHOLD) && defined(M_ARENA_MAX)
+  // They fail only for values that the library does not know; then it stays as it was.
   mallopt(M_MMAP_THRESHOLD, mapped);
   mallopt(M_TRIM_THRESHOLD, kept);
+  mallopt(M_ARENA_MAX, heaps);
 #else
-  (void)mapped, (void)kept;
+  (void)mapped, (void)kept, (void)heaps;
+#endif
+}
+
+void hearth_allocator_trim(void) {
+#ifdef __GLIBC__
+  malloc_trim(0);
 #endif
 }

@@ -99,7 +99,8 @@ extension JobCoordinator {
     effects.append(.persist(record))
     for device in before.certificate?.proposal.participants ?? []
     where before.situation.interruption != nil
-      && !certificate.proposal.household.contains(device) && !(devices[device]?.isLeaving ?? false)
+      && (!certificate.proposal.household.contains(device) || declines[device] != nil)
+      && !(devices[device]?.isLeaving ?? false)
     {
       cooldown.note(device, at: now)
     }
@@ -149,7 +150,7 @@ extension JobCoordinator {
       if told?.isLeaving ?? false {
         cause = .left
         note(.left(device, reason: told?.reason ?? ""), at: now)
-      } else if isBroken, !certificate.proposal.household.contains(device) {
+      } else if isBroken, !certificate.proposal.household.contains(device) || declines[device] != nil {
         note(.lost(device, reason: lossReason(of: device, at: now)), at: now)
       }
     }

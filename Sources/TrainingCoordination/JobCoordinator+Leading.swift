@@ -8,7 +8,7 @@ extension JobCoordinator {
     perform(decree.tick(keys: keys, at: now), at: now)
     let isStanding = current == nil || situation.interruption != nil
     if isStanding { watchQuorum(at: now) }
-    guard !isResultThere(at: now), ownReport != nil, leader(at: now) == own else {
+    guard !isResultThere(at: now), ownReport != nil || isOut, leader(at: now) == own else {
       if leading.request?.cause == .first, progress.phase == .planning { progress.phase = .prepared }
       leading.request = nil
       leading.since = nil
@@ -19,6 +19,9 @@ extension JobCoordinator {
     if isStanding { return gather(at: now) }
     improve(at: now)
   }
+
+  /// Whether this device cannot compute, and can plan for those that can.
+  private var isOut: Bool { declines[own] != nil && current != nil }
 
   /// Says that a job stands still when too few of those who decide are there.
   private mutating func watchQuorum(at now: MonotonicInstant) {
@@ -157,7 +160,8 @@ extension JobCoordinator {
     let expected: [DeviceID]
     let end: MonotonicInstant
     if let interruption = situation.interruption {
-      expected = Set((current?.proposal.participants ?? []) + decree.roster.devices).sorted()
+      let watching = isOut ? others.filter(mayTakePart) : []
+      expected = Set((current?.proposal.participants ?? []) + decree.roster.devices + watching).sorted()
       end =
         situation.isRestored
         ? since.advanced(by: JobLimits.gatherWait) : interruption.since.advanced(by: JobLimits.stopWait)
@@ -313,9 +317,13 @@ extension JobCoordinator {
     leading.request = nil
     var listed = household
     if let current {
-      // Whoever holds something of the run, and is there, hands it over.
+      // Whoever holds something of the run, and is there, hands it over; one on which something does not work is only
+      // asked when nobody else can.
+      let isAnyWilling = current.proposal.participants.contains {
+        declines[$0] == nil && isThere($0, at: now)
+      }
       let holders = current.proposal.household.filter { device in
-        !household.contains(device) && declines[device] == nil && isThere(device, at: now)
+        !household.contains(device) && (declines[device] == nil || !isAnyWilling) && isThere(device, at: now)
           && (device == own || membership.reachable.contains(device))
           && (situation.interruption == nil || hasStopped(device))
       }

@@ -174,15 +174,20 @@ extension JobCoordinator {
     if delivery.isUnderWay, stamp == nil, culprit != .job { return deliveryFailed(reason, at: now) }
     switch culprit {
     case .job: end(.failure(of: own, reason))
-    case .own: dropOut(reason, at: now)
+    case .own:
+      // A record that is not on the disk: what only this device decides would not outlast its daemon.
+      if stamp == nil, decree.roster.devices == [own] { return end(.failure(of: own, reason)) }
+      dropOut(reason, at: now)
     case .device(let device): interrupt(reason, culprit: device, at: now)
     case .elsewhere: interrupt(reason, culprit: nil, at: now)
     }
   }
 
   /// Something does not work on this device: the others go on without it, and it tries again later.
+  ///
+  /// It still votes, and leads when nobody else may: the next plan can be one of other devices.
   private mutating func dropOut(_ reason: String, at now: MonotonicInstant) {
-    if decree.roster.devices == [own] { return end(.failure(of: own, reason)) }
+    guard canDoWithout else { return end(.failure(of: own, reason)) }
     decline(reason, at: now)
     interrupt(reason, culprit: own, at: now)
   }

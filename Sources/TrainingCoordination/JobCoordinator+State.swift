@@ -81,6 +81,11 @@ extension JobCoordinator {
   /// Whether this device has a role in the plan in force.
   var hasRole: Bool { current?.proposal.household.contains(own) ?? false }
 
+  /// Whether the job can go on when this device cannot compute any more.
+  package var canDoWithout: Bool {
+    decree.roster.devices != [own] || others.contains(where: mayTakePart)
+  }
+
   /// Whether this device holds all trained values; a stage's end without them counts for its plan alone.
   var hasResult: Bool { completions[own]?.digest != nil }
 
@@ -108,7 +113,20 @@ extension JobCoordinator {
   }
 
   func silenceLimit(of device: DeviceID) -> Duration {
-    isBusy(device) ? JobLimits.busySilence : JobLimits.silence
+    if isBusy(device) { return JobLimits.busySilence }
+    return isWatching(device) ? JobLimits.watcherSilence : JobLimits.silence
+  }
+
+  /// Whether a device has no part in the plan in force and no vote on the next.
+  func isWatching(_ device: DeviceID) -> Bool {
+    guard let current else { return false }
+    return !current.proposal.household.contains(device) && decree.roster.weight(of: device) == 0
+  }
+
+  /// Whether a device has not said why it could not compute, as far as this device knows it.
+  func mayTakePart(_ device: DeviceID) -> Bool {
+    guard let told = devices[device] else { return false }
+    return declines[device] == nil && !told.isLeaving
   }
 
   /// Whether a device takes part in gossip and has said something lately, or has not had the time to.
@@ -118,8 +136,10 @@ extension JobCoordinator {
     if let last = heard[device] {
       if let interruption = situation.interruption, last <= interruption.since,
         interruption.culprit == device || devices.values.contains(where: { $0.culprit == device }),
-        interruption.since.duration(to: now) >= JobLimits.culpritWait
+        !membership.reachable.contains(device)
+          || interruption.since.duration(to: now) >= JobLimits.culpritWait
       {
+        // A run's connection to it has ended, and its session too: who leads in its place need not wait.
         return false
       }
       return last.duration(to: now) < silenceLimit(of: device)
@@ -140,15 +160,24 @@ extension JobCoordinator {
   }
 
   /// Who plans: the first suggestion while it is there, then gossip's present one, then the owner, then anybody of
-  /// those who decide; once there is a plan, devices that are ready to plan come first.
-  package func leader(at now: MonotonicInstant) -> DeviceID? {
+  /// those who decide; once there is a plan, devices that are ready to plan come first, and those that cannot compute
+  /// themselves last.
+  package func leader(at now: MonotonicInstant) -> DeviceID? { leader(without: nil, at: now) }
+
+  /// Who would plan if the leader were lost; nil when nobody could.
+  package func deputy(at now: MonotonicInstant) -> DeviceID? {
+    leader(at: now).flatMap { leader(without: $0, at: now) }
+  }
+
+  private func leader(without lost: DeviceID?, at now: MonotonicInstant) -> DeviceID? {
     let wanted = [specification.leader, membership.leader, specification.owner].compactMap { $0 }
     let voters = decree.roster.devices
     let present = (wanted + voters).filter {
-      voters.contains($0) && declines[$0] == nil && isPresent($0, at: now)
+      $0 != lost && voters.contains($0) && isPresent($0, at: now)
     }
-    if certificate == nil { return present.first }
-    return present.first { isFit($0) } ?? present.first
+    let willing = present.filter { declines[$0] == nil }
+    if certificate == nil { return willing.first }
+    return willing.first { isFit($0) } ?? willing.first ?? present.first
   }
 
   // MARK: - Notes

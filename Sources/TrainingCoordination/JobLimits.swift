@@ -32,6 +32,8 @@ package enum JobLimits {
   package static let idleBeat: Duration = .seconds(1)
   /// The same for a device without a part, to the owner and the leader alone.
   package static let watcherBeat: Duration = .seconds(2)
+  /// How long a device without a part may say nothing: one of its beats may be lost.
+  package static let watcherSilence: Duration = .seconds(5)
   /// Time after which something that was not answered is sent again.
   package static let resend: Duration = .seconds(2)
   /// The same for the steps of a decree, for which a whole job waits.
@@ -44,7 +46,7 @@ package enum JobLimits {
   package static let busySilence: Duration = .seconds(30)
   /// How long a leader waits for the devices of a run that was broken off to say how far they are.
   package static let stopWait: Duration = .seconds(2)
-  /// The same for a device whose connection ended and that has said nothing since.
+  /// The same for a device whose connection in the run ended, whose session stands, and that has said nothing since.
   package static let culpritWait: Duration = .seconds(1)
   /// How long a leader that was itself restarted waits for more devices than the majority that is back.
   package static let gatherWait: Duration = .seconds(5)

@@ -1,4 +1,5 @@
 import ComputeRuntime
+import TensorKernels
 import Testing
 
 @Suite struct ProcessMemoryTests {
@@ -36,6 +37,23 @@ import Testing
     // Other tests of this process come and go: half of what was touched is proof enough.
     #expect(during.anonymous > before.anonymous + bytes / 2)
     #expect(during.peak >= during.anonymous)
+  }
+
+  @Test func freedMemoryBetweenWhatStaysGoesBackWhenItIsAsked() throws {
+    // Blocks too small to be mapped each by itself; those that stay keep the heap from becoming shorter.
+    let (count, bytes, stays) = (1024, 96 << 10, 16)
+    let blocks = (0..<count).map { _ in
+      let block = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 16)
+      block.initializeMemory(as: UInt8.self, repeating: 1, count: bytes)
+      return block
+    }
+    for index in blocks.indices where index % stays != 0 { blocks[index].deallocate() }
+    let before = try #require(ProcessMemory.current())
+    AllocatorSettings.giveFreedMemoryBack()
+    let after = try #require(ProcessMemory.current())
+    for index in blocks.indices where index % stays == 0 { blocks[index].deallocate() }
+    // Other tests of this process come and go: half of what was freed is proof enough.
+    #expect(after.anonymous < before.anonymous - count * bytes / 2)
   }
 }
 

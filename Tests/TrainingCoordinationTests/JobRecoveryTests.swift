@@ -40,6 +40,26 @@ import TrainingCoordination
     }
   }
 
+  @Test("Whoever leads when the leader is lost was its deputy before")
+  func deputy() {
+    for leader in 0..<4 {
+      var world = JobWorld(count: 4, roster: 4, owner: 1, leader: leader, seed: UInt64(105 + leader))
+      world.submit()
+      world.run(30) { $0.furthest >= 5 }
+      let rest = Array(0..<4).filter { $0 != leader }
+      let told = Set(rest.map { world.nodes[$0].coordinator?.deputy(at: world.now) })
+      #expect(told.count == 1 && !told.contains(world.id(leader)) && !told.contains(nil))
+      world.crash(leader)
+      let start = world.now
+      world.run(10) { $0.epoch(rest[0]) == 2 }
+      // Nobody waits for a device whose connections have ended: planning and a vote.
+      #expect(start.duration(to: world.now) <= .milliseconds(600))
+      #expect(Set(rest.map { world.nodes[$0].coordinator?.leader(at: world.now) }) == told)
+    }
+    let alone = running(1, seed: 109)
+    #expect(alone.nodes[0].coordinator?.deputy(at: alone.now) == nil)
+  }
+
   @Test("A device that freezes is missed after two seconds of silence, and comes back as a newcomer")
   func freeze() {
     var world = running(3, seed: 110)
@@ -258,6 +278,73 @@ import TrainingCoordination
     alone.nodes[0].run?.isBroken = RunStop(committedStep: 5, culprit: .own, reason: "its disk is full")
     alone.run(5)
     #expect(alone.outcomes([0]) == [.failed(device: alone.id(0), reason: "its disk is full")])
+  }
+
+  @Test(
+    "The only device of a plan that fails drops out, hands over what it has, and the others end the job",
+    arguments: [0, 2])
+  func onlyVotersFailure(_ owner: Int) {
+    var world = JobWorld(count: 3, roster: 3, owner: owner, seed: 195)
+    world.steps = 2000
+    world.unwanted = [1, 2]
+    world.joining = .keep("the job ends sooner without it")
+    if owner == 2 {
+      // The plan is made without the owner, so that one device alone decides on the next.
+      world.unwanted = [1]
+      world.stuck = [2: "prepare"]
+    }
+    world.submit()
+    if owner == 2 {
+      world.run(10) { $0.nodes[0].coordinator?.progress.isPrepared ?? false }
+      world.crash(2)
+    }
+    world.run(60) { $0.furthest >= 5 }
+    #expect(
+      world.participants(0) == [0] && world.nodes[0].coordinator?.decree.roster.devices == [world.id(0)])
+    (world.unwanted, world.stuck) = ([], [:])
+    if owner == 2 { world.restart(2) }
+    world.run(3)
+    let step = world.furthest
+    let start = world.now
+    world.joining = .direct
+    world.nodes[0].run?.isBroken = RunStop(committedStep: step, culprit: .own, reason: "its disk is full")
+    world.run(20) { $0.furthest > step + 1 && $0.participants(1) == [1, 2] }
+    #expect(world.outcomes(0..<3) == [nil, nil, nil])
+    #expect(world.participants(1) == [1, 2])
+    #expect(start.duration(to: world.now) <= .seconds(5))
+    #expect(world.notes(1).contains(.lost(world.id(0), reason: "its disk is full")))
+    #expect(world.nodes[1].coordinator?.certificate?.proposal.donors == [world.id(0)])
+    world.run(60) { $0.participants(0) == [0, 1, 2] }
+    #expect(world.participants(0) == [0, 1, 2])
+    world.run(120) { $0.isFinished(0..<3) }
+    #expect(world.isFinished(0..<3))
+  }
+
+  @Test("The only device of a plan that fails waits for the others when these are only away for a while")
+  func onlyVotersFailureBeforeOthersAreBack() {
+    var world = JobWorld(count: 2, roster: 2, seed: 196)
+    world.steps = 200
+    world.submit()
+    world.run(30) { $0.furthest >= 5 }
+    world.crash(1)
+    world.run(20) { $0.participants(0) == [0] && $0.nodes[0].run != nil }
+    world.restart(1)
+    world.run(1)
+    let stop = RunStop(committedStep: world.nodes[0].step, culprit: .own, reason: "its disk is full")
+    world.nodes[0].run?.isBroken = stop
+    world.run(120) { $0.isFinished(0..<2) }
+    #expect(world.isFinished(0..<2))
+  }
+
+  @Test("A record that the only voter cannot write ends the job: what it decides must outlast its daemon")
+  func onlyVotersRecord() {
+    var world = JobWorld(count: 2, roster: 2, seed: 197)
+    world.unwanted = [1]
+    world.submit()
+    world.run(30) { $0.furthest >= 5 }
+    let reason = "its disk does not take the job's record"
+    world.handle(.failed(nil, .own, reason), 0)
+    #expect(world.outcomes([0]) == [.failed(device: world.id(0), reason: reason)])
   }
 
   @Test("A device that breaks runs off again and again is left out for a time that doubles")

@@ -39,13 +39,15 @@ class Following:
 class Job:
     """One submitted job and everybody who follows it."""
 
-    def __init__(self, scene, number):
+    def __init__(self, scene, number, is_long):
+        options = scene.options
         self.scene, self.number = scene, number
+        self.epochs, batch = (options.long_epochs, options.long_batch) if is_long else (options.epochs, options.batch)
         self.output = os.path.join(scene.directory, f"adapter-{number}")
-        self.program = scene.lab.hearth_on(OWNER, scene.household.home, *scene.words(self.output))
+        self.program = scene.lab.hearth_on(OWNER, scene.household.home, *scene.words(self.output, self.epochs, batch))
         self.followings = [Following(self.program)]
         self.faults = []  # (moment, what was done)
-        self.session = None  # when a device that came late had its first session
+        self.session, self.late = None, None  # when a device that came late had its first session, and which it was
         self.submitted = self.wait(lambda event: event.get("event") == "submitted", START_PATIENCE, "submitted job")
         self.id = self.submitted[1]["job"]
 
@@ -83,11 +85,11 @@ class Job:
         plans = [event for _, event in self.events() if event.get("event") == "planned"]
         return max(plans, key=lambda plan: plan["plan_epoch"])
 
-    def wait_for_share(self, share, epochs):
+    def wait_for_share(self, share):
         """Until this share of the job's steps is done."""
         def is_there(event):
             at = position(event)
-            return at is not None and at[0] - 1 + at[1] / at[2] >= share * epochs
+            return at is not None and at[0] - 1 + at[1] / at[2] >= share * self.epochs
         return self.wait(is_there, PATIENCE, f"{100 * share:.0f} % of the job")
 
     def wait_for_end(self):
@@ -124,6 +126,8 @@ class Job:
 
 def position(event):
     """The epoch, the step and the steps of an event that tells of a committed step; nothing for others."""
+    if event.get("event") == "epoch" and event.get("mode") in ("live", "cached"):
+        return event["epoch"], 1, 1
     if event.get("event") != "progress" or event.get("phase") not in ("live", "cached") or not event.get("steps"):
         return None
     return event["epoch"], event["step"], event["steps"]
@@ -151,11 +155,11 @@ class Scene:
         if not self.lab.loopback:
             self.lab.household("cpu", str(host), f"{share:g}")
 
-    def words(self, output):
+    def words(self, output, epochs, batch):
         options = self.options
         return ["train", "--json", "--model", options.model, "--data", options.data, "--task", "classify",
                 "--text-column", "4", "--pair-column", "5", "--label-column", "1", "--header", "--format", "tsv",
-                "--output", output, "--epochs", str(options.epochs), "--batch", str(options.batch),
+                "--output", output, "--epochs", str(epochs), "--batch", str(batch),
                 "--micro-batch", str(options.micro_batch), "--max-length", str(options.length), "--seed", "1",
                 "--validation-fraction", "0", "--planner", options.planner, "--first-epoch", "hybrid"]
 
@@ -246,9 +250,9 @@ class Scene:
             raise LabFailure(f"hearth {' '.join(words)} on host {host} does not end") from None
         return [line for _, line in program.lines] + program.errors
 
-    def start(self, followers=(2, 3)):
+    def start(self, followers=(2, 3), is_long=False):
         self.jobs += 1
-        job = Job(self, self.jobs)
+        job = Job(self, self.jobs, is_long)
         for host in followers:
             if host in self.hosts and self.is_up(host):
                 job.follow(host)
@@ -265,10 +269,11 @@ class Scene:
 
 
 class Case:
-    """One kind of fault in one job."""
+    """One kind of fault in one job; a long one is measured against a quiet run of its own."""
 
-    def __init__(self, name, act, prepare=None, target=None, needs_hosts=False):
+    def __init__(self, name, act, prepare=None, target=None, needs_hosts=False, is_long=False):
         self.name, self.act, self.prepare, self.target, self.needs_hosts = name, act, prepare, target, needs_hosts
+        self.is_long = is_long
 
 
 def leader_of(plan):
@@ -298,7 +303,7 @@ def told(job, what):
 def killing(choose, share, back_after=None):
     """kill -9 when a share of the job is done."""
     def act(scene, job, dice):
-        job.wait_for_share(share(dice), scene.options.epochs)
+        job.wait_for_share(share(dice))
         victim = choose(scene, job)
         told(job, f"kill -9 of host {victim}")
         scene.kill(victim)
@@ -332,7 +337,7 @@ def killing_while(state, choose):
 
 def killing_in_turn(scene, job, dice):
     """The owner is killed, and after it the device that leads in its place; both come back."""
-    job.wait_for_share(0.4, scene.options.epochs)
+    job.wait_for_share(0.4)
     told(job, f"kill -9 of host {OWNER}")
     scene.kill(OWNER)
     before = time.time()
@@ -349,7 +354,7 @@ def killing_in_turn(scene, job, dice):
 
 def killing_in_decree(scene, job, dice):
     """One device is killed, and the leader a moment later, while the others agree on the next plan."""
-    job.wait_for_share(0.5, scene.options.epochs)
+    job.wait_for_share(0.5)
     leader, first = leading_device(scene, job), bystander(scene, job)
     told(job, f"kill -9 of host {first}, then of the leader, host {leader}")
     scene.kill(first)
@@ -362,7 +367,7 @@ def killing_in_decree(scene, job, dice):
 
 def freezing(choose, seconds):
     def act(scene, job, dice):
-        job.wait_for_share(0.4, scene.options.epochs)
+        job.wait_for_share(0.4)
         victim = choose(scene, job)
         told(job, f"SIGSTOP of host {victim} for {seconds} s")
         scene.freeze(victim)
@@ -377,7 +382,7 @@ def freezing(choose, seconds):
 
 def cutting(seconds, *one_way):
     def act(scene, job, dice):
-        job.wait_for_share(0.4, scene.options.epochs)
+        job.wait_for_share(0.4)
         victim = bystander(scene, job)
         told(job, f"link of host {victim} {'one way ' if one_way else ''}down for {seconds} s")
         scene.lab.household("cut", str(victim), scene.others(victim), *one_way)
@@ -389,7 +394,7 @@ def cutting(seconds, *one_way):
 def parting(seconds):
     """The network falls into two halves; the owner's has the majority."""
     def act(scene, job, dice):
-        job.wait_for_share(0.4, scene.options.epochs)
+        job.wait_for_share(0.4)
         middle = (len(scene.hosts) + 1) // 2
         halves = [",".join(map(str, half)) for half in (scene.hosts[:middle], scene.hosts[middle:])]
         told(job, f"hosts {halves[0]} and {halves[1]} parted for {seconds} s")
@@ -400,14 +405,14 @@ def parting(seconds):
 
 
 def slowing(scene, job, dice):
-    job.wait_for_share(0.3, scene.options.epochs)
+    job.wait_for_share(0.3)
     victim = bystander(scene, job)
     told(job, f"host {victim} has a fourth of its processor share")
     scene.limit(victim, scene.options.share / 4)
 
 
 def without_discovery(scene, job, dice):
-    job.wait_for_share(0.4, scene.options.epochs)
+    job.wait_for_share(0.4)
     told(job, "Avahi killed and the bus stopped on every host")
     for host in scene.hosts:
         scene.lab.household("avahi", str(host), "kill")
@@ -415,7 +420,7 @@ def without_discovery(scene, job, dice):
 
 
 def power_cut(scene, job, dice):
-    job.wait_for_share(0.5, scene.options.epochs)
+    job.wait_for_share(0.5)
     told(job, "kill -9 of every daemon, and all started again")
     for host in scene.hosts:
         os.kill(scene.pid(host), signal.SIGKILL)
@@ -428,27 +433,35 @@ def power_cut(scene, job, dice):
 
 
 def stay_away(scene):
+    """The last host comes later."""
     scene.household.down(max(scene.hosts))
 
 
-def joining(share):
+def start_with_two(scene):
+    """Two hosts begin, so that a third is worth the most; the others stay away."""
+    for host in scene.hosts[2:]:
+        scene.household.down(host)
+
+
+def joining(share, number):
     def act(scene, job, dice):
-        late = max(scene.hosts)
-        job.wait_for_share(share, scene.options.epochs)
+        late = scene.hosts[number]
+        job.wait_for_share(share)
         told(job, f"hearth up on host {late}")
         job.session, _ = scene.household.up(late).wait_for(event("connected"), 30, "session")
+        job.late = late
     return act
 
 
 def pausing(scene, job, dice):
-    job.wait_for_share(0.5, scene.options.epochs)
+    job.wait_for_share(0.5)
     victim = bystander(scene, job)
     told(job, f"hearth pause on host {victim}")
     scene.hearth(victim, "pause", "--reason", "benchmark")
 
 
 def ending(scene, job, dice):
-    job.wait_for_share(0.5, scene.options.epochs)
+    job.wait_for_share(0.5)
     victim = bystander(scene, job)
     told(job, f"SIGTERM of the daemon of host {victim}")
     scene.household.down(victim)
@@ -503,14 +516,14 @@ def cases_of(options):
         Case("a device becomes four times slower", slowing, needs_hosts=True),
         Case("Avahi and the bus killed everywhere", without_discovery, needs_hosts=True),
         Case("power loss of all", power_cut),
-        Case("a device comes in the first epoch", joining(0.5 / options.epochs), prepare=stay_away),
-        Case("a device comes at 30 %", joining(0.3), prepare=stay_away, target=join),
-        Case("a device comes at 80 %", joining(0.8), prepare=stay_away, target=join),
+        Case("a device comes in the first epoch", joining(0.5 / options.epochs, -1), prepare=stay_away),
+        Case("a third device comes at 30 % of a long job", joining(0.3, 2), prepare=start_with_two, target=join, is_long=True),
+        Case("a third device comes at 80 % of a long job", joining(0.8, 2), prepare=start_with_two, target=join, is_long=True),
         Case("hearth pause", pausing, target=leave),
         Case("the daemon of a device ends (SIGTERM)", ending, target=leave),
     ]
     if options.quick:
-        wanted = ("kill -9 of a device, cached phase", "power loss of all", "a device comes at 30 %", "hearth pause")
+        wanted = ("kill -9 of a device, cached phase", "power loss of all", "a third device comes at 30 % of a long job", "hearth pause")
         cases = [case for case in cases if case.name in wanted]
     if options.only:
         cases = [case for case in cases if any(word in case.name for word in options.only)]
@@ -524,21 +537,23 @@ class Run:
         self.options, self.scene, self.report = options, scene, report
         self.dice = random.Random(options.seed)
 
-    def one(self, name, case=None):
+    def one(self, name, case=None, prepare=None, is_long=False):
         """One job; what came of it."""
         scene = self.scene
         began = time.time()
-        outcome = {"name": name, "target": case.target if case else None}
+        if case:
+            prepare, is_long = case.prepare, case.is_long
+        outcome = {"name": name, "target": case.target if case else None, "is_long": is_long}
         job = None
         try:
             scene.mend()
-            if case and case.prepare:
-                case.prepare(scene)
-            job = scene.start()
+            if prepare:
+                prepare(scene)
+            job = scene.start(is_long=is_long)
             if case:
                 case.act(scene, job, self.dice)
             over, outcome["digest"] = job.wait_for_end()
-            outcome.update(churn_report.figures(job.events(), over, job.faults, job.session, max(scene.hosts)))
+            outcome.update(churn_report.figures(job.events(), over, job.faults, job.session, job.late))
         except (LabFailure, OSError, KeyError, IndexError) as failure:
             outcome["failure"] = f"{type(failure).__name__}: {failure}"[:600]
         if job:
@@ -565,7 +580,11 @@ class Run:
         for number in range(self.options.quiet_runs):
             self.add(self.one(f"quiet {number + 1}"))
         cases = cases_of(self.options)
+        has_quiet = False
         for number, case in enumerate(cases):
+            if case.is_long and not has_quiet:
+                has_quiet = True
+                self.add(self.one("quiet long job of two devices", prepare=start_with_two, is_long=True))
             say(f"{number + 1} of {len(cases)}: {case.name}")
             self.add(self.one(case.name, case))
 
@@ -673,6 +692,8 @@ def parse():
     parser.add_argument("--share", type=float, default=0.4, help="of a processor, for each device")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--long-epochs", type=int, default=120, help="of the jobs into which a third device comes")
+    parser.add_argument("--long-batch", type=int, default=128, help="of the same: a step of many units gains by a third device")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=128)

@@ -10,15 +10,27 @@ MIB = 1 << 20
 CRASH, JOIN, LEAVE = "crash", "join", "leave"
 CRASH_SECONDS, JOIN_SECONDS, LEAVE_STEPS = 5.0, 10.0, 1
 # What a daemon may hold more at the end of a soak than in its beginning.
-GROWTH_SHARE, GROWTH_BYTES, GROWTH_COUNT = 0.10, 24 * MIB, 4
+GROWTH_SHARE, GROWTH_BYTES, GROWTH_COUNT = 0.10, 8 * MIB, 4
+# What is compared, with what it may grow by; of bytes, the larger of a share and a constant.
+GROWTH_OF = {"resident_bytes": None, "own_bytes": None, "file_bytes": None, "descriptors": GROWTH_COUNT, "threads": GROWTH_COUNT}
+GROWTH_NAMES = {"resident_bytes": "resident set", "own_bytes": "of it no file's", "file_bytes": "of it mapped files",
+                "descriptors": "file descriptors", "threads": "threads"}
 
 
 def replace(path, text):
     report.replace(path, text, BEGIN, END)
 
 
-def committed(event):
-    """How many steps are committed, as far as an event tells: (epoch, step)."""
+def steps_of(events):
+    """The steps of one epoch; nothing when no event tells."""
+    return max((event["steps"] for _, event in events
+                if event.get("event") == "progress" and event.get("phase") in ("live", "cached") and event.get("steps")), default=None)
+
+
+def committed(event, per_epoch):
+    """How many steps are committed, as far as an event tells; of short epochs often only the end is told."""
+    if event.get("event") == "epoch" and event.get("mode") in ("live", "cached") and per_epoch:
+        return event["epoch"] * per_epoch
     if event.get("event") != "progress" or event.get("phase") not in ("live", "cached") or not event.get("steps"):
         return None
     return (event["epoch"] - 1) * event["steps"] + event["step"]
@@ -31,7 +43,8 @@ def figures(events, over, faults, session, late_host):
     """
     began = next((moment for moment, event in events
                   if event.get("event") == "state" and event.get("state") == "training"), None)
-    steps = [(moment, step) for moment, event in events if (step := committed(event)) is not None]
+    per_epoch = steps_of(events)
+    steps = [(moment, step) for moment, event in events if (step := committed(event, per_epoch)) is not None]
     plans = {event["plan_epoch"]: moment for moment, event in reversed(events) if event.get("event") == "planned"}
     found = {"began": began, "seconds": over - began if began else None, "plans": len(plans),
              "faults": [what for _, what in faults],
@@ -52,19 +65,19 @@ def figures(events, over, faults, session, late_host):
         pause, last, most = max(pause, moment - last), moment, step
     found["pause"] = pause
     found["next_step"] = first - fault if first is not None else None
-    found["redone"] = redone(events, fault)
+    found["redone"] = redone(events, fault, per_epoch)
     if began is None or fault < began:
         found["pause"] = found["next_step"] = None
     if session:
-        found.update(contribution(events, session, late_host))
+        found.update(contribution(events, session, late_host, per_epoch))
     return found
 
 
-def redone(events, fault):
+def redone(events, fault, per_epoch):
     """Steps that somebody was told of and then again after a fault."""
     most, back = {}, 0
     for moment, event in events:
-        step = committed(event)
+        step = committed(event, per_epoch)
         if step is None:
             continue
         known = most.get(event["follower"], 0)
@@ -86,7 +99,7 @@ def notes(events):
     return told[:40]
 
 
-def contribution(events, session, late_host):
+def contribution(events, session, late_host, per_epoch):
     """From the session of a late device to the first step that was committed with it."""
     name = f"device-{late_host}"
     at_work = None
@@ -96,7 +109,7 @@ def contribution(events, session, late_host):
         if event.get("event") == "devices" and at_work is None:
             if any(device["name"] == name and device["state"] == "computing" for device in event["devices"]):
                 at_work = moment
-        elif at_work is not None and committed(event) is not None:
+        elif at_work is not None and committed(event, per_epoch) is not None:
             return {"contributed": moment - session}
     return {}
 
@@ -104,17 +117,19 @@ def contribution(events, session, late_host):
 # Reading
 
 
-def quiet(run):
-    return [job for job in run["jobs"] if job["name"].startswith("quiet") and job.get("digest")]
+def quiet(run, is_long=False):
+    """The jobs without a fault: the usual ones, or those that others were as long as."""
+    return [job for job in run["jobs"]
+            if job["name"].startswith("quiet") and job.get("digest") and job.get("is_long", False) == is_long]
 
 
-def quiet_seconds(run):
-    found = [job["seconds"] for job in quiet(run) if job.get("seconds")]
+def quiet_seconds(run, is_long=False):
+    found = [job["seconds"] for job in quiet(run, is_long) if job.get("seconds")]
     return statistics.median(found) if found else None
 
 
 def is_same(job, run):
-    known = quiet(run)
+    known = quiet(run, job.get("is_long", False))
     return bool(job.get("digest")) and bool(known) and job["digest"] == known[0]["digest"]
 
 
@@ -139,7 +154,7 @@ def seconds(value):
 
 
 def lost(job, run):
-    whole = quiet_seconds(run)
+    whole = quiet_seconds(run, job.get("is_long", False))
     return job["seconds"] - whole if whole and job.get("seconds") else None
 
 
@@ -149,8 +164,9 @@ def verdict(job):
         return "–"
     goal = f"≤ {limit:g} {unit}"
     if value is None:
-        why = next((note for note in job.get("notes") or [] if note.startswith("declined")), None)
-        return f"{goal}: not used ({why})" if why else f"{goal}: **not seen**"
+        why = next((note for note in job.get("notes") or [] if note.startswith("not_used")), None)
+        # "not_used device-4 REASON"
+        return f"{goal}: not used ({why.split(' ', 2)[-1]})" if why else f"{goal}: **not seen**"
     return f"{goal}: {'reached' if value <= limit else '**missed**'} ({value:.1f})"
 
 
@@ -185,8 +201,9 @@ def soak_line(soak):
     done = len(soak["jobs"])
     failed = sum(1 for job in soak["jobs"] if job.get("failure"))
     sample = soak["samples"][-1]["daemons"] if soak["samples"] else {}
-    held = ", ".join(f"{host}: {usage['resident_bytes'] // MIB} MiB, {usage['descriptors']} fds, {usage['threads']} threads"
-                     for host, usage in sample.items())
+    held = ", ".join(
+        f"{host}: {usage['resident_bytes'] // MIB} MiB ({usage['own_bytes'] // MIB} own, {usage['file_bytes'] // MIB} of files), "
+        f"{usage['descriptors']} fds, {usage['threads']} threads" for host, usage in sample.items())
     return f"soak: {done} jobs ({failed} failed), {sum(soak['faults'].values())} faults; {held}"
 
 
@@ -206,7 +223,10 @@ def growth(soak):
         if len(longest) < 3:
             continue
         third = max(1, len(longest) // 3)
-        for key, allowed in (("resident_bytes", None), ("descriptors", GROWTH_COUNT), ("threads", GROWTH_COUNT)):
+        for key, allowed in GROWTH_OF.items():
+            # An earlier run's file may lack a figure.
+            if key not in longest[0]:
+                continue
             first = statistics.median(usage[key] for usage in longest[:third])
             last = statistics.median(usage[key] for usage in longest[-third:])
             limit = max(GROWTH_SHARE * first, GROWTH_BYTES) if allowed is None else allowed
@@ -222,10 +242,10 @@ def soak_text(run):
     failed = [job for job in soak["jobs"] if job.get("failure")]
     same = sum(1 for job in soak["jobs"] if is_same(job, run))
     faults = ", ".join(f"{count} × {kind}" for kind, count in sorted(soak["faults"].items()))
-    rows = [[f"device-{row['host']}", {"resident_bytes": "resident set", "descriptors": "file descriptors",
-                                       "threads": "threads"}[row["what"]],
-             f"{row['first'] / MIB:.0f} MiB" if row["what"] == "resident_bytes" else f"{row['first']:g}",
-             f"{row['last'] / MIB:.0f} MiB" if row["what"] == "resident_bytes" else f"{row['last']:g}",
+    def figure(row, when):
+        return f"{row[when] / MIB:.0f} MiB" if row["what"].endswith("_bytes") else f"{row[when]:g}"
+
+    rows = [[f"device-{row['host']}", GROWTH_NAMES[row["what"]], figure(row, "first"), figure(row, "last"),
              str(row["jobs"]), "**grew**" if row["grew"] else "did not grow"] for row in growth(soak)]
     text = (f"Soak of {soak['minutes']:g} minutes, a fault every 10 s ({faults}): {len(soak['jobs'])} jobs, {same} with the quiet "
             f"adapter, {len(failed)} failed. Between jobs, first third against last third of a daemon's longest life:")
@@ -246,6 +266,8 @@ def facts(run):
         (f"- quiet: {', '.join(seconds(job.get('seconds')) for job in known)} from the first phase to the end, {known[0].get('steps')} steps; "
          f"one adapter: {'yes' if len({job['digest'] for job in known}) == 1 else '**no**'} (`{known[0]['digest'][:16]}…`)"
          if known else "- no quiet run"),
+    ] + [f"- quiet long job, {options['long_epochs']} epochs in batches of {options['long_batch']} on two devices: "
+         f"{seconds(job.get('seconds'))}" for job in quiet(run, is_long=True)] + [
         "- *longer than quiet* has the work that a device no longer does in it; *longest time without a committed step* has only the "
         "change; steps are told every 0.1 to 0.5 s",
         f"- load before the run: {run['load_before']:.2f}" + (" (**not a quiet machine: do not publish**)" if loud else "")])
@@ -262,6 +284,7 @@ def merged(run, earlier):
         return run
     if run.get("soak") is None and earlier.get("soak"):
         run["soak"] = earlier["soak"]
-    if not any(not job["name"].startswith("quiet") for job in run["jobs"]):
-        run["jobs"] = earlier["jobs"] + run["jobs"]
+    known = {job["name"]: job for job in earlier["jobs"]}
+    known.update({job["name"]: job for job in run["jobs"]})
+    run["jobs"] = list(known.values())
     return run

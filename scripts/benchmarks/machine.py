@@ -39,11 +39,13 @@ def process_memory(pid="self"):
 
 
 def process_usage(pid):
-    """What a process holds now: resident bytes, open file descriptors, threads."""
+    """What a process holds now: resident bytes, of them its own and those of files, open file descriptors, threads."""
     with open(f"/proc/{pid}/status") as status:
         fields = dict(line.split(":", 1) for line in status if ":" in line)
     return {
         "resident_bytes": int(fields["VmRSS"].split()[0]) * 1024,
+        "own_bytes": int(fields["RssAnon"].split()[0]) * 1024,
+        "file_bytes": int(fields["RssFile"].split()[0]) * 1024,
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "threads": int(fields["Threads"]),
     }

@@ -44,9 +44,11 @@ float *_Nullable hearth_thread_scratch(ptrdiff_t floats);
 // Zeroed pages straight from the system, advised to be huge; NULL when there are none.
 void *_Nullable hearth_map_pages(size_t bytes);
 void hearth_unmap_pages(void *base, size_t bytes);
-// The C library maps blocks from `mapped` bytes on and keeps `kept` free bytes at the end of a heap; nothing where it is
-// not glibc.
-void hearth_allocator_limits(int32_t mapped, int32_t kept);
+// The C library maps blocks from `mapped` bytes on, keeps `kept` free bytes at the end of a heap, and has at most `heaps`;
+// nothing where it is not glibc.
+void hearth_allocator_limits(int32_t mapped, int32_t kept, int32_t heaps);
+// Gives the system the whole pages that are free in any heap; nothing where it is not glibc.
+void hearth_allocator_trim(void);
 
 // Subnormal operands and results count as zero on the calling thread from now on.
 uint64_t hearth_flush_subnormals(void);

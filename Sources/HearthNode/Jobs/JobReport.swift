@@ -59,7 +59,9 @@ package struct JobReport: Codable, Sendable, Equatable {
   package var devices: [Device]
   /// Who does what; nil before there is a plan.
   package var plan: JobPlanSummary?
-  /// Every finished epoch in order.
+  /// Finished epochs, as far as this device knows: it may not have been there when one of `finishedEpochs` was told.
+  package var doneEpochs: Int
+  /// Every finished epoch that this device was told of, in order.
   package var finishedEpochs: [EpochSummary]
   /// Metrics of the held-out rows, in the order in which they were measured.
   package var metrics: [Measured]
@@ -129,6 +131,7 @@ package struct JobReport: Codable, Sendable, Equatable {
     seconds = 0
     devices = []
     plan = nil
+    doneEpochs = 0
     finishedEpochs = []
     metrics = []
     warnings = []

@@ -88,6 +88,8 @@ package enum JobFault: Hashable, Sendable {
   case fillDisk(Int)
   /// It is not any more.
   case freeDisk(Int)
+  /// The device's run fails for a reason of its own, if the job can do without it.
+  case failRun(Int)
   /// An admin lets the devices that are here go on without a majority.
   case adopt(Int)
   /// All faults are over: from here on the job has to advance.

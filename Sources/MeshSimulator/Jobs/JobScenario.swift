@@ -64,10 +64,18 @@ package struct JobScenario: Sendable {
     JobScenario("job-power", "all devices lose power, also during writes") { plan, dice in
       plan.add([.allPower, .persist, .disk], &dice)
     },
+    JobScenario(
+      "job-failure", "something does not work on a device, again and again, and on the only one of a plan"
+    ) {
+      plan, dice in
+      plan.add([.failure, .failure, .failure, .leave, .crash], &dice)
+    },
     JobScenario("job", "a whole job with everything at once, as the seed decides") { plan, dice in
-      plan.add(JobFaultKind.allCases.filter { $0 != .tear && dice.uniform(below: 3) == 0 }, &dice)
+      plan.add(
+        JobFaultKind.allCases.filter { $0 != .tear && $0 != .failure && dice.uniform(below: 3) == 0 }, &dice)
       // Last, so that the seeds that do without are the runs that they have always been.
       if dice.uniform(below: 3) == 0 { plan.add([.tear], &dice) }
+      if dice.uniform(below: 3) == 0 { plan.add([.failure], &dice) }
     },
   ]
 
@@ -111,7 +119,7 @@ extension JobSimulation {
 /// The kinds of faults that a run has or has not.
 enum JobFaultKind: CaseIterable {
   case crash, power, allPower, persist, freeze, sleep, slow, oneWay, partition, reset, loss, doubt, leave,
-    shutDown, disk, join, leader, adoption, tear
+    shutDown, disk, join, leader, adoption, tear, failure
 
   /// One fault of the kind and its end, between two times.
   func steps(_ plan: inout JobPlan, from: Double, _ dice: inout SeededGenerator) -> [JobStep] {
@@ -149,6 +157,7 @@ enum JobFaultKind: CaseIterable {
       let groups = (0..<count).map { _ in dice.uniform(below: 2) }
       return [JobStep(from, .partition(groups)), JobStep(to, .partition(Array(repeating: 0, count: count)))]
     case .reset: return [JobStep(from, .reset(device, other))]
+    case .failure: return [JobStep(from, .failRun(device))]
     case .tear:
       return [JobStep(from, .tear(StreamMoment.allCases[dice.uniform(below: StreamMoment.allCases.count)]))]
     case .loss: return [JobStep(from, .conditions(dice.jobConditions()))]

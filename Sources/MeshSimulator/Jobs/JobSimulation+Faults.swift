@@ -51,6 +51,11 @@ extension JobSimulation {
       guard devices[device].disk.isFull else { return }
       devices[device].disk.isFull = false
       if devices[device].machine == .on, devices[device].process == nil { start(device) }
+    case .failRun(let device):
+      guard devices[device].isRunning, devices[device].process?.coordinator?.canDoWithout ?? false else {
+        return
+      }
+      stopRun(device, .own, "something does not work here")
     case .adopt(let device):
       guard devices[device].process?.coordinator?.state == .paused else { return }
       note(21, device, 0, "\(device) adopts the job")

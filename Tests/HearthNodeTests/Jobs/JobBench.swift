@@ -170,6 +170,8 @@ final class JobDevice: Sendable {
   let isDiskFull = Mutex(false)
   /// Why the device is paused when it starts.
   let pause = Mutex<String?>(nil)
+  /// How often the device has measured its links.
+  let surveys = Mutex(0)
 
   init(_ household: Household, network: InProcessNetwork, address: NetworkAddress, state: String) throws {
     self.household = household
@@ -228,8 +230,9 @@ final class JobDevice: Sendable {
         if mark.isSet { return }
         known.first { $0.id == device }?.take(body, from: id)
       },
-      measureLinks: {
-        known.filter { $0.id != id && $0.isUp }.map { device in
+      measureLinks: { [self] in
+        surveys.withLock { $0 += 1 }
+        return known.filter { $0.id != id && $0.isUp }.map { device in
           var link = LinkMeasurement(device.id)
           link.roundTrip = .milliseconds(1)
           link.bytesPerSecond = 100e6

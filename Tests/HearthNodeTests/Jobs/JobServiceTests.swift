@@ -1,7 +1,11 @@
+import Collectives
+import CryptoPrimitives
 import DistributedTraining
 import Foundation
 import HearthNode
 import HearthStorage
+import HouseholdTrust
+import MeshModel
 import Synchronization
 import Testing
 import TrainingCoordination
@@ -96,6 +100,16 @@ struct JobServiceTests {
     try await running.ends(plans: plans)
   }
 
+  @Test("has its links measured by the device that would lead next before that has to")
+  func deputysLinks() async throws {
+    let running = try await Running(3, up: [0, 1, 2])
+    try await running.epochs(10)
+    let surveys = running.bench.devices.map { $0.surveys.withLock { $0 } }
+    // Its leader has planned; one of the others is its deputy.
+    #expect(surveys[0] > 0 && surveys[1] + surveys[2] == 1)
+    try await running.ends(plans: 1)
+  }
+
   @Test("goes on from the disk when all devices lost power")
   func powerLoss() async throws {
     let running = try await Running(2, up: [0, 1], epochs: 500, technique: .parallel)
@@ -113,6 +127,29 @@ struct JobServiceTests {
     await running.bench.kill([2])
     try await running.bench.start([2])
     try await running.ends(plans: plans)
+  }
+
+  @Test("shows on a restarted device how far it was, and that again when it is over", .timeLimit(.minutes(5)))
+  func history() async throws {
+    let running = try await Running(2, up: [0, 1], epochs: 500, technique: .parallel)
+    try await running.epochs(10, on: 1)
+    let before = try await running.report(on: 1) { $0.doneEpochs > 0 || $0.state.isOver }
+    #expect(!before.state.isOver)
+    await running.bench.kill([0, 1])
+    try await running.bench.start([1])
+    // Its majority is away: nothing but its disk can tell.
+    let alone = try await running.report(on: 1) { _ in true }
+    #expect(alone.doneEpochs > 0 && alone.doneEpochs <= 500)
+    #expect(JobReport.table([alone]).contains(" \(alone.doneEpochs)/500 epochs"))
+    try await running.bench.start([0])
+    let over = try await running.report(on: 1) { $0.state.isOver }
+    #expect(over.state == .finished && over.doneEpochs == 500)
+    await running.bench.kill([1])
+    try await running.bench.start([1])
+    let later = try await running.report(on: 1) { _ in true }
+    #expect(
+      later.doneEpochs == 500 && later.finishedEpochs == over.finishedEpochs && later.metrics == over.metrics)
+    try await running.ends()
   }
 
   @Test("goes on without a device that leaves with notice")
@@ -159,15 +196,68 @@ struct JobServiceTests {
     try await running.ends(plans: plans)
   }
 
-  @Test("keeps nothing of a job that is over but its record")
+  @Test("keeps nothing of a job that is over but its record and what it measured")
   func cleanUp() async throws {
     let running = try await Running(2, up: [0, 1], epochs: 2)
     _ = try await running.report(on: 0) { $0.state.isOver }
     _ = try await running.report(on: 1) { $0.state.isOver }
     await running.bench.shutdown()
     for device in running.bench.devices {
-      #expect(try directoryNames("\(device.state)/jobs/\(running.job)") == ["record"])
+      #expect(try directoryNames("\(device.state)/jobs/\(running.job)").sorted() == ["history", "record"])
       #expect(try directoryNames("\(device.state)/blobs") == [])
+    }
+  }
+}
+
+@Suite("The work of a job")
+struct JobActivityTests {
+  @Test("is cancelled and forgotten at the job's end, and what begins later too")
+  func end() async {
+    let activity = JobActivity()
+    func endless() -> Task<Void, Never> {
+      Task {
+        let (stream, continuation) = AsyncStream.makeStream(of: Void.self)
+        await withTaskCancellationHandler {
+          for await _ in stream {}
+        } onCancel: {
+          continuation.finish()
+        }
+      }
+    }
+    let tasks = (0..<3).map { _ in endless() }
+    activity.begin(.preparation, tasks[0])
+    activity.begin(.planning, tasks[1])
+    #expect(activity.workCount == 2)
+    activity.end("finished", interruptsRun: false)
+    activity.begin(.delivery, tasks[2])
+    // Each returns because it was cancelled.
+    for task in tasks { await task.value }
+    #expect(activity.workCount == 0)
+  }
+}
+
+@Suite("A run that fails")
+struct RunCulpritTests {
+  @Test("for what one device brings along is that device's fault, which knows it, and not the job's")
+  func handover() {
+    let household: [DeviceID] = (0..<3).map { index in
+      var entropy = SeededEntropy(seed: UInt64(index))
+      return DeviceKeys(entropy: &entropy).device
+    }
+    let faults: [HandoverFailure] = [
+      .manyStates(place: 1, states: 99), .unknownStep(place: 1, step: 1_000_000),
+      .foreignRange(place: 1, -1..<4),
+      .foreignUnits(place: 1, units: 3, expected: 4),
+    ]
+    for fault in faults {
+      let failure = DistributedRunFailure.handover(fault)
+      #expect(
+        household.map { failure.culprit($0, in: household) } == [
+          .device(household[1]), .own, .device(household[1]),
+        ])
+    }
+    for fault in [HandoverFailure.manyPlaces(99), .needs(2, places: 3)] {
+      #expect(DistributedRunFailure.handover(fault).culprit(household[0], in: household) == .job)
     }
   }
 }

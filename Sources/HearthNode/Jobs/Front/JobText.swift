@@ -6,7 +6,7 @@ extension JobReport {
     for metric in metrics where metric.epoch == last {
       lines.append("\(metric.name): \(decimal(metric.value, 4))")
     }
-    lines.append("\(finishedEpochs.count) of \(epochs) epochs; the adapter lies on \(owner)")
+    lines.append("\(doneEpochs) of \(epochs) epochs; the adapter lies on \(owner)")
     return lines.joined(separator: "\n") + "\n"
   }
 
@@ -41,7 +41,7 @@ extension JobReport {
 
   private var position: String {
     guard !state.isOver, let phase else {
-      return state.isOver ? "\(finishedEpochs.count)/\(epochs) epochs" : "-"
+      return state.isOver || doneEpochs > 0 ? "\(doneEpochs)/\(epochs) epochs" : "-"
     }
     let at = steps > 0 ? " \(step)/\(steps)" : ""
     return (epoch > 0 ? "epoch \(epoch)/\(epochs) " : "") + phase.rawValue + at

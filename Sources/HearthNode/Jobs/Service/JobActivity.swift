@@ -3,10 +3,10 @@ import DistributedTraining
 import Synchronization
 
 /// What runs for a job on this device beside its coordinator, and how it is ended from another thread.
-final class JobActivity: Sendable {
+package final class JobActivity: Sendable {
   /// A piece of work; a new one takes the place of an older one of its kind.
-  enum Work: Hashable {
-    case preparation, planning, fetching, delivery
+  package enum Work: Hashable, Sendable {
+    case preparation, planning, fetching, delivery, survey
   }
 
   private struct State {
@@ -17,13 +17,19 @@ final class JobActivity: Sendable {
 
   private let state = Mutex(State())
 
+  /// No work yet.
+  package init() {}
+
+  /// Pieces of work that are kept, so that they can be ended.
+  package var workCount: Int { state.withLock { $0.tasks.count } }
+
   /// The run of the present plan; nil between two.
   var run: RunActivity? { state.withLock { $0.run } }
 
   /// The work to cancel when the job ends, in place of earlier work of its kind.
-  func begin(_ work: Work, _ task: Task<Void, Never>) {
+  package func begin(_ work: Work, _ task: Task<Void, Never>) {
     let (earlier, isEnded) = state.withLock { state in
-      (state.tasks.updateValue(task, forKey: work), state.reason != nil)
+      state.reason == nil ? (state.tasks.updateValue(task, forKey: work), false) : (nil, true)
     }
     earlier?.cancel()
     if isEnded { task.cancel() }
@@ -39,9 +45,12 @@ final class JobActivity: Sendable {
   }
 
   /// Ends all that runs; a run that is about to be over is left to itself.
-  func end(_ reason: String, interruptsRun: Bool) {
+  ///
+  /// Nothing is kept: a task that is over holds the memory of its calls, 140 KiB a job, as long as somebody knows it.
+  package func end(_ reason: String, interruptsRun: Bool) {
     let (tasks, run) = state.withLock { state in
       state.reason = reason
+      defer { state.tasks = [:] }
       return (state.tasks.values.map { $0 }, state.run)
     }
     for task in tasks { task.cancel() }

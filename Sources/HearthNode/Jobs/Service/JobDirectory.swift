@@ -5,8 +5,8 @@ import WireCoding
 
 /// What this device keeps of jobs on its disk: a directory each in `jobs/` of the state directory.
 ///
-/// The record says what must survive a restart, the submission what its owner asked for; beside them lie the states of the
-/// training, the activation cache and the model's files until the job is over.
+/// The record says what must survive a restart, the history what devices told only once, the submission what its owner asked
+/// for; beside them lie the states of the training, the activation cache and the model's files until the job is over.
 package struct JobDirectory: Sendable {
   /// Jobs that are over and still known; the oldest give way.
   package static let keptJobs = 32
@@ -95,7 +95,7 @@ package struct JobDirectory: Sendable {
     try? removeTree(cachePath(of: job))
     try? removeTree(modelPath(of: job))
     CheckpointFiles(directory: path(of: job)).remove()
-    for name in [Self.submissionName, Self.historyName] { _ = try? removeFile("\(path(of: job))/\(name)") }
+    _ = try? removeFile("\(path(of: job))/\(Self.submissionName)")
   }
 
   /// Removes everything of a job.

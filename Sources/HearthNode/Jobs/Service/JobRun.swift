@@ -1,15 +1,16 @@
 import ActivationCache
+import Collectives
 import ComputeRuntime
 import CryptoPrimitives
-import DistributedTraining
+package import DistributedTraining
 import FineTuning
 import HearthStorage
 import LanguageModels
-import MeshModel
+package import MeshModel
 import NeuralNetworks
 import ParallelPlanner
 import TensorKernels
-import TrainingCoordination
+package import TrainingCoordination
 
 /// This device's part of a plan epoch, from the handover to the trained parameters or an end before; blocks its thread.
 struct JobRun: Sendable {
@@ -136,22 +137,10 @@ struct JobRun: Sendable {
 
   /// Who has to do with a failure: a device, this one, or the job itself.
   private func culprit(of error: any Error) -> RunCulprit {
-    func device(_ place: Int) -> RunCulprit {
-      let household = certificate.proposal.household
-      return household.indices.contains(place) && household[place] != own
-        ? .device(household[place]) : .elsewhere
-    }
     if activity.isInterrupted { return .elsewhere }
     switch error {
     case let failure as DistributedRunFailure:
-      switch failure {
-      case .channel(.lost(let place), _): return device(place)
-      case .channel(.aborted, _), .cancelled: return .elsewhere
-      case .malformed(let place, _, _), .ring(let place, _): return device(place)
-      // Going on would train two different models.
-      case .replicasDiffer, .unfitPlan, .handover: return .job
-      case .training(let failure): return failure.isTheSameEverywhere ? .job : .own
-      }
+      return failure.culprit(own, in: certificate.proposal.household)
     case is JobPackageFailure: return .job
     default: return .own
     }
@@ -167,6 +156,39 @@ private final class StopDoor: @unchecked Sendable {
   init(_ driver: DistributedRun) { self.driver = driver }
 
   func request() { driver.requestStop() }
+}
+
+extension DistributedRunFailure {
+  /// Who has to do with it, as a device sees it whose plan names the devices of a household by place.
+  package func culprit(_ own: DeviceID, in household: [DeviceID]) -> RunCulprit {
+    func device(_ place: Int) -> RunCulprit {
+      household.indices.contains(place) && household[place] != own ? .device(household[place]) : .elsewhere
+    }
+    switch self {
+    case .channel(.lost(let place), _): return device(place)
+    case .channel(.aborted, _), .cancelled: return .elsewhere
+    case .malformed(let place, _, _), .ring(let place, _): return device(place)
+    case .handover(let failure):
+      // All devices see the same lists: the one whose list does not fit knows it, and the others go on without it.
+      guard let place = failure.place else { return .job }
+      return household.indices.contains(place) && household[place] == own ? .own : device(place)
+    // Going on would train two different models.
+    case .replicasDiffer, .unfitPlan: return .job
+    case .training(let failure): return failure.isTheSameEverywhere ? .job : .own
+    }
+  }
+}
+
+extension HandoverFailure {
+  /// The device whose list or need does not fit the job; nil when it is none's.
+  fileprivate var place: Int? {
+    switch self {
+    case .manyStates(let place, _), .unknownStep(let place, _), .foreignRange(let place, _),
+      .foreignUnits(let place, _, _):
+      place
+    case .manyPlaces, .needs: nil
+    }
+  }
 }
 
 extension TrainingFailure {

@@ -2,6 +2,7 @@ import Determinism
 import Logging
 import MeshModel
 import MeshPeer
+import MeshTransport
 import ParallelPlanner
 import TrainingCoordination
 
@@ -50,6 +51,19 @@ extension JobService {
       return .planned(
         request: request.number, household: new.household.map { devices[$0] }, plan: new.plan,
         next: new.next)
+    }
+  }
+
+  /// Measures the links of the device that would plan next, before it has to: a job that stands still would wait for it.
+  func surveyIfDeputy(_ id: JobID) {
+    guard let job = jobs[id], job.links.isEmpty, !job.isSurveying, job.coordinator.committedStep > 0,
+      job.coordinator.state == .running, job.coordinator.deputy(at: DeviceClocks.now().monotonic) == own
+    else { return }
+    jobs[id]?.isSurveying = true
+    work(id, .survey) { service in
+      guard let measured = await service.doors.measureLinks(), !Task.isCancelled else { return }
+      service.jobs[id]?.isSurveying = false
+      service.jobs[id]?.links = measured
     }
   }
 

@@ -21,6 +21,7 @@ extension JobService {
     report.devices = devices(of: job)
     report.plan = summary(of: job)
     report.finishedEpochs = job.epochs.keys.sorted().compactMap { job.epochs[$0].map(EpochSummary.init) }
+    report.doneEpochs = job.doneEpochs
     report.metrics = job.metrics.keys.sorted().flatMap { epoch in
       (job.metrics[epoch] ?? []).map {
         JobReport.Measured(name: $0.name, value: $0.value, epoch: Int(epoch))
@@ -162,6 +163,12 @@ extension JobService {
 }
 
 extension OpenJob {
+  /// Finished epochs, as far as this device was told or has read from its disk.
+  var doneEpochs: Int {
+    if case .finished = coordinator.record.outcome { return specification.epochs }
+    return Int(epochs.keys.max() ?? 0)
+  }
+
   /// Where the device is that is furthest back: the others wait for it.
   var slowest: DeviceProgress? {
     coordinator.participants.compactMap { coordinator.progress(of: $0) }

@@ -6,6 +6,7 @@ package import Logging
 package import MeshModel
 package import MeshPeer
 import MeshTransport
+import TensorKernels
 package import TrainingCoordination
 import WireCoding
 
@@ -81,6 +82,8 @@ package actor JobService {
   static let openJobs = 16
   /// Least time between two writes of what was measured.
   private static let historyInterval: Duration = .seconds(5)
+  /// How long after a job's end its freed memory goes back to the system: its threads have ended then.
+  private static let tidyTime: Duration = .seconds(1)
   /// How long a daemon that stops waits until the others have what it holds.
   private static let handOverTime: Duration = .seconds(5)
   /// How long it then waits for its own threads to have the job on the disk.
@@ -104,6 +107,8 @@ package actor JobService {
   var pause: String?
   /// Who waits until something is so, or until a moment.
   private var waiter: Waiter?
+  /// When the memory that an ended job has freed goes back to the system.
+  private var tidyAt: MonotonicInstant?
   /// What is still to be said once the daemon stops, in place of `Doors.send`.
   private var farewell: [JobFarewell]?
   /// Whether nothing more is begun here.
@@ -250,12 +255,14 @@ package actor JobService {
       }
       take(.tick, id)
     }
+    if let due = tidyAt, due <= DeviceClocks.now().monotonic { tidy() }
     wakeWaiter()
     setAlarm()
   }
 
   private func settle(_ id: JobID) {
     if jobs[id]?.note() == true { keepHistory(id) }
+    surveyIfDeputy(id)
     wakeWaiter()
     setAlarm()
     tellWatchers(id)
@@ -263,14 +270,14 @@ package actor JobService {
 
   private func setAlarm() {
     let deadlines = hasStopped ? [] : jobs.values.compactMap(\.coordinator.nextDeadline)
-    lane.setAlarm((deadlines + [waiter?.until].compactMap(\.self)).min())
+    lane.setAlarm((deadlines + [waiter?.until, hasStopped ? nil : tidyAt].compactMap(\.self)).min())
   }
 
-  /// What devices tell only once must be there when the adapter is described, after a restart too.
-  private func keepHistory(_ id: JobID) {
-    guard let job = jobs[id], job.coordinator.isOwner, !job.isOver else { return }
+  /// What devices tell only once must be there when the adapter is described, and for whoever asks, after a restart too.
+  private func keepHistory(_ id: JobID, isEnd: Bool = false) {
+    guard let job = jobs[id], isEnd || !job.isOver else { return }
     let now = DeviceClocks.now().monotonic
-    if let last = job.historyKept, last.duration(to: now) < Self.historyInterval { return }
+    if !isEnd, let last = job.historyKept, last.duration(to: now) < Self.historyInterval { return }
     jobs[id]?.historyKept = now
     do throws(FileFailure) { try directory.store(JobHistory(job.epochs, job.metrics), of: id) } catch {
       log.warning("job-history-not-stored", metadata: ["job": "\(id.short)", "error": "\(error)"])
@@ -321,6 +328,7 @@ package actor JobService {
     // All that the plan needs have come to its end; who was fed beside it has nothing to wait for.
     let endsItself = isFinished && job.coordinator.participants.contains(own)
     job.activity.end(text(of: outcome), interruptsRun: !endsItself)
+    keepHistory(id, isEnd: true)
     if !job.isRunning { clean(id) }
     // Also when the command has gone: the same command must find its output free.
     if !isFinished, let submission = job.submission {
@@ -341,6 +349,19 @@ package actor JobService {
     for other in jobs.values where !other.isOver { kept.formUnion(self.blobs(of: other)) }
     for blob in blobs where !kept.contains(blob) { try? doors.blobs.remove(blob) }
     directory.removeWork(of: id)
+    tidyAt = DeviceClocks.now().monotonic.advanced(by: Self.tidyTime)
+    setAlarm()
+  }
+
+  /// Gives the system back what ended jobs have freed.
+  ///
+  /// Between what stays of it in the heaps are pages that nothing else gives back. Three daemons had 16 to 37 MiB of private
+  /// pages after ten small jobs; with this, 8 to 18 after each of fourteen, of which 4 to 6 are in use.
+  private func tidy() {
+    tidyAt = nil
+    // A job that computes would only ask for the pages again; its own end is the next moment.
+    if jobs.values.contains(where: \.isRunning) { return }
+    AllocatorSettings.giveFreedMemoryBack()
   }
 
   private func forgetOldJobs() {
@@ -443,6 +464,8 @@ struct OpenJob: Sendable {
   var opening: Task<OpenedMaterial, any Error>?
   /// The links to the other members as they were measured last.
   var links: [LinkMeasurement] = []
+  /// Whether they are being measured for the next leader.
+  var isSurveying = false
   /// Finished epochs by their number, from whichever device told them first.
   var epochs: [UInt32: FinishedEpoch] = [:]
   /// Metrics by the number of finished epochs.
