@@ -143,6 +143,9 @@ struct CachedPhase {
   /// How long cached activations take to the devices that will read them beyond the first pass; nil when that is
   /// `limit` or more.
   ///
+  /// What a transfer takes of a processor is added, since the first pass needs the processor too; in a pipeline it is in
+  /// the stages' times already.
+  ///
   /// A member of a group of `g` has computed a `g`-th of the units of its stage, and keeps of them what it will
   /// read. Every device sends and receives at once, at the slowest of its links to the others. Devices that
   /// fill as one group and then read as the same group compute from the start the units that they will read.
@@ -154,6 +157,7 @@ struct CachedPhase {
     let all = costing.job.unitsPerMiniBatch
     let involved = filling.devices | option.group
     var slowest: Int64 = 0
+    var busiest: Int64 = 0
     for device in DeviceSet(involved) {
       let own = option.units[device]
       var receives = Int64(own) * total
@@ -167,6 +171,10 @@ struct CachedPhase {
       }
       let bytes = max(receives, sends)
       guard bytes > 0 else { continue }
+      if filling.stageCount == 1 {
+        busiest = max(
+          busiest, repeated(costing.exchangeTime(device, bytes: max(0, receives) + max(0, sends)), steps))
+      }
       let (rate, latency) = slowestLink(device, involved)
       // The exact product where it fits; a rounded step else.
       let (epoch, overflow) = bytes.multipliedReportingOverflow(by: Int64(steps))
@@ -177,7 +185,9 @@ struct CachedPhase {
       slowest = max(slowest, latency + whole)
       if exposed(slowest, behind: firstEpoch) >= limit { return nil }
     }
-    return slowest == 0 ? 0 : exposed(slowest, behind: firstEpoch)
+    guard slowest > 0 else { return 0 }
+    let moving = exposed(slowest, behind: firstEpoch) + busiest
+    return moving < limit ? moving : nil
   }
 
   /// The least rate and the greatest latency of a device's links to the others of a set.

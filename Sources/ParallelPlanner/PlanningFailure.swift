@@ -65,6 +65,8 @@ extension HouseholdProfile {
       try check("the disk's reading rate of \(device.name)", device.diskReadBytesPerSecond, rates)
       try check("the update rate of \(device.name)", device.updateBytesPerSecond, rates)
       try check("the exchange rate of \(device.name)", device.exchangeBytesPerSecond, rates)
+      try check("the rate of fresh memory of \(device.name)", device.freshBytesPerSecond, rates)
+      try check("the rate of mapped weights of \(device.name)", device.mappedBytesPerSecond, rates)
       guard device.times.count == kinds else {
         throw .inconsistent(
           what: "\(device.name) has times for \(device.times.count) of \(kinds) kinds of layers")

@@ -63,6 +63,8 @@ struct InstanceMaker {
       diskReadBytesPerSecond: number(2_000_000...50_000_000),
       updateBytesPerSecond: number(1_000_000...60_000_000),
       exchangeBytesPerSecond: number(1_000_000...60_000_000),
+      freshBytesPerSecond: number(1_000_000...60_000_000),
+      mappedBytesPerSecond: number(1_000_000...60_000_000),
       times: (0..<kinds).map { _ in
         UnitTimes(
           forward: table(slowness), backward: table(slowness), fill: table(slowness), cached: table(slowness))
