@@ -213,6 +213,16 @@ final class StageCosting {
     time(bytes: bytes / 2 + bytes % 2, bytesPerSecond: household.devices[device].exchangeBytesPerSecond)
   }
 
+  /// The same of both passes of some units through a stage.
+  func exchangeTime(_ range: RangeCosts, _ device: Int, units: Int) -> Int64 {
+    exchangeTime(device, bytes: Int64(units) * forwardExchange(range))
+      + exchangeTime(device, bytes: Int64(units) * range.backwardExchange)
+  }
+
+  private func forwardExchange(_ range: RangeCosts) -> Int64 {
+    range.forwardExchange + (mode == .live ? 0 : range.tapExchange)
+  }
+
   /// The time of some bytes at a device's rate; nothing when it has none, where rounding up would make a nanosecond of it.
   private func time(bytes: Int64, bytesPerSecond: Int64) -> Int64 {
     guard bytes > 0, bytesPerSecond < PlanningLimits.bytes else { return 0 }
@@ -243,8 +253,7 @@ final class StageCosting {
     for (kind, count) in range.kinds {
       time += count * table[(row + kind) * job.unitsPerMiniBatch + units - 1]
     }
-    let perUnit = range.forwardExchange + (mode == .live ? 0 : range.tapExchange)
-    time += exchangeTime(device, bytes: Int64(units) * perUnit)
+    time += exchangeTime(device, bytes: Int64(units) * forwardExchange(range))
     guard mode != .live, range.cacheBytes > 0 else { return time }
     let writing = transferTime(
       bytes: Int64(units) * range.cacheBytes,
@@ -443,7 +452,12 @@ final class StageCosting {
       update = max(
         update, time(bytes: bytes, bytesPerSecond: household.devices[device].updateBytesPerSecond))
     }
-    return ringTime(bytes: (bytes * costs.sumBytes + 3) / 4, group: group) + update
+    return ringTime(of: bytes, group: group) + update
+  }
+
+  /// The ring over the gradient sums of so many bytes of trained weights.
+  func ringTime(of bytes: Int64, group: UInt64) -> Int64 {
+    ringTime(bytes: (bytes * costs.sumBytes + 3) / 4, group: group)
   }
 
   /// A ring of reduce-scatter and all-gather over a group, in the order of its members: as fast as its slowest link, or the

@@ -247,6 +247,34 @@ import Testing
     #expect(rest.firstEpoch == 2_000_000 && rest.total == 6_000_000)
   }
 
+  @Test("The parts of a prediction are those of its stages, and add up to its times")
+  func breakdown() throws {
+    var maker = InstanceMaker(seed: 77)
+    var simulator = ScheduleSimulator()
+    for _ in 0..<200 {
+      let instance = maker.instance(
+        devices: 1 + maker.below(5), layers: 1 + maker.below(8), units: [2, 4][maker.below(2)])
+      guard let plan = try plan(instance) else { continue }
+      let parts = PlanBreakdown(
+        plan, costs: instance.costs, household: instance.household, job: instance.job)
+      #expect(parts.stages.count == plan.stages.count)
+      for (part, stage) in zip(parts.stages, plan.stages) {
+        #expect(part.ring + part.update == stage.times.reduction)
+        // The slowest member of both passes together is no slower than the slowest of each.
+        let passes = (stage.times.forward + stage.times.backward) * Int64(plan.microBatches)
+        #expect(part.passes + part.exchange <= passes)
+        if stage.members.count == 1 { #expect(part.passes + part.exchange == passes) }
+      }
+      if plan.mode != .fill {
+        let step = simulator.duration(
+          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries)
+        #expect(parts.waiting == step - parts.stages.map(\.total).max()!)
+        #expect(plan.predicted.firstEpoch == step * Int64(instance.job.stepsPerEpoch) + parts.once)
+      }
+      if let cached = parts.cached { #expect(cached.total == plan.predicted.cachedStep) }
+    }
+  }
+
   @Test("Activations that go to other readers after one stage cost processors time that nothing hides")
   func exchangeOfMovedActivations() throws {
     // One device holds the model and computes; the other one alone may keep activations, 1,000 bytes a step.

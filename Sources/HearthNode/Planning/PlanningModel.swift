@@ -217,6 +217,8 @@ package struct PlanningModel: Sendable {
         updateBytesPerSecond: measured?.updateBytesPerSecond
           ?? device.updateMbS.map { Int64($0 * 1_000_000) } ?? PlanningLimits.bytes,
         exchangeBytesPerSecond: measured?.exchangeBytesPerSecond ?? PlanningLimits.bytes,
+        freshBytesPerSecond: measured?.freshBytesPerSecond ?? PlanningLimits.bytes,
+        mappedBytesPerSecond: measured?.mappedBytesPerSecond ?? PlanningLimits.bytes,
         times: measured?.unitTimes(work, units: units) ?? times(device))
     }
     func profile(_ link: HouseholdFile.Link) -> LinkProfile {
