@@ -273,7 +273,7 @@ struct CachedPhase {
   /// Every division of a mini-batch over a group that fits.
   private static func allOptions(_ costing: StageCosting, _ group: UInt64) -> [CachedOption] {
     let members = Array(DeviceSet(group))
-    let stepEnd = costing.stepEnd(bytes: costing.costs.trainableBytes, group: group)
+    let stepEnd = costing.cachedStepEnd(group)
     var options: [CachedOption] = []
     var units = Array(repeating: 0, count: costing.deviceCount)
     func give(_ place: Int, _ left: Int, _ slowest: Int64) {
@@ -322,7 +322,7 @@ struct CachedPhase {
     guard units.reduce(0, +) == costing.job.unitsPerMiniBatch else { return nil }
     return CachedOption(
       group: group, units: units,
-      step: slowest + costing.stepEnd(bytes: costing.costs.trainableBytes, group: group))
+      step: slowest + costing.cachedStepEnd(group))
   }
 
   /// The fastest division of a mini-batch over a group.
@@ -345,7 +345,7 @@ struct CachedPhase {
       next[best] = fits(costing, device, units[device] + 1) ? time(costing, device, units[device] + 1) : .max
     }
     let slowest = members.reduce(Int64(0)) { max($0, time(costing, $1, units[$1])) }
-    let stepEnd = costing.stepEnd(bytes: costing.costs.trainableBytes, group: group)
+    let stepEnd = costing.cachedStepEnd(group)
     return CachedOption(group: group, units: units, step: slowest + stepEnd)
   }
 }

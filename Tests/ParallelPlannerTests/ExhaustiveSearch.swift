@@ -112,7 +112,11 @@ struct ExhaustiveSearch {
         }
         guard fits else { continue }
         let trainable = search.costs.layers[key.lower..<key.upper].reduce(0) { $0 + $1.trainableBytes }
-        times.reduction = mode == .fill ? 0 : search.stepEnd(trainable, key.group)
+        times.reduction =
+          mode == .fill
+          ? 0
+          : search.stepEnd(
+            trainable, key.group, isWhole: key.lower == 0 && key.upper == search.costs.layers.count)
         if !found.contains(times) { found.append(times) }
       }
       return found
@@ -278,24 +282,28 @@ struct ExhaustiveSearch {
           slowest = max(
             slowest, compute, nanoseconds(Int64(share) * costs.cacheBytes, profile.diskReadBytesPerSecond))
         }
-        if fits { options.append((units, slowest + stepEnd(trainable, group))) }
+        if fits { options.append((units, slowest + stepEnd(trainable, group, isWhole: true))) }
       }
     }
     return options
   }
 
   /// The ring, and the slowest member's update of the weights that it summed gradients of.
-  fileprivate func stepEnd(_ bytes: Int64, _ group: [Int]) -> Int64 {
+  ///
+  /// Gradients of whole units go round in parts, each of which waits for its own hops.
+  fileprivate func stepEnd(_ bytes: Int64, _ group: [Int], isWhole: Bool) -> Int64 {
     let updates = group.map { nanoseconds(bytes, household.devices[$0].updateBytesPerSecond) }
-    return ring((bytes * costs.sumBytes + 3) / 4, group) + (bytes > 0 ? updates.max()! : 0)
+    return ring((bytes * costs.sumBytes + 3) / 4, group, parts: isWhole ? costs.ringParts : 1)
+      + (bytes > 0 ? updates.max()! : 0)
   }
 
-  fileprivate func ring(_ bytes: Int64, _ group: [Int]) -> Int64 {
+  fileprivate func ring(_ bytes: Int64, _ group: [Int], parts: Int64) -> Int64 {
     guard group.count > 1, bytes > 0 else { return 0 }
     let neighbours = group.indices.map { household.link(group[$0], group[($0 + 1) % group.count]) }
     let part = (bytes + Int64(group.count) - 1) / Int64(group.count)
     let rates = neighbours.map(\.bytesPerSecond) + group.map { household.devices[$0].exchangeBytesPerSecond }
-    return Int64(2 * (group.count - 1)) * (neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!))
+    let hop = parts * neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!)
+    return Int64(2 * (group.count - 1)) * hop
   }
 }
 
