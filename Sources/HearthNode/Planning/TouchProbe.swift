@@ -18,8 +18,7 @@ struct TouchProbe {
     try createDirectory(directory, isPrivate: true)
     let path = directory + "/touch"
     defer { unlink(path) }
-    // Not zeros: some file systems do not store them.
-    try AtomicFile.write((0..<Self.mappedBytes).map { UInt8($0 >> 12 & 63) }, to: path)
+    try makeFile(path)
     var (fresh, mapped) = (Double.infinity, Double.infinity)
     for _ in 0..<Self.rounds {
       fresh = min(fresh, try touchMemory(page))
@@ -29,6 +28,18 @@ struct TouchProbe {
       Int64(seconds * 1e9 * Double(1 << 20) / Double(bytes))
     }
     return (ofMebibyte(fresh, Self.freshBytes), ofMebibyte(mapped, Self.mappedBytes))
+  }
+
+  /// A file written as weights are that come from other devices: how large the system's pieces of it are depends on that.
+  private func makeFile(_ path: String) throws {
+    // What an interrupted measurement left goes first.
+    unlink(path)
+    let file = try OpenFile(path, .creating)
+    // Not zeros: some file systems do not store them.
+    let chunk = [UInt8](repeating: 63, count: BlobLimits.chunk)
+    for offset in stride(from: 0, to: Self.mappedBytes, by: chunk.count) {
+      try chunk.withUnsafeBytes { try file.write($0, at: offset) }
+    }
   }
 
   /// Seconds that the system takes to give pages which were asked for and never used.
