@@ -26,11 +26,11 @@ package struct RingExercise {
   /// Bytes that this device has sent so far.
   package var sentBytes: UInt64 { links.bytes.reduce(0) { $0 + $1.sent } }
 
-  /// In how many parts, one after the other, devices that compute whole units reduce so many sums, about: leaves are not cut.
-  package static func parts(sums: Int, format: GradientSumFormat) -> Int {
+  /// The buckets in which devices that compute whole units reduce so many sums, about: leaves are not cut.
+  package static func buckets(sums: Int, format: GradientSumFormat) -> Int {
     guard format.knowsExponents else { return 1 }
     let bytes = sums * format.bytesPerParameter
-    let part = max(DistributedRun.defaultBucketBytes, bytes / OverlappedRing.mostBuckets)
-    return min(OverlappedRing.mostBuckets, max(1, (bytes + part - 1) / part))
+    let bucket = max(DistributedRun.defaultBucketBytes, bytes / OverlappedRing.mostBuckets)
+    return min(OverlappedRing.mostBuckets, max(1, (bytes + bucket - 1) / bucket))
   }
 }

@@ -441,35 +441,35 @@ final class StageCosting {
   /// What follows a stage's last backward pass: the ring sum of its gradients over its group, and the update of its
   /// weights on each member.
   func reduction(_ range: RangeCosts, group: UInt64) -> Int64 {
-    mode == .fill ? 0 : stepEnd(bytes: range.trainableBytes, group: group, parts: ringParts(range))
+    mode == .fill ? 0 : stepEnd(bytes: range.trainableBytes, group: group, buckets: ringBuckets(range))
   }
 
   /// Only devices that compute units whole reduce the gradients of the last layers while the first are still on their way.
-  func ringParts(_ range: RangeCosts) -> Int64 {
-    range.upper - range.lower == layerCount ? costs.ringParts : 1
+  func ringBuckets(_ range: RangeCosts) -> Int64 {
+    range.upper - range.lower == layerCount ? costs.ringBuckets : 1
   }
 
   /// What follows a step from the cache.
   func cachedStepEnd(_ group: UInt64) -> Int64 {
-    stepEnd(bytes: costs.trainableBytes, group: group, parts: costs.ringParts)
+    stepEnd(bytes: costs.trainableBytes, group: group, buckets: costs.ringBuckets)
   }
 
   /// The ring over a group, and the slowest member's update.
-  func stepEnd(bytes: Int64, group: UInt64, parts: Int64) -> Int64 {
+  func stepEnd(bytes: Int64, group: UInt64, buckets: Int64) -> Int64 {
     guard bytes > 0 else { return 0 }
     var update: Int64 = 0
     for device in DeviceSet(group) {
       update = max(
         update, time(bytes: bytes, bytesPerSecond: household.devices[device].updateBytesPerSecond))
     }
-    return ringTime(bytes: bytes, group: group, parts: parts) + update
+    return ringTime(bytes: bytes, group: group, buckets: buckets) + update
   }
 
   /// A ring of reduce-scatter and all-gather of the gradients of `bytes` of trained weights over a group, in the order of its
   /// members: as fast as its slowest link, or the member whose processor is slowest with it.
   ///
-  /// Its parts follow each other, and each waits for its own hops.
-  func ringTime(bytes: Int64, group: UInt64, parts: Int64) -> Int64 {
+  /// Its buckets follow each other, and each waits for its own hops.
+  func ringTime(bytes: Int64, group: UInt64, buckets: Int64) -> Int64 {
     let count = Int64(group.nonzeroBitCount)
     guard count > 1, bytes > 0 else { return 0 }
     let sums = (bytes * costs.sumBytes + 3) / 4
@@ -484,7 +484,7 @@ final class StageCosting {
     }
     let rounds = 2 * (count - 1)
     return rounds
-      * (parts * latency + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
+      * (buckets * latency + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
   }
 }
 

@@ -290,19 +290,19 @@ struct ExhaustiveSearch {
 
   /// The ring, and the slowest member's update of the weights that it summed gradients of.
   ///
-  /// Gradients of whole units go round in parts, each of which waits for its own hops.
+  /// Gradients of whole units go round in buckets, each of which waits for its own hops.
   fileprivate func stepEnd(_ bytes: Int64, _ group: [Int], isWhole: Bool) -> Int64 {
     let updates = group.map { nanoseconds(bytes, household.devices[$0].updateBytesPerSecond) }
-    return ring((bytes * costs.sumBytes + 3) / 4, group, parts: isWhole ? costs.ringParts : 1)
+    return ring((bytes * costs.sumBytes + 3) / 4, group, buckets: isWhole ? costs.ringBuckets : 1)
       + (bytes > 0 ? updates.max()! : 0)
   }
 
-  fileprivate func ring(_ bytes: Int64, _ group: [Int], parts: Int64) -> Int64 {
+  fileprivate func ring(_ bytes: Int64, _ group: [Int], buckets: Int64) -> Int64 {
     guard group.count > 1, bytes > 0 else { return 0 }
     let neighbours = group.indices.map { household.link(group[$0], group[($0 + 1) % group.count]) }
     let part = (bytes + Int64(group.count) - 1) / Int64(group.count)
     let rates = neighbours.map(\.bytesPerSecond) + group.map { household.devices[$0].exchangeBytesPerSecond }
-    let hop = parts * neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!)
+    let hop = buckets * neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!)
     return Int64(2 * (group.count - 1)) * hop
   }
 }

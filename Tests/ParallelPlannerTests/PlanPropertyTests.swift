@@ -294,16 +294,16 @@ import Testing
   }
 
   @Test(
-    "Each part of a ring waits for its own hops where units are computed whole, and a stage's ring is one part"
+    "Each bucket waits for its own hops where units are computed whole, and a stage has one"
   )
-  func ringParts() throws {
+  func ringBuckets() throws {
     // Two layers of 1 MB of trained weights, on two devices with 10 ms between them and 1 GB a second.
-    func reductions(parts: Int64, memory: Int64) throws -> [Int64] {
+    func reductions(buckets: Int64, memory: Int64) throws -> [Int64] {
       let layer = LayerCosts(
         kind: 0, frozenBytes: 1_000_000, trainableBytes: 1_000_000, retainedBytes: 0,
         forwardBoundaryBytes: 0, backwardBoundaryBytes: 0, fillBoundaryBytes: 0)
       let costs = ModelCosts(
-        name: "m", kinds: ["layer"], layers: [layer, layer], trainableCopies: 2, ringParts: parts,
+        name: "m", kinds: ["layer"], layers: [layer, layer], trainableCopies: 2, ringBuckets: buckets,
         canCache: false)
       // Passes long enough that all devices are wanted.
       let household = HouseholdProfile(
@@ -314,11 +314,11 @@ import Testing
       let plan = try ParallelPlanner().plan(costs, household: household, job: job).plan
       return plan.stages.map(\.times.reduction)
     }
-    // Whole: 6 hops of 10 ms and a fourth of 2 MB, 0.5 ms; in four parts 40 ms a hop.
-    #expect(try reductions(parts: 1, memory: 1 << 30) == [63_000_000])
-    #expect(try reductions(parts: 4, memory: 1 << 30) == [243_000_000])
-    // Two stages of two: 2 hops of 10 ms and half of 1 MB, whatever the parts.
-    #expect(try reductions(parts: 4, memory: 3_500_000) == [21_000_000, 21_000_000])
+    // Whole: 6 hops of 10 ms and a fourth of 2 MB, 0.5 ms; in four buckets 40 ms a hop.
+    #expect(try reductions(buckets: 1, memory: 1 << 30) == [63_000_000])
+    #expect(try reductions(buckets: 4, memory: 1 << 30) == [243_000_000])
+    // Two stages of two: 2 hops of 10 ms and half of 1 MB, whatever the buckets.
+    #expect(try reductions(buckets: 4, memory: 3_500_000) == [21_000_000, 21_000_000])
   }
 
   @Test("A large household that gains a device plans no worse than the plan it had")

@@ -34,7 +34,7 @@ struct InstanceMaker {
       },
       shared: generator.uniform(below: 2) == 0
         ? [] : [SharedWeights(bytes: number(1...800), layers: [0, generator.uniform(below: layers)])],
-      sumBytes: [4, 5, 8][generator.uniform(below: 3)], ringParts: [1, 4][generator.uniform(below: 2)],
+      sumBytes: [4, 5, 8][generator.uniform(below: 3)], ringBuckets: [1, 4][generator.uniform(below: 2)],
       transientBytes: number(0...100),
       cachedUnitBytes: number(0...300), canCache: canCache)
     let whole = costs.layers.reduce(Int64(0)) {

@@ -71,13 +71,13 @@ import Testing
     #expect(try JobPlanningSettings(decoding: settings(half).encoded()).shape == half)
   }
 
-  @Test("Gradients of a whole model go round in four parts, of a mebibyte at least; 32-bit sums in one")
-  func ringParts() {
+  @Test("Gradients of a whole model go round in four buckets, of a mebibyte at least; 32-bit sums in one")
+  func ringBuckets() {
     // 64-bit sums: eight bytes each.
     let counts = [1, 1 << 17, 1 << 18, 3 << 17, 1 << 19, 1 << 24]
-    #expect(counts.map { RingExercise.parts(sums: $0, format: .fixed64) } == [1, 1, 2, 3, 4, 4])
-    #expect(RingExercise.parts(sums: 1 << 24, format: .coarse64) == 4)
-    #expect(RingExercise.parts(sums: 1 << 24, format: .scaled32) == 1)
+    #expect(counts.map { RingExercise.buckets(sums: $0, format: .fixed64) } == [1, 1, 2, 3, 4, 4])
+    #expect(RingExercise.buckets(sums: 1 << 24, format: .coarse64) == 4)
+    #expect(RingExercise.buckets(sums: 1 << 24, format: .scaled32) == 1)
   }
 
   @Test("What a mebibyte takes becomes a rate, and what was not measured takes no time")
