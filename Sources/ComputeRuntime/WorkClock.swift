@@ -34,7 +34,18 @@ package struct WorkClock: Sendable {
       wall: now.wall - mark.wall, processor: now.processor - mark.processor, threads: threads, quota: quota)
   }
 
-  /// The same from measured times: `wall` and `processor` in seconds, `quota` in processors.
+  /// Seconds that the process' work since `mark`, on whichever threads, takes one processor, or the quota if that is less.
+  package func processorSeconds(since mark: Mark) -> Double {
+    Self.seconds(processor: now.processor - mark.processor, quota: quota)
+  }
+
+  /// The same from measured processor time, in seconds.
+  package static func seconds(processor: Double, quota: Double?) -> Double {
+    guard let quota, quota > 0, quota < 1 else { return processor }
+    return processor / quota
+  }
+
+  /// Seconds of work from measured times: `wall` and `processor` in seconds, `quota` in processors.
   package static func seconds(wall: Double, processor: Double, threads: Int, quota: Double?) -> Double {
     guard let quota, quota > 0, quota < Double(threads) else { return wall }
     return processor / quota

@@ -143,6 +143,9 @@ struct CachedPhase {
   /// How long cached activations take to the devices that will read them beyond the first pass; nil when that is
   /// `limit` or more.
   ///
+  /// What a transfer takes of a processor is added, since the first pass needs the processor too; in a pipeline it is in
+  /// the stages' times already.
+  ///
   /// A member of a group of `g` has computed a `g`-th of the units of its stage, and keeps of them what it will
   /// read. Every device sends and receives at once, at the slowest of its links to the others. Devices that
   /// fill as one group and then read as the same group compute from the start the units that they will read.
@@ -154,6 +157,7 @@ struct CachedPhase {
     let all = costing.job.unitsPerMiniBatch
     let involved = filling.devices | option.group
     var slowest: Int64 = 0
+    var busiest: Int64 = 0
     for device in DeviceSet(involved) {
       let own = option.units[device]
       var receives = Int64(own) * total
@@ -167,6 +171,10 @@ struct CachedPhase {
       }
       let bytes = max(receives, sends)
       guard bytes > 0 else { continue }
+      if filling.stageCount == 1 {
+        busiest = max(
+          busiest, repeated(costing.exchangeTime(device, bytes: max(0, receives) + max(0, sends)), steps))
+      }
       let (rate, latency) = slowestLink(device, involved)
       // The exact product where it fits; a rounded step else.
       let (epoch, overflow) = bytes.multipliedReportingOverflow(by: Int64(steps))
@@ -177,7 +185,9 @@ struct CachedPhase {
       slowest = max(slowest, latency + whole)
       if exposed(slowest, behind: firstEpoch) >= limit { return nil }
     }
-    return slowest == 0 ? 0 : exposed(slowest, behind: firstEpoch)
+    guard slowest > 0 else { return 0 }
+    let moving = exposed(slowest, behind: firstEpoch) + busiest
+    return moving < limit ? moving : nil
   }
 
   /// The least rate and the greatest latency of a device's links to the others of a set.
@@ -263,7 +273,7 @@ struct CachedPhase {
   /// Every division of a mini-batch over a group that fits.
   private static func allOptions(_ costing: StageCosting, _ group: UInt64) -> [CachedOption] {
     let members = Array(DeviceSet(group))
-    let stepEnd = costing.stepEnd(bytes: costing.costs.trainableBytes, group: group)
+    let stepEnd = costing.cachedStepEnd(group)
     var options: [CachedOption] = []
     var units = Array(repeating: 0, count: costing.deviceCount)
     func give(_ place: Int, _ left: Int, _ slowest: Int64) {
@@ -312,7 +322,7 @@ struct CachedPhase {
     guard units.reduce(0, +) == costing.job.unitsPerMiniBatch else { return nil }
     return CachedOption(
       group: group, units: units,
-      step: slowest + costing.stepEnd(bytes: costing.costs.trainableBytes, group: group))
+      step: slowest + costing.cachedStepEnd(group))
   }
 
   /// The fastest division of a mini-batch over a group.
@@ -335,7 +345,7 @@ struct CachedPhase {
       next[best] = fits(costing, device, units[device] + 1) ? time(costing, device, units[device] + 1) : .max
     }
     let slowest = members.reduce(Int64(0)) { max($0, time(costing, $1, units[$1])) }
-    let stepEnd = costing.stepEnd(bytes: costing.costs.trainableBytes, group: group)
+    let stepEnd = costing.cachedStepEnd(group)
     return CachedOption(group: group, units: units, step: slowest + stepEnd)
   }
 }

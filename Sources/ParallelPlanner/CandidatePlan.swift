@@ -70,20 +70,30 @@ struct PlanScorer {
     return (step, repeated(step, repeats(candidate.mode)))
   }
 
+  /// What the devices of a candidate do once, before the first step is as fast as the others.
+  func firstTouch(_ candidate: CandidatePlan) -> Int64 {
+    candidate.stages.reduce(0) {
+      max($0, costing.firstTouch(costing.range($1.lower, $1.upper), group: $1.group))
+    }
+  }
+
   /// The whole score of a candidate; nil when its mode needs a cache that fits nowhere, or the job does not end before
   /// `limit`.
   mutating func score(_ candidate: CandidatePlan, below limit: Int64 = .max) -> CandidateScore? {
-    let (step, time) = pipelineTime(candidate)
+    let (step, pass) = pipelineTime(candidate)
+    guard pass < limit else { return nil }
+    let once = firstTouch(candidate)
+    let time = pass + once
     guard time < limit else { return nil }
     guard candidate.mode != .live else {
       return CandidateScore(
-        step: step, firstEpoch: repeated(step, costing.job.stepsPerEpoch), redistribution: 0,
+        step: step, firstEpoch: repeated(step, costing.job.stepsPerEpoch) + once, redistribution: 0,
         cachedOption: nil,
         total: time)
     }
     guard
       let cached = cachedPhase.best(
-        after: candidate.stages, mode: candidate.mode, firstEpoch: time, below: limit - time)
+        after: candidate.stages, mode: candidate.mode, firstEpoch: pass, below: limit - time)
     else { return nil }
     return CandidateScore(
       step: step, firstEpoch: time, redistribution: cached.redistribution, cachedOption: cached.option,

@@ -52,16 +52,23 @@ package struct DeviceProfile: Sendable, Hashable {
   package var diskReadBytesPerSecond: Int64
   /// Rate at which an optimizer step goes through trained weights, in bytes of one copy a second.
   package var updateBytesPerSecond: Int64
-  /// Rate at which the processor sends sums round a ring while it takes in as many: packing, encryption, addition.
+  /// Rate at which the processor sends sums round a ring while it takes in as many: packing, encryption, TCP, addition.
+  ///
+  /// Of anything else that is sent or received, two bytes count as one that is sent while one comes in.
   package var exchangeBytesPerSecond: Int64
+  /// Rate at which memory is used for the first time: the system clears it page by page.
+  package var freshBytesPerSecond: Int64
+  /// Rate at which weights in a file are read for the first time, when the file is in memory already.
+  package var mappedBytesPerSecond: Int64
   /// Times by kind of layer, in the order of the model's kinds.
   package var times: [UnitTimes]
 
-  /// The profile of one device; updates and exchanges take no time unless a rate is given.
+  /// The profile of one device; what has no rate here takes no time.
   package init(
     name: String, memoryBudget: Int64, workers: Int = 1, cacheBudget: Int64, diskWriteBytesPerSecond: Int64,
     diskReadBytesPerSecond: Int64, updateBytesPerSecond: Int64 = PlanningLimits.bytes,
-    exchangeBytesPerSecond: Int64 = PlanningLimits.bytes, times: [UnitTimes]
+    exchangeBytesPerSecond: Int64 = PlanningLimits.bytes, freshBytesPerSecond: Int64 = PlanningLimits.bytes,
+    mappedBytesPerSecond: Int64 = PlanningLimits.bytes, times: [UnitTimes]
   ) {
     self.name = name
     self.memoryBudget = memoryBudget
@@ -71,6 +78,8 @@ package struct DeviceProfile: Sendable, Hashable {
     self.diskReadBytesPerSecond = diskReadBytesPerSecond
     self.updateBytesPerSecond = updateBytesPerSecond
     self.exchangeBytesPerSecond = exchangeBytesPerSecond
+    self.freshBytesPerSecond = freshBytesPerSecond
+    self.mappedBytesPerSecond = mappedBytesPerSecond
     self.times = times
   }
 }

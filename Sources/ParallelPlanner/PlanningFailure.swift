@@ -27,6 +27,7 @@ extension ModelCosts {
     try check("the model's number of layer kinds", Int64(kinds.count), 1...Int64(PlanningLimits.layerKinds))
     try check("copies of trained weights", trainableCopies, 1...16)
     try check("bytes of a gradient sum", sumBytes, 1...16)
+    try check("buckets of a step", ringBuckets, 1...1024)
     try check("transient bytes", transientBytes, 0...PlanningLimits.bytes)
     try check("bytes of a cached unit", cachedUnitBytes, 0...PlanningLimits.bytes)
     for (index, layer) in layers.enumerated() {
@@ -65,6 +66,8 @@ extension HouseholdProfile {
       try check("the disk's reading rate of \(device.name)", device.diskReadBytesPerSecond, rates)
       try check("the update rate of \(device.name)", device.updateBytesPerSecond, rates)
       try check("the exchange rate of \(device.name)", device.exchangeBytesPerSecond, rates)
+      try check("the rate of fresh memory of \(device.name)", device.freshBytesPerSecond, rates)
+      try check("the rate of mapped weights of \(device.name)", device.mappedBytesPerSecond, rates)
       guard device.times.count == kinds else {
         throw .inconsistent(
           what: "\(device.name) has times for \(device.times.count) of \(kinds) kinds of layers")

@@ -76,16 +76,18 @@ extension Replanning {
       let (divided, _) = planner.asDivided(candidate, plan, costing, scorer)
     else { return nil }
     let (step, pass) = scorer.pipelineTime(divided)
+    let once = scorer.firstTouch(divided)
     plan.predicted.step = step
-    plan.predicted.firstEpoch = plan.mode == .live ? repeated(step, costing.job.stepsPerEpoch) : pass
-    plan.predicted.total = pass
+    plan.predicted.firstEpoch =
+      once + (plan.mode == .live ? repeated(step, costing.job.stepsPerEpoch) : pass)
+    plan.predicted.total = once + pass
     guard plan.mode != .live else { return plan }
     guard let option = CachedPhase.earlierOption(costing, plan.cached) else { return nil }
     let rest = scorer.cachedPhase.time(of: option, after: divided.stages, mode: plan.mode, firstEpoch: pass)
     plan.predicted.cachedStep = option.step
     plan.predicted.cachedEpoch = repeated(option.step, costing.job.stepsPerEpoch)
     plan.predicted.redistribution = rest - repeated(option.step, costing.job.cachedSteps(plan.mode))
-    plan.predicted.total = min(.max / 8, pass + rest)
+    plan.predicted.total = min(.max / 8, once + pass + rest)
     return plan
   }
 

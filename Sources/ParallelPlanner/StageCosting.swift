@@ -29,9 +29,17 @@ struct RangeCosts {
   var lower = 0
   var upper = 0
   var fixedBytes: Int64 = 0
+  /// The part of `fixedBytes` that is never written.
+  var frozenBytes: Int64 = 0
   var retainedBytes: Int64 = 0
   var cacheBytes: Int64 = 0
   var trainableBytes: Int64 = 0
+  /// What of one unit goes over the stage's two boundaries in a forward pass, sent and received.
+  var forwardExchange: Int64 = 0
+  /// The same of the backward pass.
+  var backwardExchange: Int64 = 0
+  /// What of one unit's activations goes to those who will read them, with as much that comes; nothing of a whole model.
+  var tapExchange: Int64 = 0
   /// How many layers of each kind there are, kinds without layers left out.
   var kinds: [(kind: Int, count: Int64)] = []
 }
@@ -111,7 +119,8 @@ final class StageCosting {
   private func measuredRange(_ lower: Int, _ upper: Int) -> RangeCosts {
     var range = RangeCosts(lower: lower, upper: upper)
     let trainable = prefixes.trainable[upper] - prefixes.trainable[lower]
-    range.fixedBytes = prefixes.frozen[upper] - prefixes.frozen[lower] + prefixes.sharedBytes(lower, upper)
+    range.frozenBytes = prefixes.frozen[upper] - prefixes.frozen[lower] + prefixes.sharedBytes(lower, upper)
+    range.fixedBytes = range.frozenBytes
     if mode == .fill {
       // A model that cannot be cached is never filled, so its trained weights are the technique's alone.
       range.trainableBytes = 0
@@ -122,6 +131,12 @@ final class StageCosting {
     range.retainedBytes = prefixes.retained[upper] - prefixes.retained[lower]
     range.cacheBytes = prefixes.cache[upper] - prefixes.cache[lower]
     range.kinds = prefixes.kinds(lower, upper)
+    for layer in [lower - 1, upper - 1] where layer >= 0 && layer < layerCount - 1 {
+      let costs = costs.layers[layer]
+      range.forwardExchange += mode == .fill ? costs.fillBoundaryBytes : costs.forwardBoundaryBytes
+      range.backwardExchange += mode == .fill ? 0 : costs.backwardBoundaryBytes
+    }
+    range.tapExchange = upper - lower < layerCount ? 2 * range.cacheBytes : 0
     return range
   }
 
@@ -192,7 +207,45 @@ final class StageCosting {
 
   // MARK: Time
 
-  /// The forward time of some units on a device; filling a cache takes at least as long as writing it.
+  /// How long a device's processor is busy with bytes that it sends and receives.
+  func exchangeTime(_ device: Int, bytes: Int64) -> Int64 {
+    // An exchange is one byte out and one in.
+    time(bytes: bytes / 2 + bytes % 2, bytesPerSecond: household.devices[device].exchangeBytesPerSecond)
+  }
+
+  /// The same of both passes of some units through a stage.
+  func exchangeTime(_ range: RangeCosts, _ device: Int, units: Int) -> Int64 {
+    exchangeTime(device, bytes: Int64(units) * forwardExchange(range))
+      + exchangeTime(device, bytes: Int64(units) * range.backwardExchange)
+  }
+
+  private func forwardExchange(_ range: RangeCosts) -> Int64 {
+    range.forwardExchange + (mode == .live ? 0 : range.tapExchange)
+  }
+
+  /// The time of some bytes at a device's rate; nothing when it has none, where rounding up would make a nanosecond of it.
+  private func time(bytes: Int64, bytesPerSecond: Int64) -> Int64 {
+    guard bytes > 0, bytesPerSecond < PlanningLimits.bytes else { return 0 }
+    return transferTime(bytes: bytes, bytesPerSecond: bytesPerSecond)
+  }
+
+  /// What a device does once for a stage of a new job: its part of the weights and of the memory that training writes to is
+  /// touched for the first time.
+  func firstTouch(_ range: RangeCosts, group: UInt64) -> Int64 {
+    guard job.remaining == nil else { return 0 }
+    let fresh =
+      range.fixedBytes - range.frozenBytes + costs.transientBytes + (mode == .fill ? 0 : range.retainedBytes)
+    return DeviceSet(group).reduce(0) { slowest, device in
+      let profile = household.devices[device]
+      return max(
+        slowest,
+        time(bytes: range.frozenBytes, bytesPerSecond: profile.mappedBytesPerSecond)
+          + time(bytes: fresh, bytesPerSecond: profile.freshBytesPerSecond))
+    }
+  }
+
+  /// The forward time of some units on a device, with what its processor has to do to hand them on; filling a cache takes
+  /// at least as long as writing it.
   func forwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
     let table = mode == .fill ? fillTable : forwardTable
     let row = device * costs.kinds.count
@@ -200,6 +253,7 @@ final class StageCosting {
     for (kind, count) in range.kinds {
       time += count * table[(row + kind) * job.unitsPerMiniBatch + units - 1]
     }
+    time += exchangeTime(device, bytes: Int64(units) * forwardExchange(range))
     guard mode != .live, range.cacheBytes > 0 else { return time }
     let writing = transferTime(
       bytes: Int64(units) * range.cacheBytes,
@@ -214,7 +268,7 @@ final class StageCosting {
     for (kind, count) in range.kinds {
       time += count * backwardTable[(row + kind) * job.unitsPerMiniBatch + units - 1]
     }
-    return time
+    return time + exchangeTime(device, bytes: Int64(units) * range.backwardExchange)
   }
 
   /// The least times of one unit of a micro-batch by device and kind, whichever number of units is computed together.
@@ -387,27 +441,38 @@ final class StageCosting {
   /// What follows a stage's last backward pass: the ring sum of its gradients over its group, and the update of its
   /// weights on each member.
   func reduction(_ range: RangeCosts, group: UInt64) -> Int64 {
-    mode == .fill ? 0 : stepEnd(bytes: range.trainableBytes, group: group)
+    mode == .fill ? 0 : stepEnd(bytes: range.trainableBytes, group: group, buckets: ringBuckets(range))
+  }
+
+  /// Only devices that compute units whole reduce the gradients of the last layers while the first are still on their way.
+  func ringBuckets(_ range: RangeCosts) -> Int64 {
+    range.upper - range.lower == layerCount ? costs.ringBuckets : 1
+  }
+
+  /// What follows a step from the cache.
+  func cachedStepEnd(_ group: UInt64) -> Int64 {
+    stepEnd(bytes: costs.trainableBytes, group: group, buckets: costs.ringBuckets)
   }
 
   /// The ring over a group, and the slowest member's update.
-  func stepEnd(bytes: Int64, group: UInt64) -> Int64 {
+  func stepEnd(bytes: Int64, group: UInt64, buckets: Int64) -> Int64 {
     guard bytes > 0 else { return 0 }
     var update: Int64 = 0
     for device in DeviceSet(group) {
-      let rate = household.devices[device].updateBytesPerSecond
-      // No rate was given, so no time: rounding up would make a nanosecond of it.
-      if rate == PlanningLimits.bytes { continue }
-      update = max(update, transferTime(bytes: bytes, bytesPerSecond: rate))
+      update = max(
+        update, time(bytes: bytes, bytesPerSecond: household.devices[device].updateBytesPerSecond))
     }
-    return ringTime(bytes: (bytes * costs.sumBytes + 3) / 4, group: group) + update
+    return ringTime(bytes: bytes, group: group, buckets: buckets) + update
   }
 
-  /// A ring of reduce-scatter and all-gather over a group, in the order of its members: as fast as its slowest link, or the
-  /// member whose processor is slowest with it.
-  func ringTime(bytes: Int64, group: UInt64) -> Int64 {
+  /// A ring of reduce-scatter and all-gather of the gradients of `bytes` of trained weights over a group, in the order of its
+  /// members: as fast as its slowest link, or the member whose processor is slowest with it.
+  ///
+  /// Its buckets follow each other, and each waits for its own hops.
+  func ringTime(bytes: Int64, group: UInt64, buckets: Int64) -> Int64 {
     let count = Int64(group.nonzeroBitCount)
     guard count > 1, bytes > 0 else { return 0 }
+    let sums = (bytes * costs.sumBytes + 3) / 4
     var rate = Int64.max
     var latency: Int64 = 0
     var previous = 63 - group.leadingZeroBitCount
@@ -418,7 +483,8 @@ final class StageCosting {
       previous = device
     }
     let rounds = 2 * (count - 1)
-    return rounds * (latency + transferTime(bytes: (bytes + count - 1) / count, bytesPerSecond: rate))
+    return rounds
+      * (buckets * latency + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
   }
 }
 

@@ -16,6 +16,13 @@ import Testing
     #expect(WorkClock.seconds(wall: 0.5, processor: 0.1, threads: 2, quota: 2) == 0.5)
   }
 
+  @Test("Work of many threads takes one processor as long as all of them together, or a smaller quota longer")
+  func oneProcessor() {
+    #expect(WorkClock.seconds(processor: 0.5, quota: nil) == 0.5)
+    #expect(WorkClock.seconds(processor: 0.5, quota: 2) == 0.5)
+    #expect(WorkClock.seconds(processor: 0.5, quota: 0.25) == 2)
+  }
+
   @Test("Counts the processor time of this process")
   func own() {
     let clock = WorkClock(quota: 1e-3)

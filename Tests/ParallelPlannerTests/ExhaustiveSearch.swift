@@ -103,16 +103,62 @@ struct ExhaustiveSearch {
             backward += mode == .fill ? 0 : UnitTimes.time(table.backward, units: share)
             cache += Int64(share) * layer.cacheBytes
           }
+          let (forwardBytes, backwardBytes) = exchanged(key.lower..<key.upper)
+          forward += search.exchange(Int64(share) * forwardBytes, device)
+          backward += search.exchange(Int64(share) * backwardBytes, device)
           if mode != .live { forward = max(forward, nanoseconds(cache, profile.diskWriteBytesPerSecond)) }
           times.forward = max(times.forward, forward)
           times.backward = max(times.backward, backward)
         }
         guard fits else { continue }
         let trainable = search.costs.layers[key.lower..<key.upper].reduce(0) { $0 + $1.trainableBytes }
-        times.reduction = mode == .fill ? 0 : search.stepEnd(trainable, key.group)
+        times.reduction =
+          mode == .fill
+          ? 0
+          : search.stepEnd(
+            trainable, key.group, isWhole: key.lower == 0 && key.upper == search.costs.layers.count)
         if !found.contains(times) { found.append(times) }
       }
       return found
+    }
+
+    /// Bytes of one unit that a stage's device sends and receives in each pass.
+    func exchanged(_ layers: Range<Int>) -> (forward: Int64, backward: Int64) {
+      var (forward, backward) = (Int64(0), Int64(0))
+      let all = search.costs.layers
+      var ends: [LayerCosts] = []
+      if layers.lowerBound > 0 { ends.append(all[layers.lowerBound - 1]) }
+      if layers.upperBound < all.count { ends.append(all[layers.upperBound - 1]) }
+      for end in ends {
+        forward += mode == .fill ? end.fillBoundaryBytes : end.forwardBoundaryBytes
+        backward += mode == .fill ? 0 : end.backwardBoundaryBytes
+      }
+      if mode != .live, !ends.isEmpty {
+        forward += 2 * all[layers].reduce(0) { $0 + $1.cacheBytes }
+      }
+      return (forward, backward)
+    }
+
+    /// The first touch of weights and memory, of the device that is slowest with it.
+    func firstTouch(_ stages: [Stage]) -> Int64 {
+      stages.map { stage in
+        let layers = search.costs.layers[stage.layers]
+        var frozen = layers.reduce(0) { $0 + $1.frozenBytes }
+        for shared in search.costs.shared where shared.layers.contains(where: stage.layers.contains) {
+          frozen += shared.bytes
+        }
+        var fresh = search.costs.transientBytes
+        if mode != .fill {
+          fresh += layers.reduce(0) {
+            $0 + $1.trainableBytes * search.costs.trainableCopies + $1.retainedBytes
+          }
+        }
+        return stage.group.map { device in
+          let profile = search.household.devices[device]
+          return nanoseconds(frozen, profile.mappedBytesPerSecond)
+            + nanoseconds(fresh, profile.freshBytesPerSecond)
+        }.max()!
+      }.max()!
     }
 
     func memory(_ key: Key, _ device: Int, _ share: Int) -> Int64 {
@@ -153,32 +199,35 @@ struct ExhaustiveSearch {
         mode == .fill ? .fill : .oneForwardOneBackward, stages: stages.count,
         microBatches: mode == .fill ? microBatches * steps : microBatches)
       let once = simulator.duration(schedule, stages: stages.map(\.times), boundaries: boundaries)
+      let touch = firstTouch(stages)
       switch mode {
-      case .live: note(once * Int64(steps * search.job.epochs))
-      case .hybrid: finish(once * Int64(steps), stages, epochs: search.job.epochs - 1)
-      case .fill: finish(once, stages, epochs: search.job.epochs)
+      case .live: note(touch + once * Int64(steps * search.job.epochs))
+      case .hybrid: finish(once * Int64(steps), touch, stages, epochs: search.job.epochs - 1)
+      case .fill: finish(once, touch, stages, epochs: search.job.epochs)
       }
     }
 
-    mutating func finish(_ first: Int64, _ stages: [Stage], epochs: Int) {
+    mutating func finish(_ first: Int64, _ touch: Int64, _ stages: [Stage], epochs: Int) {
       for option in cached {
         let later = option.step * Int64(search.job.stepsPerEpoch * epochs)
         // Each step's part may start as soon as the step is over.
         let steps = Int64(search.job.stepsPerEpoch)
-        let moving = redistribution(stages, option.units)
+        let (moving, busy) = redistribution(stages, option.units)
         let left = max((moving + steps - 1) / steps, moving - first * (steps - 1) / steps)
-        note(first + later + left)
+        note(touch + first + later + left + busy)
       }
     }
 
     mutating func note(_ time: Int64) { best = min(best ?? .max, time) }
 
-    func redistribution(_ stages: [Stage], _ own: [Int]) -> Int64 {
+    /// What the slowest transfer takes, and what the busiest processor has to do for it beside the stages' own work.
+    func redistribution(_ stages: [Stage], _ own: [Int]) -> (moving: Int64, busy: Int64) {
       let readers = own.indices.filter { own[$0] > 0 }
-      if stages.count == 1 && stages[0].group == readers { return 0 }
+      if stages.count == 1 && stages[0].group == readers { return (0, 0) }
       let involved = Set(readers).union(stages.flatMap(\.group))
       let all = search.job.unitsPerMiniBatch
       var slowest: Int64 = 0
+      var busiest: Int64 = 0
       for device in involved {
         var receives = Int64(own[device]) * search.costs.cacheBytes
         var sends: Int64 = 0
@@ -191,12 +240,21 @@ struct ExhaustiveSearch {
         }
         let bytes = max(receives, sends) * Int64(search.job.stepsPerEpoch)
         if bytes == 0 { continue }
+        if stages.count == 1 {
+          let exchanged = search.exchange(receives + sends, device)
+          busiest = max(busiest, exchanged * Int64(search.job.stepsPerEpoch))
+        }
         let links = involved.filter { $0 != device }.map { search.household.link(device, $0) }
         slowest = max(
           slowest, links.map(\.latency).max()! + nanoseconds(bytes, links.map(\.bytesPerSecond).min()!))
       }
-      return slowest
+      return (slowest, busiest)
     }
+  }
+
+  /// How long a processor is busy with bytes sent and received; its rate is that of one out and one in.
+  fileprivate func exchange(_ bytes: Int64, _ device: Int) -> Int64 {
+    nanoseconds((bytes + 1) / 2, household.devices[device].exchangeBytesPerSecond)
   }
 
   /// The fastest division of every set of devices for cached epochs.
@@ -224,24 +282,28 @@ struct ExhaustiveSearch {
           slowest = max(
             slowest, compute, nanoseconds(Int64(share) * costs.cacheBytes, profile.diskReadBytesPerSecond))
         }
-        if fits { options.append((units, slowest + stepEnd(trainable, group))) }
+        if fits { options.append((units, slowest + stepEnd(trainable, group, isWhole: true))) }
       }
     }
     return options
   }
 
   /// The ring, and the slowest member's update of the weights that it summed gradients of.
-  fileprivate func stepEnd(_ bytes: Int64, _ group: [Int]) -> Int64 {
+  ///
+  /// Gradients of whole units go round in buckets, each of which waits for its own hops.
+  fileprivate func stepEnd(_ bytes: Int64, _ group: [Int], isWhole: Bool) -> Int64 {
     let updates = group.map { nanoseconds(bytes, household.devices[$0].updateBytesPerSecond) }
-    return ring((bytes * costs.sumBytes + 3) / 4, group) + (bytes > 0 ? updates.max()! : 0)
+    return ring((bytes * costs.sumBytes + 3) / 4, group, buckets: isWhole ? costs.ringBuckets : 1)
+      + (bytes > 0 ? updates.max()! : 0)
   }
 
-  fileprivate func ring(_ bytes: Int64, _ group: [Int]) -> Int64 {
+  fileprivate func ring(_ bytes: Int64, _ group: [Int], buckets: Int64) -> Int64 {
     guard group.count > 1, bytes > 0 else { return 0 }
     let neighbours = group.indices.map { household.link(group[$0], group[($0 + 1) % group.count]) }
     let part = (bytes + Int64(group.count) - 1) / Int64(group.count)
     let rates = neighbours.map(\.bytesPerSecond) + group.map { household.devices[$0].exchangeBytesPerSecond }
-    return Int64(2 * (group.count - 1)) * (neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!))
+    let hop = buckets * neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!)
+    return Int64(2 * (group.count - 1)) * hop
   }
 }
 

@@ -34,7 +34,8 @@ struct InstanceMaker {
       },
       shared: generator.uniform(below: 2) == 0
         ? [] : [SharedWeights(bytes: number(1...800), layers: [0, generator.uniform(below: layers)])],
-      sumBytes: [4, 5, 8][generator.uniform(below: 3)], transientBytes: number(0...100),
+      sumBytes: [4, 5, 8][generator.uniform(below: 3)], ringBuckets: [1, 4][generator.uniform(below: 2)],
+      transientBytes: number(0...100),
       cachedUnitBytes: number(0...300), canCache: canCache)
     let whole = costs.layers.reduce(Int64(0)) {
       $0 + $1.frozenBytes + $1.trainableBytes * costs.trainableCopies + $1.retainedBytes * Int64(units)
@@ -63,6 +64,8 @@ struct InstanceMaker {
       diskReadBytesPerSecond: number(2_000_000...50_000_000),
       updateBytesPerSecond: number(1_000_000...60_000_000),
       exchangeBytesPerSecond: number(1_000_000...60_000_000),
+      freshBytesPerSecond: number(1_000_000...60_000_000),
+      mappedBytesPerSecond: number(1_000_000...60_000_000),
       times: (0..<kinds).map { _ in
         UnitTimes(
           forward: table(slowness), backward: table(slowness), fill: table(slowness), cached: table(slowness))

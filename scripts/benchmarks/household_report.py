@@ -62,12 +62,14 @@ def first_rate(job):
 
 
 def deviation(job):
-    """Measured by predicted, less one: of the first epoch and of a cached one."""
+    """Measured by predicted, less one: of the first pass over the samples, which may be a fill, and of a cached epoch."""
     predicted = (job.get("plan") or {}).get("predicted_seconds")
     if not predicted:
         return None, None
     cached = cached_epochs(job)
-    return (first_epoch(job) / predicted["first_epoch"] - 1 if predicted.get("first_epoch") else None,
+    # A fill is predicted by itself; the epoch after it is a cached one.
+    first = phase_seconds(job, "fill") or job["epochs"][0]["seconds"]
+    return (first / predicted["first_epoch"] - 1 if predicted.get("first_epoch") else None,
             statistics.median(cached) / predicted["cached_epoch"] - 1
             if cached and predicted.get("cached_epoch") else None)
 

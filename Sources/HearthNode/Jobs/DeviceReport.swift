@@ -100,7 +100,9 @@ package struct DeviceReport: Sendable, Codable, Equatable {
       name: name, memoryBudget: memoryBytes, workers: timings.threads, cacheBudget: cacheBytes,
       diskWriteBytesPerSecond: diskWriteBytesPerSecond, diskReadBytesPerSecond: diskReadBytesPerSecond,
       updateBytesPerSecond: timings.updateBytesPerSecond,
-      exchangeBytesPerSecond: timings.exchangeBytesPerSecond, times: timings.unitTimes(work, units: units))
+      exchangeBytesPerSecond: timings.exchangeBytesPerSecond,
+      freshBytesPerSecond: timings.freshBytesPerSecond, mappedBytesPerSecond: timings.mappedBytesPerSecond,
+      times: timings.unitTimes(work, units: units))
   }
 }
 
@@ -115,7 +117,7 @@ struct MeasuredDevice: Codable, Equatable {
 /// Measurements of this device by shape, below the state directory: a second job of a shape need not measure.
 struct MeasuredDevices {
   /// Changed when what is measured changes.
-  private static let version = 2
+  private static let version = 3
   private static let maximumBytes = 64 << 10
   private let directory: String
 

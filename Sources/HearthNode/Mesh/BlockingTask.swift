@@ -2,11 +2,14 @@ import Glibc
 import Synchronization
 
 /// Runs asynchronous work and waits for it on the calling thread: for commands, whose `run` is synchronous.
-package func waitForTask<Value: Sendable>(_ body: @escaping @Sendable () async throws -> Value) throws
-  -> Value
-{
+///
+/// A caller that may itself be on a thread of the shared pool gives an executor with a thread of its own: else all threads
+/// of the pool might wait for work that none is left for.
+package func waitForTask<Value: Sendable>(
+  on executor: (any TaskExecutor)? = nil, _ body: @escaping @Sendable () async throws -> Value
+) throws -> Value {
   let box = TaskBox<Value>()
-  Task {
+  Task(executorPreference: executor) {
     do { box.finish(.success(try await body())) } catch { box.finish(.failure(error)) }
   }
   return try box.wait().get()

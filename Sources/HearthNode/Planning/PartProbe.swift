@@ -74,6 +74,7 @@ struct PartProbe {
     }
     let rest = blocks.reduce(totals[0]) { $0 - $1 }
     let cache = try measureCache()
+    let touch = try TouchProbe(clock: clock, directory: directory).measure()
     return PartTimings(
       threads: team.width,
       stacks: zip(architecture.stacks, blocks).enumerated().map { index, stack in
@@ -81,7 +82,8 @@ struct PartProbe {
           kind: stack.0.kind, block: stack.1, embedding: rest.share(shares.embeddings[index]))
       },
       head: rest.share(shares.head), cacheWrite: cache.write, cacheRead: cache.read,
-      updateOfMillion: try measureUpdate(), exchangeOfMebibyte: try measureExchange())
+      updateOfMillion: try measureUpdate(), exchangeOfMebibyte: try measureExchange(),
+      freshMebibyte: touch.fresh, mappedMebibyte: touch.mapped)
   }
 
   /// How embeddings and head share what blocks leave: by their operations, the backbone's embeddings by their tokens; and
@@ -144,8 +146,10 @@ struct PartProbe {
   // MARK: Exchange and update
 
   private func measureExchange() throws -> Int64 {
-    let sums = shape.technique.gradientSums(shape.gradientPrecision ?? .full)
-    return try ExchangeProbe(clock: clock, sumBytes: sums.usualWireBytes).measure()
+    try ExchangeProbe(
+      clock: clock, format: shape.technique.gradientSums(shape.gradientPrecision ?? .full),
+      directory: directory
+    ).measure()
   }
 
   /// Updates as many parameters as the technique has, or as memory allows.

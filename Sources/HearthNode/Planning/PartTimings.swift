@@ -90,11 +90,17 @@ package struct PartTimings: Sendable, Codable, Hashable {
   /// Processor time of a mebibyte of packed sums that goes round a ring, with one that comes, in nanoseconds; nil when it
   /// was not measured.
   package var exchangeOfMebibyte: Int64?
+  /// Time of a mebibyte of memory that is written to for the first time, in nanoseconds; nil when it was not measured.
+  package var freshMebibyte: Int64?
+  /// Time of a mebibyte of a mapped file that is read for the first time and in memory already, in nanoseconds; nil when it
+  /// was not measured.
+  package var mappedMebibyte: Int64?
 
   /// What was measured.
   package init(
     threads: Int, stacks: [Stack], head: PartTimes, cacheWrite: UnitDuration, cacheRead: UnitDuration,
-    updateOfMillion: Int64, exchangeOfMebibyte: Int64? = nil
+    updateOfMillion: Int64, exchangeOfMebibyte: Int64? = nil, freshMebibyte: Int64? = nil,
+    mappedMebibyte: Int64? = nil
   ) {
     self.threads = threads
     self.stacks = stacks
@@ -103,6 +109,8 @@ package struct PartTimings: Sendable, Codable, Hashable {
     self.cacheRead = cacheRead
     self.updateOfMillion = updateOfMillion
     self.exchangeOfMebibyte = exchangeOfMebibyte
+    self.freshMebibyte = freshMebibyte
+    self.mappedMebibyte = mappedMebibyte
   }
 
   /// Times for `units` units and fewer of every kind of layer of a model.
@@ -140,9 +148,17 @@ package struct PartTimings: Sendable, Codable, Hashable {
   }
 
   /// The rate of rings that the processor keeps up with, in bytes sent a second.
-  package var exchangeBytesPerSecond: Int64 {
-    guard let exchangeOfMebibyte, exchangeOfMebibyte > 0 else { return PlanningLimits.bytes }
-    return max(PlanningLimits.slowestBytesPerSecond, (1 << 20) * 1_000_000_000 / exchangeOfMebibyte)
+  package var exchangeBytesPerSecond: Int64 { Self.rate(exchangeOfMebibyte) }
+
+  /// The rate of the first touch of memory.
+  package var freshBytesPerSecond: Int64 { Self.rate(freshMebibyte) }
+
+  /// The rate of the first touch of weights.
+  package var mappedBytesPerSecond: Int64 { Self.rate(mappedMebibyte) }
+
+  private static func rate(_ mebibyte: Int64?) -> Int64 {
+    guard let mebibyte, mebibyte > 0 else { return PlanningLimits.bytes }
+    return max(PlanningLimits.slowestBytesPerSecond, (1 << 20) * 1_000_000_000 / mebibyte)
   }
 
   /// What is wrong with numbers that came from outside; nil when nothing is.
@@ -165,6 +181,9 @@ package struct PartTimings: Sendable, Codable, Hashable {
     guard (0...most).contains(updateOfMillion) else { return "an update takes \(updateOfMillion) ns" }
     guard (0...most).contains(exchangeOfMebibyte ?? 0) else {
       return "an exchange takes \(exchangeOfMebibyte ?? 0) ns a mebibyte"
+    }
+    for touch in [freshMebibyte ?? 0, mappedMebibyte ?? 0] where !(0...most).contains(touch) {
+      return "the first touch of a mebibyte takes \(touch) ns"
     }
     return nil
   }

@@ -47,6 +47,44 @@ package struct PlanReport: Sendable, Encodable {
     }
   }
 
+  /// What a stage's slowest device does in one mini-batch, in seconds.
+  package struct Parts: Sendable, Encodable, Equatable {
+    /// Passes through its layers.
+    package var passes: Double
+    /// Boundaries and activations on their way.
+    package var exchange: Double
+    /// The sum of gradients.
+    package var ring: Double
+    /// The optimizer's update.
+    package var update: Double
+
+    init(_ stage: PlanBreakdown.Stage) {
+      passes = PlanReport.seconds(stage.passes)
+      exchange = PlanReport.seconds(stage.exchange)
+      ring = PlanReport.seconds(stage.ring)
+      update = PlanReport.seconds(stage.update)
+    }
+  }
+
+  /// What the predicted times are made of, in seconds.
+  package struct Breakdown: Sendable, Encodable, Equatable {
+    /// A mini-batch of the first pass, by stage.
+    package var stages: [Parts]
+    /// What it takes beyond its slowest stage.
+    package var waiting: Double
+    /// The first touch of weights and memory.
+    package var once: Double
+    /// A mini-batch from the cache.
+    package var cached: Parts?
+
+    init(_ breakdown: PlanBreakdown) {
+      stages = breakdown.stages.map(Parts.init)
+      waiting = PlanReport.seconds(breakdown.waiting)
+      once = PlanReport.seconds(breakdown.once)
+      cached = breakdown.cached.map(Parts.init)
+    }
+  }
+
   /// A shape that lost, and why.
   package struct Rejected: Sendable, Encodable {
     /// How its epochs would have run.
@@ -81,6 +119,8 @@ package struct PlanReport: Sendable, Encodable {
   package var idle: [String]
   /// What it takes.
   package var predictedSeconds: Seconds
+  /// What that is made of.
+  package var breakdown: Breakdown
   /// Whether no better plan exists under these profiles.
   package var proven: Bool
   /// How long planning took.
@@ -95,7 +135,7 @@ package struct PlanReport: Sendable, Encodable {
   private enum CodingKeys: String, CodingKey {
     case model, household, planner, mode, epochs, samples, unitsPerMiniBatch, microBatches, stages,
       cachedDevices, idle
-    case predictedSeconds, proven, planningSeconds, planDigest, rejected
+    case predictedSeconds, breakdown, proven, planningSeconds, planDigest, rejected
   }
 
   init(_ prepared: PreparedPlanning, _ result: PlanningResult, seconds: Double) {
@@ -117,6 +157,8 @@ package struct PlanReport: Sendable, Encodable {
     cachedDevices = PlanReport.cachedDevices(of: plan, names: names, budgets: budgets)
     idle = PlanReport.idle(in: plan, names: names)
     predictedSeconds = Seconds(plan.predicted)
+    breakdown = Breakdown(
+      PlanBreakdown(plan, costs: prepared.model.costs, household: prepared.household, job: prepared.job))
     proven = result.isProven
     planningSeconds = seconds
     planDigest = plan.digest.description

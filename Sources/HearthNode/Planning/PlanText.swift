@@ -20,6 +20,7 @@ extension PlanReport {
     ]
     lines += plan.chartLines()
     lines += [""] + times()
+    if explain { lines += [""] + parts() }
     lines += explanation(explain)
     return lines.joined(separator: "\n") + "\n"
   }
@@ -37,7 +38,9 @@ extension PlanReport {
     let seconds = predictedSeconds
     var lines = ["Predicted"]
     switch plan.mode {
-    case .live: lines.append("  each of \(epochs) epochs      \(duration(seconds.firstEpoch))")
+    case .live:
+      // What is done once is in the first epoch alone.
+      lines.append("  each of \(epochs) epochs      \(duration(seconds.firstEpoch - breakdown.once))")
     case .hybrid, .fill:
       let cached = plan.mode == .hybrid ? epochs - 1 : epochs
       lines.append(
@@ -51,6 +54,26 @@ extension PlanReport {
     lines.append(
       proven ? "  every plan was considered" : "  a large household: the best plan found, not proven the best"
     )
+    return lines
+  }
+
+  /// One line a stage, so that each can be held against what was measured.
+  private func parts() -> [String] {
+    func line(_ name: String, _ parts: Parts) -> String {
+      let all = [
+        ("passes", parts.passes), ("exchange", parts.exchange), ("ring", parts.ring),
+        ("update", parts.update),
+      ]
+      return "  \(name)  "
+        + all.filter { $0.1 > 0 }.map { "\($0.0) \(duration($0.1))" }.joined(separator: ", ")
+    }
+    var lines = ["One mini-batch, of the slowest device"]
+    for (number, parts) in breakdown.stages.enumerated() {
+      lines.append(line("stage \(number + 1) does", parts))
+    }
+    lines.append("  waits beyond that   \(duration(breakdown.waiting))")
+    if let cached = breakdown.cached { lines.append(line("from the cache", cached)) }
+    lines.append("Once, before all of it: memory and weights are touched, \(duration(breakdown.once))")
     return lines
   }
 

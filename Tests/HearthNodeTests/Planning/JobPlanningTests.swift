@@ -1,3 +1,4 @@
+import DistributedTraining
 import FineTuning
 import Foundation
 import HearthNode
@@ -70,6 +71,31 @@ import Testing
     #expect(try JobPlanningSettings(decoding: settings(half).encoded()).shape == half)
   }
 
+  @Test("Gradients of a whole model go round in four buckets, of a mebibyte at least; 32-bit sums in one")
+  func ringBuckets() {
+    // 64-bit sums: eight bytes each.
+    let counts = [1, 1 << 17, 1 << 18, 3 << 17, 1 << 19, 1 << 24]
+    #expect(counts.map { RingExercise.buckets(sums: $0, format: .fixed64) } == [1, 1, 2, 3, 4, 4])
+    #expect(RingExercise.buckets(sums: 1 << 24, format: .coarse64) == 4)
+    #expect(RingExercise.buckets(sums: 1 << 24, format: .scaled32) == 1)
+  }
+
+  @Test("What a mebibyte takes becomes a rate, and what was not measured takes no time")
+  func rates() throws {
+    var measured = report("desk")
+    measured.timings.exchangeOfMebibyte = 1 << 20
+    measured.timings.freshMebibyte = 1 << 19
+    let work = try PlanningModel(try shape()).work
+    let profile = measured.profile(work, units: 8)
+    // A nanosecond and half of one for a byte.
+    #expect(profile.exchangeBytesPerSecond == 1_000_000_000)
+    #expect(profile.freshBytesPerSecond == 2_000_000_000)
+    #expect(profile.mappedBytesPerSecond == PlanningLimits.bytes)
+    measured.timings.mappedMebibyte = -1
+    let bytes = try measured.encoded()
+    #expect(throws: JobPlanningFailure.self) { try DeviceReport(decoding: bytes) }
+  }
+
   @Test("Settings and reports survive their encoding; equal ones have equal bytes")
   func coding() throws {
     let settings = settings(try shape())
@@ -132,6 +158,9 @@ import Testing
       report.timings.stacks.allSatisfy { $0.block.forward.alone > 0 && $0.block.sideBackward.alone > 0 })
     #expect(report.timings.cacheWrite.alone > 0 && report.timings.cacheRead.alone > 0)
     #expect(report.timings.updateOfMillion > 0)
+    // Each byte is encrypted, copied and added: no processor does that at 20 GB/s, nor clears memory at 200.
+    #expect(report.timings.exchangeOfMebibyte ?? 0 > 50_000)
+    #expect(report.timings.freshMebibyte ?? 0 > 5000 && report.timings.mappedMebibyte ?? 0 > 0)
     #expect(try report.encoded().count < DeviceReport.maximumBytes)
     let again = try JobPlanning.report(settings, name: "desk", limits: limits, stateDirectory: folder.path)
     #expect(again.timings == report.timings)
