@@ -93,12 +93,15 @@ package struct ModelCosts: Sendable, Hashable {
   package var cachedUnitBytes: Int64
   /// Whether the technique can train from cached activations.
   package var canCache: Bool
+  /// Whether a pipeline's first stage runs its frozen layers ahead while it waits.
+  package var runsAhead: Bool
 
   /// The costs of a model under a technique.
   package init(
     name: String, kinds: [String], layers: [LayerCosts], shared: [SharedWeights] = [],
     trainableCopies: Int64 = 4, sumBytes: Int64 = 4, ringBuckets: Int64 = 1,
-    transientBytes: Int64 = 0, cachedUnitBytes: Int64 = 0, canCache: Bool
+    transientBytes: Int64 = 0, cachedUnitBytes: Int64 = 0, canCache: Bool,
+    runsAhead: Bool = false
   ) {
     self.name = name
     self.kinds = kinds
@@ -110,6 +113,7 @@ package struct ModelCosts: Sendable, Hashable {
     self.transientBytes = transientBytes
     self.cachedUnitBytes = cachedUnitBytes
     self.canCache = canCache
+    self.runsAhead = runsAhead
   }
 
   /// Trained weights of all layers, one copy.

@@ -159,8 +159,13 @@ final class StageCosting {
       // The last stage turns back at once: unit by unit, forward and backward.
       return range.fixedBytes + transient + atOnce * range.retainedBytes
     }
-    let inFlight = PipelineSchedule.inFlight(fromEnd: fromEnd, microBatches: microBatches)
-    return range.fixedBytes + transient + Int64(inFlight * units) * range.retainedBytes
+    return range.fixedBytes + transient + Int64(held(range, fromEnd: fromEnd) * units) * range.retainedBytes
+  }
+
+  /// Micro-batches whose activations a stage that is not the last holds: in flight, and run ahead by a first stage.
+  private func held(_ range: RangeCosts, fromEnd: Int) -> Int {
+    PipelineSchedule.inFlight(fromEnd: fromEnd, microBatches: microBatches)
+      + (costs.runsAhead && range.lower == 0 ? min(microBatches, fromEnd) : 0)
   }
 
   /// The most units of a micro-batch that fit into a device's memory; 0 when none does.
@@ -196,8 +201,7 @@ final class StageCosting {
     }
     if missing.total == 0 && room < units {
       let inFlight =
-        mode == .fill || fromEnd == 0
-        ? 1 : PipelineSchedule.inFlight(fromEnd: fromEnd, microBatches: microBatches)
+        mode == .fill || fromEnd == 0 ? 1 : held(range, fromEnd: fromEnd)
       let perUnit = max(1, Int64(inFlight) * range.retainedBytes + costs.transientBytes)
       missing.deviceBytes = Int64(units - room) * perUnit
       missing.total = missing.deviceBytes
@@ -284,6 +288,37 @@ final class StageCosting {
       }
       return least
     }
+  }
+
+  // MARK: Running ahead
+
+  /// Of a first stage's forward pass, what its frozen layers take: the part that it may have run ahead.
+  ///
+  /// A split does not say which member's time it is, so the least share of all members counts.
+  func ahead(_ range: RangeCosts, group: UInt64, forward: Int64) -> Int64 {
+    guard costs.runsAhead, mode != .fill, range.lower == 0, range.upper < layerCount else { return 0 }
+    let least = DeviceSet(group).reduce(Int64(1000)) { least, device in
+      let row = device * costs.kinds.count
+      var (frozen, all) = (Int64(0), Int64(0))
+      for (kind, count) in range.kinds {
+        frozen += count * fillTable[(row + kind) * job.unitsPerMiniBatch]
+        all += count * forwardTable[(row + kind) * job.unitsPerMiniBatch]
+      }
+      return all > 0 ? min(least, frozen * 1000 / all) : 0
+    }
+    return Int64(Int128(forward) * Int128(least) / 1000)
+  }
+
+  /// The part of a first stage's passes that no running ahead takes off a mini-batch's way; 1 where nothing runs ahead.
+  func leastShareOnTheWay() -> Double {
+    guard costs.runsAhead, mode != .fill else { return 1 }
+    var most = 0.0
+    for row in 0..<deviceCount * costs.kinds.count {
+      let place = row * job.unitsPerMiniBatch
+      guard forwardTable[place] > 0 else { return 0 }
+      most = max(most, min(1, Double(fillTable[place]) / Double(forwardTable[place])))
+    }
+    return 1 - most
   }
 
   private enum Criterion { case work, forward, backward }

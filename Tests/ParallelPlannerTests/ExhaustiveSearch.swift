@@ -172,7 +172,9 @@ struct ExhaustiveSearch {
       if mode == .fill { return bytes }
       bytes += layers.reduce(0) { $0 + $1.trainableBytes } * search.costs.trainableCopies
       let retained = layers.reduce(0) { $0 + $1.retainedBytes }
-      let kept = key.fromEnd == 0 ? atOnce : Int64(min(microBatches, key.fromEnd + 1) * share)
+      let runsAhead = search.costs.runsAhead && key.lower == 0
+      let held = min(microBatches, key.fromEnd + 1) + (runsAhead ? min(microBatches, key.fromEnd) : 0)
+      let kept = key.fromEnd == 0 ? atOnce : Int64(held * share)
       return bytes + kept * retained
     }
 
@@ -198,13 +200,27 @@ struct ExhaustiveSearch {
       let schedule = PipelineSchedule(
         mode == .fill ? .fill : .oneForwardOneBackward, stages: stages.count,
         microBatches: mode == .fill ? microBatches * steps : microBatches)
-      let once = simulator.duration(schedule, stages: stages.map(\.times), boundaries: boundaries)
+      let once = simulator.duration(
+        schedule, stages: stages.map(\.times), boundaries: boundaries, ahead: ahead(stages))
       let touch = firstTouch(stages)
       switch mode {
       case .live: note(touch + once * Int64(steps * search.job.epochs))
       case .hybrid: finish(once * Int64(steps), touch, stages, epochs: search.job.epochs - 1)
       case .fill: finish(once, touch, stages, epochs: search.job.epochs)
       }
+    }
+
+    /// The frozen layers' part of the first stage's forward pass, in thousandths, of the member that has the least.
+    func ahead(_ stages: [Stage]) -> Int64 {
+      guard search.costs.runsAhead, mode != .fill, stages.count > 1 else { return 0 }
+      let layers = search.costs.layers[stages[0].layers]
+      let shares = stages[0].group.map { device -> Int64 in
+        let times = layers.map { search.household.devices[device].times[$0.kind] }
+        let frozen = times.reduce(0) { $0 + UnitTimes.time($1.fill, units: 1) }
+        let all = times.reduce(0) { $0 + UnitTimes.time($1.forward, units: 1) }
+        return all > 0 ? min(1000, frozen * 1000 / all) : 0
+      }
+      return stages[0].times.forward * shares.min()! / 1000
     }
 
     mutating func finish(_ first: Int64, _ touch: Int64, _ stages: [Stage], epochs: Int) {

@@ -36,7 +36,8 @@ struct InstanceMaker {
         ? [] : [SharedWeights(bytes: number(1...800), layers: [0, generator.uniform(below: layers)])],
       sumBytes: [4, 5, 8][generator.uniform(below: 3)], ringBuckets: [1, 4][generator.uniform(below: 2)],
       transientBytes: number(0...100),
-      cachedUnitBytes: number(0...300), canCache: canCache)
+      cachedUnitBytes: number(0...300), canCache: canCache,
+      runsAhead: canCache && generator.uniform(below: 2) == 0)
     let whole = costs.layers.reduce(Int64(0)) {
       $0 + $1.frozenBytes + $1.trainableBytes * costs.trainableCopies + $1.retainedBytes * Int64(units)
     }

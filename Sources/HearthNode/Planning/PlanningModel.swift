@@ -130,7 +130,7 @@ package struct PlanningModel: Sendable {
       transientBytes: Int64(4 * tokens * (6 * architecture.width + hidden)),
       cachedUnitBytes: canCache
         ? zip(layers, largest).reduce(0) { $0 + $1.0.retainedBytes + Int64($1.1.costs.cacheBytes) } : 0,
-      canCache: canCache)
+      canCache: canCache, runsAhead: canCache && accounting != .paper)
   }
 
   /// The model of a job's shape.
