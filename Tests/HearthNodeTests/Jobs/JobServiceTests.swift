@@ -132,7 +132,8 @@ struct JobServiceTests {
   @Test("shows on a restarted device how far it was, and that again when it is over", .timeLimit(.minutes(5)))
   func history() async throws {
     let running = try await Running(2, up: [0, 1], epochs: 500, technique: .parallel)
-    try await running.epochs(10, on: 1)
+    // From its first epoch on the other device knows the job.
+    try await running.epochs(10)
     // What is told meanwhile is on the disk within a second.
     let before = try await running.report(on: 1) { $0.doneEpochs > 0 && $0.seconds > 4 || $0.state.isOver }
     #expect(!before.state.isOver)
