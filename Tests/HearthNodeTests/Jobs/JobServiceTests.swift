@@ -150,7 +150,8 @@ struct JobServiceTests {
     try await running.bench.start([1])
     let later = try await running.report(on: 1) { _ in true }
     #expect(
-      later.doneEpochs == 1500 && later.finishedEpochs == over.finishedEpochs && later.metrics == over.metrics)
+      later.doneEpochs == 1500 && later.finishedEpochs == over.finishedEpochs && later.metrics == over.metrics
+    )
     try await running.ends()
   }
 
