@@ -65,7 +65,7 @@ def figures(events, over, faults, session, late_host):
         pause, last, most = max(pause, moment - last), moment, step
     found["pause"] = pause
     found["next_step"] = first - fault if first is not None else None
-    found["redone"] = redone(events, fault, per_epoch)
+    found["redone"] = redone(events, fault)
     if began is None or fault < began:
         found["pause"] = found["next_step"] = None
     if session:
@@ -73,11 +73,11 @@ def figures(events, over, faults, session, late_host):
     return found
 
 
-def redone(events, fault, per_epoch):
-    """Steps that somebody was told of and then again after a fault."""
+def redone(events, fault):
+    """Steps that somebody was told of and then again after a fault; the end of an epoch may be told after a step of the next."""
     most, back = {}, 0
     for moment, event in events:
-        step = committed(event, per_epoch)
+        step = committed(event, None)
         if step is None:
             continue
         known = most.get(event["follower"], 0)

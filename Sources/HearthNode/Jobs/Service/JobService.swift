@@ -81,7 +81,7 @@ package actor JobService {
   /// Jobs that are not over, of all owners.
   static let openJobs = 16
   /// Least time between two writes of what was measured.
-  private static let historyInterval: Duration = .seconds(5)
+  private static let historyInterval: Duration = .seconds(1)
   /// How long after a job's end its freed memory goes back to the system: its threads have ended then.
   private static let tidyTime: Duration = .seconds(1)
   /// How long a daemon that stops waits until the others have what it holds.
