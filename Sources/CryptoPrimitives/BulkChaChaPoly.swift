@@ -57,7 +57,9 @@ package struct BulkChaChaPoly: ~Copyable, @unchecked Sendable {
     let count = buffer.count - ChaChaPoly.tagByteCount
     let head = count - tail.count
     guard let context else {
-      if let start = tail.baseAddress { UnsafeMutableRawPointer(bytes + head).copyMemory(from: start, byteCount: tail.count) }
+      if let start = tail.baseAddress {
+        UnsafeMutableRawPointer(bytes + head).copyMemory(from: start, byteCount: tail.count)
+      }
       ChaChaPoly(key: key.copy()).seal(buffer, counter: counter)
       return
     }

@@ -210,17 +210,9 @@ struct ExhaustiveSearch {
       }
     }
 
-    /// The frozen layers' part of the first stage's forward pass, in thousandths, of the member that has the least.
     func ahead(_ stages: [Stage]) -> Int64 {
-      guard search.costs.runsAhead, mode != .fill, stages.count > 1 else { return 0 }
-      let layers = search.costs.layers[stages[0].layers]
-      let shares = stages[0].group.map { device -> Int64 in
-        let times = layers.map { search.household.devices[device].times[$0.kind] }
-        let frozen = times.reduce(0) { $0 + UnitTimes.time($1.fill, units: 1) }
-        let all = times.reduce(0) { $0 + UnitTimes.time($1.forward, units: 1) }
-        return all > 0 ? min(1000, frozen * 1000 / all) : 0
-      }
-      return stages[0].times.forward * shares.min()! / 1000
+      guard mode != .fill, stages.count > 1 else { return 0 }
+      return search.ahead(stages[0].layers, stages[0].group, forward: stages[0].times.forward)
     }
 
     mutating func finish(_ first: Int64, _ touch: Int64, _ stages: [Stage], epochs: Int) {
@@ -266,6 +258,18 @@ struct ExhaustiveSearch {
       }
       return (slowest, busiest)
     }
+  }
+
+  /// The frozen layers' part of a first stage's forward pass, in thousandths, of the member that has the least.
+  func ahead(_ layers: Range<Int>, _ group: [Int], forward: Int64) -> Int64 {
+    guard costs.runsAhead else { return 0 }
+    let shares = group.map { device -> Int64 in
+      let times = costs.layers[layers].map { household.devices[device].times[$0.kind] }
+      let frozen = times.reduce(0) { $0 + UnitTimes.time($1.fill, units: 1) }
+      let all = times.reduce(0) { $0 + UnitTimes.time($1.forward, units: 1) }
+      return all > 0 ? min(1000, frozen * 1000 / all) : 0
+    }
+    return forward * shares.min()! / 1000
   }
 
   /// How long a processor is busy with bytes sent and received; its rate is that of one out and one in.

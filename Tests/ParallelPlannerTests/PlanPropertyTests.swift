@@ -27,9 +27,18 @@ import Testing
     if plan.mode == .fill { return bytes }
     let retained = layers.reduce(0) { $0 + $1.retainedBytes }
     let isLast = place == plan.stages.count - 1
-    let kept = isLast ? atOnce : Int64(plan.schedule.inFlight(stage: place) * member.units)
+    let ahead = instance.costs.runsAhead ? plan.schedule.microBatchesAhead(stage: place) : 0
+    let kept = isLast ? atOnce : Int64((plan.schedule.inFlight(stage: place) + ahead) * member.units)
     return bytes + layers.reduce(0) { $0 + $1.trainableBytes } * instance.costs.trainableCopies + kept
       * retained
+  }
+
+  /// What the first stage may have run ahead of a forward pass.
+  private func ahead(_ plan: Plan, _ instance: PlanningInstance) -> Int64 {
+    guard plan.stages.count > 1 else { return 0 }
+    let first = plan.stages[0]
+    return ExhaustiveSearch(costs: instance.costs, household: instance.household, job: instance.job)
+      .ahead(first.layers, first.members.map(\.device), forward: first.times.forward)
   }
 
   @Test("Every plan is within every device's memory and disk, and places every layer and unit once")
@@ -85,7 +94,8 @@ import Testing
       let epochs = Int64(instance.job.epochs)
       if plan.mode != .fill {
         let step = simulator.duration(
-          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries)
+          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries,
+          ahead: ahead(plan, instance))
         #expect(step == times.step && times.firstEpoch >= step * steps)
       }
       #expect(times.cachedEpoch == times.cachedStep * steps)
@@ -267,7 +277,8 @@ import Testing
       }
       if plan.mode != .fill {
         let step = simulator.duration(
-          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries)
+          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries,
+          ahead: ahead(plan, instance))
         #expect(parts.waiting == step - parts.stages.map(\.total).max()!)
         #expect(plan.predicted.firstEpoch == step * Int64(instance.job.stepsPerEpoch) + parts.once)
       }

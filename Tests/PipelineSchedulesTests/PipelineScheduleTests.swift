@@ -89,7 +89,8 @@ import Testing
     }
   }
 
-  @Test("what the first of two equal stages has run ahead comes off the pipeline's beginning, and nothing else")
+  @Test(
+    "what the first of two equal stages has run ahead comes off the pipeline's beginning, and nothing else")
   func ahead() {
     var generator = SeededGenerator(seed: 14)
     var simulator = ScheduleSimulator()
@@ -110,7 +111,9 @@ import Testing
   @Test("a first stage that outweighs the others is busy all the time, whatever it has run ahead")
   func aheadOfLittle() {
     var simulator = ScheduleSimulator()
-    let stages = [StageTimes(forward: 1000, backward: 100, reduction: 30), StageTimes(forward: 10, backward: 1)]
+    let stages = [
+      StageTimes(forward: 1000, backward: 100, reduction: 30), StageTimes(forward: 10, backward: 1),
+    ]
     let schedule = PipelineSchedule(.oneForwardOneBackward, stages: 2, microBatches: 4)
     let boundaries = [BoundaryTimes(forward: 0, backward: 0)]
     let step = simulator.duration(schedule, stages: stages, boundaries: boundaries, ahead: 1000)
