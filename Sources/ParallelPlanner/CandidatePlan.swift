@@ -11,13 +11,6 @@ struct CandidateStage: Equatable {
   var boundary = BoundaryTimes(forward: 0, backward: 0)
 }
 
-extension StageCosting {
-  /// What a candidate's stage may have run ahead of a forward pass; nothing but in a first stage of several.
-  func ahead(_ stage: CandidateStage) -> Int64 {
-    ahead(range(stage.lower, stage.upper), group: stage.group, forward: stage.split.forward)
-  }
-}
-
 /// A plan that is being looked at: everything but the cached phase, which follows from it.
 struct CandidatePlan: Equatable {
   var mode: PlanMode
@@ -73,8 +66,7 @@ struct PlanScorer {
     }
     let schedule = PipelineSchedule(
       .oneForwardOneBackward, stages: times.count, microBatches: candidate.microBatches)
-    let step = simulator.duration(
-      schedule, stages: times, boundaries: boundaries, ahead: costing.ahead(candidate.stages[0]))
+    let step = simulator.duration(schedule, stages: times, boundaries: boundaries)
     return (step, repeated(step, repeats(candidate.mode)))
   }
 
@@ -116,8 +108,7 @@ struct PlanScorer {
       let stage = candidate.stages[index]
       bound = bound.preceded(
         by: stage.split, reduction: stage.reduction, boundary: stage.boundary,
-        fromEnd: candidate.stages.count - 1 - index, microBatches: candidate.microBatches,
-        ahead: costing.ahead(stage))
+        fromEnd: candidate.stages.count - 1 - index, microBatches: candidate.microBatches)
     }
     let cached = cachedPhase.leastTime(candidate.mode) ?? 0
     guard candidate.mode == .fill else { return repeated(bound.end, repeats(candidate.mode)) + cached }

@@ -39,8 +39,6 @@ struct ExactSearch {
   private var splits: [(split: StageSplit, isLast: Bool)] = []
   /// The least times of a kind for one of the units of a micro-batch, by device and kind.
   private var leastUnitTimes: [LeastUnitTime] = []
-  /// The part of a first stage's passes that lies on a mini-batch's way however much runs ahead.
-  private var shareOnTheWay = 1.0
   /// The least times of stages (group, lower, upper), where they were asked for.
   private var leastStageTimes: [LeastStageTime] = []
   /// Slowest stage, total work and total forward time of the first `layers` on the devices of a set, at least; by set
@@ -143,7 +141,6 @@ struct ExactSearch {
       contentsOf: repeatElement(nil, count: representatives.count * (layerCount + 1)))
     stack.removeAll(keepingCapacity: true)
     leastUnitTimes = costing.leastUnitTimes()
-    shareOnTheWay = costing.leastShareOnTheWay() * (1 - 1e-9)
   }
 
   /// Puts every possible stage before the layers that are placed already.
@@ -170,8 +167,7 @@ struct ExactSearch {
           if let bound, let boundary {
             next = bound.preceded(
               by: split, reduction: reduction, boundary: boundary, fromEnd: fromEnd,
-              microBatches: costing.microBatches,
-              ahead: costing.ahead(range, group: group, forward: split.forward))
+              microBatches: costing.microBatches)
           } else {
             next = StepBound(last: split, reduction: reduction, microBatches: costing.microBatches)
           }
@@ -294,10 +290,8 @@ struct ExactSearch {
         }
         effort += 1
         least.slowest = min(least.slowest, max(rest.slowest, stage.pace))
-        // What a first stage has run ahead does not lie on the way of its mini-batch.
-        let share = lower == 0 ? shareOnTheWay : 1
-        least.work = min(least.work, rest.work + Int64(share * Double(stage.pace)))
-        least.way = min(least.way, rest.way + Int64(share * Double(stage.forward)))
+        least.work = min(least.work, rest.work + stage.pace)
+        least.way = min(least.way, rest.way + stage.forward)
       }
     }
     prefixBounds[place] = least

@@ -582,7 +582,7 @@ struct LocalSearch {
             placed.boundary = boundary
             bound = after.bound.preceded(
               by: split, reduction: reduction, boundary: boundary, fromEnd: count - 1 - stage,
-              microBatches: microBatches, ahead: costing.ahead(placed))
+              microBatches: microBatches)
           } else {
             bound = StepBound(last: split, reduction: reduction, microBatches: microBatches)
           }

@@ -93,7 +93,8 @@ package struct ModelCosts: Sendable, Hashable {
   package var cachedUnitBytes: Int64
   /// Whether the technique can train from cached activations.
   package var canCache: Bool
-  /// Whether a pipeline's first stage runs its frozen layers ahead while it waits.
+  /// Whether a pipeline's first stage runs its frozen layers ahead while it waits, and so holds more; the time that it gains
+  /// is not counted (docs/decisions/0014).
   package var runsAhead: Bool
 
   /// The costs of a model under a technique.

@@ -290,37 +290,6 @@ final class StageCosting {
     }
   }
 
-  // MARK: Running ahead
-
-  /// Of a first stage's forward pass, what its frozen layers take: the part that it may have run ahead.
-  ///
-  /// A split does not say which member's time it is, so the least share of all members counts.
-  func ahead(_ range: RangeCosts, group: UInt64, forward: Int64) -> Int64 {
-    guard costs.runsAhead, mode != .fill, range.lower == 0, range.upper < layerCount else { return 0 }
-    let least = DeviceSet(group).reduce(Int64(1000)) { least, device in
-      let row = device * costs.kinds.count
-      var (frozen, all) = (Int64(0), Int64(0))
-      for (kind, count) in range.kinds {
-        frozen += count * fillTable[(row + kind) * job.unitsPerMiniBatch]
-        all += count * forwardTable[(row + kind) * job.unitsPerMiniBatch]
-      }
-      return all > 0 ? min(least, frozen * 1000 / all) : 0
-    }
-    return Int64(Int128(forward) * Int128(least) / 1000)
-  }
-
-  /// The part of a first stage's passes that no running ahead takes off a mini-batch's way; 1 where nothing runs ahead.
-  func leastShareOnTheWay() -> Double {
-    guard costs.runsAhead, mode != .fill else { return 1 }
-    var most = 0.0
-    for row in 0..<deviceCount * costs.kinds.count {
-      let place = row * job.unitsPerMiniBatch
-      guard forwardTable[place] > 0 else { return 0 }
-      most = max(most, min(1, Double(fillTable[place]) / Double(forwardTable[place])))
-    }
-    return 1 - most
-  }
-
   private enum Criterion { case work, forward, backward }
 
   private func time(_ range: RangeCosts, _ device: Int, _ units: Int, _ criterion: Criterion) -> Int64 {

@@ -27,34 +27,29 @@ struct StepBound {
   }
 
   /// The bound after one more stage was put in front, with `fromEnd` stages after it.
-  ///
-  /// - Parameter ahead: what a first stage may have done of a forward pass before the mini-batch began.
   func preceded(
-    by split: StageSplit, reduction: Int64, boundary: BoundaryTimes, fromEnd: Int, microBatches: Int,
-    ahead: Int64 = 0
+    by split: StageSplit, reduction: Int64, boundary: BoundaryTimes, fromEnd: Int, microBatches: Int
   ) -> StepBound {
     let count = Int64(microBatches)
     let inFlight = Int64(PipelineSchedule.inFlight(fromEnd: fromEnd, microBatches: microBatches))
     var bound = self
     bound.roundTrip = roundTrip + split.work + boundary.forward + boundary.backward
     // The first micro-batch goes down, the later stages work, the last gradient comes back.
-    var work = self.work + split.work - ahead + boundary.forward + boundary.backward
+    var work = self.work + split.work + boundary.forward + boundary.backward
     // This stage alone.
     work = max(work, count * split.work)
     // All messages over the boundary, one after the other.
     let messages = max(
       count * boundary.forward + boundary.backward, boundary.forward + count * boundary.backward)
-    work = max(work, roundTrip + split.work - ahead + messages)
+    work = max(work, roundTrip + split.work + messages)
     // After a stage's in-flight micro-batches it waits for a gradient: round trips follow each other.
     let rounds = (count + inFlight - 1) / inFlight
-    let allAhead = Int64(min(microBatches, fromEnd)) * ahead
     for round in [1, rounds] {
       let later = (count - 1 - (round - 1) * inFlight) * split.backward
-      let forwards = max(0, count - round * inFlight) * split.forward
-      work = max(work, round * bound.roundTrip + later + forwards - allAhead)
+      work = max(work, round * bound.roundTrip + later + max(0, count - round * inFlight) * split.forward)
     }
     bound.work = work
-    bound.end = max(split.forward - ahead + boundary.forward + end, work + reduction)
+    bound.end = max(split.forward + boundary.forward + end, work + reduction)
     bound.way = split.forward + boundary.forward + way
     bound.slowest = max(slowest, split.forward, boundary.forward)
     return bound

@@ -51,32 +51,25 @@ package struct ScheduleSimulator: Sendable {
   /// A simulator; it keeps its buffers from one call to the next.
   package init() {}
 
-  /// How long one mini-batch takes among others like it.
-  ///
-  /// - Parameter ahead: what the first stage has done of a forward pass, of as many micro-batches as
-  ///   `PipelineSchedule.microBatchesAhead` says, while it waited in the mini-batch before. It does as much for the next
-  ///   one, so a mini-batch never takes less than all of the first stage's work.
+  /// How long one mini-batch takes.
   package mutating func duration(
-    _ schedule: PipelineSchedule, stages: [StageTimes], boundaries: [BoundaryTimes], ahead: Int64 = 0
+    _ schedule: PipelineSchedule, stages: [StageTimes], boundaries: [BoundaryTimes]
   ) -> Int64 {
-    let end = run(schedule, stages, boundaries, ahead) { _, _ in }
-    guard ahead > 0, schedule.kind == .oneForwardOneBackward else { return end }
-    let first = stages[0]
-    return max(end, Int64(schedule.microBatches) * (first.forward + first.backward) + first.reduction)
+    run(schedule, stages, boundaries) { _, _ in }
   }
 
-  /// When every operation of a mini-batch starts and ends, stage by stage; of one before which nothing was done ahead.
+  /// When every operation of a mini-batch starts and ends, stage by stage.
   package mutating func timeline(
     _ schedule: PipelineSchedule, stages: [StageTimes], boundaries: [BoundaryTimes]
   ) -> [[TimedOperation]] {
     var timeline: [[TimedOperation]] = Array(repeating: [], count: stages.count)
-    _ = run(schedule, stages, boundaries, 0) { stage, timed in timeline[stage].append(timed) }
+    _ = run(schedule, stages, boundaries) { stage, timed in timeline[stage].append(timed) }
     return timeline
   }
 
   @inline(__always)
   private mutating func run(
-    _ schedule: PipelineSchedule, _ stages: [StageTimes], _ boundaries: [BoundaryTimes], _ ahead: Int64,
+    _ schedule: PipelineSchedule, _ stages: [StageTimes], _ boundaries: [BoundaryTimes],
     record: (Int, TimedOperation) -> Void
   ) -> Int64 {
     precondition(
@@ -85,7 +78,7 @@ package struct ScheduleSimulator: Sendable {
     let count = SimulatedState.count(schedule)
     if storage.count < count { storage = Array(repeating: 0, count: count) }
     return storage.withUnsafeMutableBufferPointer { buffer in
-      let state = SimulatedState(schedule, buffer, ahead: ahead)
+      let state = SimulatedState(schedule, buffer)
       var open = stages.count * schedule.operationsPerStage
       while open > 0 {
         let before = open
@@ -113,17 +106,12 @@ private struct SimulatedState {
   let free: UnsafeMutablePointer<Int64>
   private let linkForward: Times
   private let linkBackward: Times
-  /// The part of the first stage's forward passes that is done already, and of how many.
-  private let ahead: Int64
-  private let microBatchesAhead: Int
 
   static func count(_ schedule: PipelineSchedule) -> Int {
     2 * schedule.stages * schedule.microBatches + 4 * schedule.stages
   }
 
-  init(_ schedule: PipelineSchedule, _ buffer: UnsafeMutableBufferPointer<Int64>, ahead: Int64) {
-    self.ahead = ahead
-    microBatchesAhead = schedule.microBatchesAhead(stage: 0)
+  init(_ schedule: PipelineSchedule, _ buffer: UnsafeMutableBufferPointer<Int64>) {
     guard let base = buffer.baseAddress else { preconditionFailure("a simulation has storage") }
     self.schedule = schedule
     let count = schedule.stages * schedule.microBatches
@@ -158,7 +146,7 @@ private struct SimulatedState {
       switch operation {
       case .forward(let microBatch):
         ready = arrivedForward[row + microBatch]
-        time = stages[stage].forward - (stage == 0 && microBatch < microBatchesAhead ? ahead : 0)
+        time = stages[stage].forward
       case .backward(let microBatch):
         ready = arrivedBackward[row + microBatch]
         time = stages[stage].backward

@@ -200,19 +200,13 @@ struct ExhaustiveSearch {
       let schedule = PipelineSchedule(
         mode == .fill ? .fill : .oneForwardOneBackward, stages: stages.count,
         microBatches: mode == .fill ? microBatches * steps : microBatches)
-      let once = simulator.duration(
-        schedule, stages: stages.map(\.times), boundaries: boundaries, ahead: ahead(stages))
+      let once = simulator.duration(schedule, stages: stages.map(\.times), boundaries: boundaries)
       let touch = firstTouch(stages)
       switch mode {
       case .live: note(touch + once * Int64(steps * search.job.epochs))
       case .hybrid: finish(once * Int64(steps), touch, stages, epochs: search.job.epochs - 1)
       case .fill: finish(once, touch, stages, epochs: search.job.epochs)
       }
-    }
-
-    func ahead(_ stages: [Stage]) -> Int64 {
-      guard mode != .fill, stages.count > 1 else { return 0 }
-      return search.ahead(stages[0].layers, stages[0].group, forward: stages[0].times.forward)
     }
 
     mutating func finish(_ first: Int64, _ touch: Int64, _ stages: [Stage], epochs: Int) {
@@ -258,18 +252,6 @@ struct ExhaustiveSearch {
       }
       return (slowest, busiest)
     }
-  }
-
-  /// The frozen layers' part of a first stage's forward pass, in thousandths, of the member that has the least.
-  func ahead(_ layers: Range<Int>, _ group: [Int], forward: Int64) -> Int64 {
-    guard costs.runsAhead else { return 0 }
-    let shares = group.map { device -> Int64 in
-      let times = costs.layers[layers].map { household.devices[device].times[$0.kind] }
-      let frozen = times.reduce(0) { $0 + UnitTimes.time($1.fill, units: 1) }
-      let all = times.reduce(0) { $0 + UnitTimes.time($1.forward, units: 1) }
-      return all > 0 ? min(1000, frozen * 1000 / all) : 0
-    }
-    return forward * shares.min()! / 1000
   }
 
   /// How long a processor is busy with bytes sent and received; its rate is that of one out and one in.

@@ -33,14 +33,6 @@ import Testing
       * retained
   }
 
-  /// What the first stage may have run ahead of a forward pass.
-  private func ahead(_ plan: Plan, _ instance: PlanningInstance) -> Int64 {
-    guard plan.stages.count > 1 else { return 0 }
-    let first = plan.stages[0]
-    return ExhaustiveSearch(costs: instance.costs, household: instance.household, job: instance.job)
-      .ahead(first.layers, first.members.map(\.device), forward: first.times.forward)
-  }
-
   @Test("Every plan is within every device's memory and disk, and places every layer and unit once")
   func budgets() throws {
     var maker = InstanceMaker(seed: 71)
@@ -94,8 +86,7 @@ import Testing
       let epochs = Int64(instance.job.epochs)
       if plan.mode != .fill {
         let step = simulator.duration(
-          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries,
-          ahead: ahead(plan, instance))
+          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries)
         #expect(step == times.step && times.firstEpoch >= step * steps)
       }
       #expect(times.cachedEpoch == times.cachedStep * steps)
@@ -277,8 +268,7 @@ import Testing
       }
       if plan.mode != .fill {
         let step = simulator.duration(
-          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries,
-          ahead: ahead(plan, instance))
+          plan.schedule, stages: plan.stages.map(\.times), boundaries: plan.boundaries)
         #expect(parts.waiting == step - parts.stages.map(\.total).max()!)
         #expect(plan.predicted.firstEpoch == step * Int64(instance.job.stepsPerEpoch) + parts.once)
       }

@@ -89,37 +89,6 @@ import Testing
     }
   }
 
-  @Test(
-    "what the first of two equal stages has run ahead comes off the pipeline's beginning, and nothing else")
-  func ahead() {
-    var generator = SeededGenerator(seed: 14)
-    var simulator = ScheduleSimulator()
-    for _ in 0..<500 {
-      let microBatches = 1 + generator.uniform(below: 12)
-      let forward = Int64(1 + generator.uniform(below: 1000))
-      let backward = Int64(1 + generator.uniform(below: 1000))
-      let ahead = Int64(generator.uniform(below: Int(forward) + 1))
-      let stages = Array(repeating: StageTimes(forward: forward, backward: backward, reduction: 0), count: 2)
-      let schedule = PipelineSchedule(.oneForwardOneBackward, stages: 2, microBatches: microBatches)
-      let simulated = simulator.duration(
-        schedule, stages: stages, boundaries: [BoundaryTimes(forward: 0, backward: 0)], ahead: ahead)
-      // The second stage begins when the side layers' part of the first forward is done, and never waits again.
-      #expect(simulated == forward - ahead + Int64(microBatches) * (forward + backward) + backward)
-    }
-  }
-
-  @Test("a first stage that outweighs the others is busy all the time, whatever it has run ahead")
-  func aheadOfLittle() {
-    var simulator = ScheduleSimulator()
-    let stages = [
-      StageTimes(forward: 1000, backward: 100, reduction: 30), StageTimes(forward: 10, backward: 1),
-    ]
-    let schedule = PipelineSchedule(.oneForwardOneBackward, stages: 2, microBatches: 4)
-    let boundaries = [BoundaryTimes(forward: 0, backward: 0)]
-    let step = simulator.duration(schedule, stages: stages, boundaries: boundaries, ahead: 1000)
-    #expect(step == 4 * 1100 + 30)
-  }
-
   @Test("Eq. 4-6 hold exactly when the last stage outweighs the others and their communication")
   func dominantLast() {
     var generator = SeededGenerator(seed: 12)
