@@ -27,6 +27,8 @@ final class InMemoryJobChannels: @unchecked Sendable {
   /// Bytes from one device to another that nobody has received yet.
   private var waiting: [[Int]]
   private var failure: JobChannelFailure?
+  /// Channels that somebody has.
+  private var alive = 0
   private var gone: Set<Int> = []
   /// Devices whose loss is no failure of the others.
   private let optional: Set<Int>
@@ -48,7 +50,21 @@ final class InMemoryJobChannels: @unchecked Sendable {
     self.watch = watch
   }
 
-  func channel(_ place: Int) -> any JobChannel { Channel(all: self, place: place) }
+  func channel(_ place: Int) -> any JobChannel {
+    condition.withLock { alive += 1 }
+    return Channel(all: self, place: place)
+  }
+
+  /// Waits until nobody has a channel any more; false when somebody keeps one.
+  func areReleased() -> Bool {
+    condition.lock()
+    defer { condition.unlock() }
+    let deadline = Date(timeIntervalSinceNow: Self.patience)
+    while alive > 0 {
+      guard condition.wait(until: deadline) else { return false }
+    }
+    return true
+  }
 
   /// Messages that were sent and never received.
   var unread: [JobTag] {
@@ -81,6 +97,13 @@ final class InMemoryJobChannels: @unchecked Sendable {
     init(all: InMemoryJobChannels, place: Int) {
       self.all = all
       self.place = place
+    }
+
+    deinit {
+      all.condition.withLock {
+        all.alive -= 1
+        all.condition.broadcast()
+      }
     }
 
     func send(_ message: [UInt8], _ tag: JobTag, to place: Int) throws(JobChannelFailure) {

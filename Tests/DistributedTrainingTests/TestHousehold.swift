@@ -80,20 +80,17 @@ final class TestHousehold: @unchecked Sendable {
     ) { from, to, tag, _ in fault?(from, to, tag) }
     for device in epoch.household where devices.withLock({ $0[device] == nil }) { self[device] = Device() }
     let outcomes = Mutex([DeviceOutcome](repeating: DeviceOutcome(), count: epoch.household.count))
-    let used = Mutex<[WeakChannel]>([])
     let threads = epoch.household.indices.map { place in
       OperatingSystemThread(name: "device-\(place)") { [self] in
-        let channel = channels.channel(place)
-        used.withLock { $0.append(WeakChannel(channel: channel)) }
-        let outcome = run(epoch, place, channel)
+        let outcome = run(epoch, place, channels.channel(place))
         outcomes.withLock { $0[place] = outcome }
       }
     }
     for thread in threads { thread.join() }
-    // Every thread of a run knows its channel.
-    #expect(used.withLock { $0.allSatisfy { $0.channel == nil } }, "a run has left a thread behind")
     for place in channels.lost { lose(epoch.household[place]) }
     channels.abort("the epoch is over")
+    // Every thread of a run knows its channel. Lessons end with it, when the processors have nothing better to do.
+    #expect(channels.areReleased(), "a run has left a thread behind")
     return outcomes.withLock { $0 }
   }
 
@@ -137,11 +134,6 @@ final class TestHousehold: @unchecked Sendable {
     self[number] = device
     return outcome
   }
-}
-
-/// A channel, as long as somebody uses it.
-private struct WeakChannel {
-  weak var channel: (any JobChannel)?
 }
 
 /// A disk that keeps the newest state.
