@@ -74,9 +74,9 @@ import Testing
     }
   }
 
-  private static let short = Job(epochs: 150)
+  private static let short = Job(epochs: 400)
   /// Long enough that another device pays.
-  private static let long = Job(epochs: 600)
+  private static let long = Job(epochs: 900)
 
   /// The first note of one of these kinds, of a device if one is named, among the lines of a command that follows a job.
   private static func note(
