@@ -127,10 +127,14 @@ private final class ExchangeMember: Sendable {
         configuration.hosts = [.v4(0x7F00_0001)]
         transports.append(try await NetworkTransport.start(configuration, trust: household.snapshot))
       }
-      return try transports.indices.map { place in
-        try ExchangeMember(
-          place, households.map(\.device), transports, directory: "\(directory)/\(place)",
-          executor: executor)
+      let roster = households.map(\.device)
+      let addresses = transports.map { NetworkAddress(.v4(0x7F00_0001), port: $0.localPort) }
+      // All desks before the first dial: what a session says to an endpoint without one is lost.
+      let desks = try transports.enumerated().map { place, transport in
+        try makeDesk(roster[place], transport, roster, addresses, directory: "\(directory)/\(place)")
+      }
+      return zip(transports, desks).map { transport, desk in
+        ExchangeMember(transport, desk, roster, addresses, executor: executor)
       }
     } catch {
       for transport in transports { await transport.shutdown() }
@@ -154,21 +158,26 @@ private final class ExchangeMember: Sendable {
     return [admin] + (try keys.map { try Household(log: admin.log, keys: $0) })
   }
 
-  private init(
-    _ place: Int, _ roster: [DeviceID], _ transports: [NetworkTransport], directory: String,
-    executor: ThreadExecutor
-  ) throws {
-    let transport = transports[place]
-    let addresses = transports.map { NetworkAddress(.v4(0x7F00_0001), port: $0.localPort) }
+  private static func makeDesk(
+    _ own: DeviceID, _ transport: NetworkTransport, _ roster: [DeviceID], _ addresses: [NetworkAddress],
+    directory: String
+  ) throws -> BulkDesk {
     try createDirectory(directory, isPrivate: true)
     let desk = BulkDesk(
-      own: roster[place], transport: transport,
+      own: own, transport: transport,
       store: try BlobStore(stateDirectory: directory, budget: 1 << 20)
     ) { device in
       guard let other = roster.firstIndex(of: device) else { return }
       transport.perform([.dial(addresses[other], .bulk, expecting: device)])
     }
     transport.receiveBulk(at: desk)
+    return desk
+  }
+
+  private init(
+    _ transport: NetworkTransport, _ desk: BulkDesk, _ roster: [DeviceID], _ addresses: [NetworkAddress],
+    executor: ThreadExecutor
+  ) {
     self.transport = transport
     self.desk = desk
     events = Task(executorPreference: executor) {
