@@ -66,6 +66,11 @@ struct MiniBatch: Sendable {
   var units: Int { batches.reduce(0) { $0 + $1.units } }
   /// Samples of the step.
   var samples: Int { batches.reduce(0) { $0 + $1.samples.count } }
+
+  /// Whether the other has the same samples in the same lanes.
+  func isSame(as other: MiniBatch) -> Bool {
+    lanes == other.lanes && batches.map(\.samples) == other.batches.map(\.samples)
+  }
 }
 
 /// A technique that computes whole units on this device.

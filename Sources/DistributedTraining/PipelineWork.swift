@@ -23,7 +23,6 @@ final class PipelineWork: MiniBatchComputation {
   private(set) var failure: DistributedRunFailure?
 
   /// The lane of every position of the mini-batch at hand, and the other way round.
-  private var lanes: [Int] = []
   private var positions: [Int?] = []
   private var losses: [Double?] = []
   private var round: UInt64
@@ -52,18 +51,21 @@ final class PipelineWork: MiniBatchComputation {
   var gradientSums: GradientSumFormat { stage.gradientSums }
   var contributions: Int { stage.contributions }
 
-  /// Names the lanes of the next mini-batch.
-  func prepare(lanes: [Int]) {
-    self.lanes = lanes
-    positions = Array(repeating: nil, count: seat.unitsPerMicroBatch * schedule.microBatches)
-    for (position, lane) in lanes.enumerated() { positions[lane] = position }
+  /// Names the mini-batch of the step that comes, and the one after it if there is one in this epoch.
+  func prepare(_ miniBatch: MiniBatch, followedBy next: MiniBatch?) {
+    positions = positions(of: miniBatch)
     isRepeated = false
-    prepared = following?.lanes == lanes ? ahead : [:]
-    (following, ahead) = (nil, [:])
+    // What was run ahead of another mini-batch is no use.
+    prepared = following.map { $0.isSame(as: miniBatch) } ?? false ? ahead : [:]
+    following = stage.aheadSlots > 0 ? next : nil
+    ahead = [:]
   }
 
-  /// Names the mini-batch after that which is prepared next.
-  func follow(with miniBatch: MiniBatch) { following = stage.aheadSlots > 0 ? miniBatch : nil }
+  private func positions(of miniBatch: MiniBatch) -> [Int?] {
+    var positions = [Int?](repeating: nil, count: seat.unitsPerMicroBatch * schedule.microBatches)
+    for (position, lane) in miniBatch.lanes.enumerated() { positions[lane] = position }
+    return positions
+  }
 
   func begin(step: Int) { stage.begin(step: step) }
 
@@ -156,8 +158,7 @@ extension PipelineWork {
   /// Runs the frozen layers of the next micro-batch of the following mini-batch; false when there is none, or no place.
   private func runAhead() throws(DistributedRunFailure) -> Bool {
     guard let following else { return false }
-    var positions = [Int?](repeating: nil, count: seat.unitsPerMicroBatch * schedule.microBatches)
-    for (position, lane) in following.lanes.enumerated() { positions[lane] = position }
+    let positions = positions(of: following)
     for microBatch in 0..<schedule.microBatchesAhead(stage: seat.stage) {
       let units = units(of: microBatch, following.batches, at: positions).filter { ahead[$0.key] == nil }
       guard !units.isEmpty else { continue }

@@ -104,8 +104,7 @@ final class StagedUnits: TrainingPhase {
   }
 
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
-    work.prepare(lanes: miniBatch.lanes)
-    if let upcoming { work.follow(with: upcoming) }
+    work.prepare(miniBatch, followedBy: upcoming)
     upcoming = nil
     reduction.beginStep()
     do throws(TrainingFailure) {

@@ -180,4 +180,30 @@ struct BulkChaChaPolyTests {
     let opensShort = short.withUnsafeMutableBytes { fastOpener.open($0, counter: 0) }
     #expect(!opensShort)
   }
+
+  @Test(
+    "a message whose end lies elsewhere is sealed to the bytes of one that lies together, wherever it is cut")
+  func tails() {
+    let key = SecretBytes(copying: [UInt8](1...32))
+    var together = BulkChaChaPoly(key: key.copy(), .sealing)
+    var apart = BulkChaChaPoly(key: key.copy(), .sealing)
+    var plain = BulkChaChaPoly.byLibsodium(key: key.copy(), .sealing)
+    var entropy = SeededEntropy(seed: 12)
+    for (index, count) in [1, 15, 61, 64, 127, 128, 1_000, 16_384, 61_501].enumerated() {
+      let message = entropy.bytes(count)
+      let counter = UInt64(index)
+      var expected = message + [UInt8](repeating: 0, count: 16)
+      expected.withUnsafeMutableBytes { together.seal($0, counter: counter) }
+      for cut in [0, 1, 61, 63, 64, 65, count / 2, count - 1, count] where (0...count).contains(cut) {
+        // What stands in the tail's place is not read.
+        let record = message[..<cut] + [UInt8](repeating: 0xA5, count: count - cut + 16)
+        var (one, other) = (Array(record), Array(record))
+        message[cut...].withUnsafeBytes { tail in
+          one.withUnsafeMutableBytes { apart.seal($0, tail: tail, counter: counter) }
+          other.withUnsafeMutableBytes { plain.seal($0, tail: tail, counter: counter) }
+        }
+        #expect(one == expected && other == expected, "\(count) bytes, cut at \(cut)")
+      }
+    }
+  }
 }

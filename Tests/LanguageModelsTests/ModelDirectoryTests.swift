@@ -213,7 +213,7 @@ struct ModelConfigurationTests {
       Self.failure("{\"architectures\":[\"T5Model\"]}") == .missing(file: "config.json", key: "d_model"))
   }
 
-  @Test("names the key whose value is absent, of another type, out of range or not implemented")
+  @Test("names the key whose value is absent, of another type, out of range or not supported")
   func values() throws {
     let file = "config.json"
     #expect(
