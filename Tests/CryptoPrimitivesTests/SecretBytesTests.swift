@@ -61,6 +61,8 @@ struct SecretBytesTests {
     var shown = String(describing: holder) + String(reflecting: holder)
     dump(holder, to: &shown)
     for child in Mirror(reflecting: holder).children { shown += String(describing: child.value) }
+    // A local class is named by where it lies in this process, and any two digits may stand there.
+    shown = shown.replacing(#/\$[0-9a-f]+/#, with: "")
     #expect(!shown.contains("65"))
     #expect(!shown.contains("41"))
     #expect(!shown.contains("AAAA"))
