@@ -60,6 +60,9 @@ package final class BlockingQueue<Element: Sendable>: @unchecked Sendable {
     }
   }
 
+  /// Whether `pop` would return at once.
+  package var isReady: Bool { locked { isEnded || first < elements.count } }
+
   /// Lets no element in any more; what is there can still be taken unless `discarding` is true.
   package func end(discarding: Bool = false) {
     locked {

@@ -33,6 +33,8 @@ final class DeviceReduction: StepReduction {
   /// What the shares of the step at hand decide.
   private var boundary: StepBoundary
   private let stopRequest: StopRequest
+  /// What the driver does while an overlapped ring is under way, as long as it is not over.
+  var meanwhile: ((_ isOver: () -> Bool) throws(DistributedRunFailure) -> Void)?
 
   /// - Parameters:
   ///   - groups: devices by stage; this device's is `stage`.
@@ -129,7 +131,10 @@ final class DeviceReduction: StepReduction {
     ).message
     for device in others { try links.send(message, JobTag(.share, step: round), to: device) }
     // Whatever the shares say, nobody touches sums that are still on their way.
-    try overlapped?.wait()
+    if let overlapped {
+      try meanwhile? { overlapped.isOver }
+      try overlapped.wait()
+    }
     for device in others {
       let share = try StepShare(
         links.receive(JobTag(.share, step: round), from: device, .share), from: device,

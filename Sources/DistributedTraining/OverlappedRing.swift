@@ -139,6 +139,9 @@ final class OverlappedRing: GradientObserver, @unchecked Sendable {
     }
   }
 
+  /// Whether `wait` would return at once: every bucket is reduced, or the ring has failed.
+  var isOver: Bool { outcomes.isReady }
+
   /// Waits until every bucket of the step is reduced.
   func wait() throws(DistributedRunFailure) {
     let start = MonotonicClock.nanoseconds()

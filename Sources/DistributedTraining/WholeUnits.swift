@@ -41,6 +41,10 @@ final class WholeUnits: TrainingPhase {
   private let position: CurrentLanes
   let selection: VectorSelection
   private(set) var stops = false
+  /// The mini-batch after the step that comes.
+  private var upcoming: MiniBatch?
+  /// Units of it that this device has not run ahead of their step.
+  private var unprepared: ArraySlice<PackedMicroBatch> = []
 
   /// The lanes of the mini-batch at hand: what positions of it are this device's.
   private final class CurrentLanes {
@@ -87,6 +91,26 @@ final class WholeUnits: TrainingPhase {
       },
       settings: context.job.optimization, totalSteps: context.job.totalSteps, maximumMicroBatches: most,
       workers: context.team.width, reduction: reduction)
+    reduction?.meanwhile = { [unowned self] isOver throws(DistributedRunFailure) in
+      try runAhead(until: isOver)
+    }
+  }
+
+  /// Computes what the next mini-batch needs of the frozen backbone, some units at a time, until the ring is over.
+  ///
+  /// Its activations wait in the cache (docs/decisions/0014); a technique that keeps none has nothing to do here.
+  private func runAhead(until isOver: () -> Bool) throws(DistributedRunFailure) {
+    while !unprepared.isEmpty, !isOver() {
+      let units = Array(unprepared.prefix(context.team.width))
+      let results = UnitResults<Bool>(units.count)
+      context.team.forEach(units.count) { [computation = technique.computation] piece, worker in
+        results.set(piece) { () throws(TrainingFailure) in
+          try computation.prepare(units[piece], worker: worker)
+        }
+      }
+      let isPrepared = try results.values().allSatisfy { $0 }
+      unprepared = isPrepared ? unprepared.dropFirst(units.count) : []
+    }
   }
 
   var ringNanoseconds: UInt64 { reduction?.ringNanoseconds ?? 0 }
@@ -94,6 +118,10 @@ final class WholeUnits: TrainingPhase {
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
     position.lanes = miniBatch.lanes
     reduction?.beginStep()
+    unprepared = upcoming.map { next in
+      zip(next.lanes, next.batches).filter { lanes.contains($0.0) }.map(\.1)[...]
+    } ?? []
+    upcoming = nil
     do throws(TrainingFailure) {
       let result = try trainer.step(miniBatch.batches, units: miniBatch.units, loop: context.team)
       stops = reduction?.stops ?? context.stopRequest.isRaised
@@ -104,6 +132,7 @@ final class WholeUnits: TrainingPhase {
   }
 
   func prefetch(_ miniBatch: MiniBatch) {
+    upcoming = miniBatch
     guard let source = technique.source else { return }
     for (lane, batch) in zip(miniBatch.lanes, miniBatch.batches) where lanes.contains(lane) {
       source.prefetch(batch)

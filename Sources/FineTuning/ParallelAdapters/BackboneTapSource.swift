@@ -93,6 +93,18 @@ package final class BackboneTapSource: TapSource, @unchecked Sendable {
     try store(batch, taps)
   }
 
+  /// Runs the backbone for a micro-batch that is not in the cache, so that it is there when it is trained.
+  package func prepare(
+    _ batch: PackedMicroBatch, scratch taps: TapBuffer, worker: Int
+  ) throws(TrainingFailure) -> Bool {
+    guard let cache, let backbone else { return false }
+    guard !cache.resolve(batch.keys).missing.isEmpty else { return true }
+    taps.prepare(encoderTokens: batch.encoder.tokens, decoderTokens: batch.decoder?.tokens ?? 0)
+    try compute(batch, backbone: backbone, into: taps, worker: worker)
+    try store(batch, taps)
+    return true
+  }
+
   private func read(
     _ batch: PackedMicroBatch, into taps: TapBuffer, worker: Int
   ) throws(TrainingFailure) -> Bool {

@@ -5,6 +5,17 @@ package import TensorKernels
 package protocol TapSource: AnyObject, Sendable {
   /// Fills `taps` with the taps of `batch`, on the thread of `worker`.
   func load(_ batch: PackedMicroBatch, into taps: TapBuffer, worker: Int) throws(TrainingFailure)
+  /// Computes the taps of `batch` where a later `load` will find them, with `taps` as scratch; false when it keeps none.
+  func prepare(
+    _ batch: PackedMicroBatch, scratch taps: TapBuffer, worker: Int
+  ) throws(TrainingFailure) -> Bool
+}
+
+extension TapSource {
+  /// Keeps none.
+  package func prepare(
+    _ batch: PackedMicroBatch, scratch taps: TapBuffer, worker: Int
+  ) throws(TrainingFailure) -> Bool { false }
 }
 
 /// The technique of PAC §4.1: each worker owns a side network and a tap buffer; parameters are shared.
@@ -41,6 +52,11 @@ package final class ParallelAdapters: TechniqueComputation, @unchecked Sendable 
   ) -> Int {
     SideNetwork.workspaceBytes(shape: shape, capacity: capacity, training: training)
       + TapBuffer.byteCount(shape: shape, element: element, capacity: capacity)
+  }
+
+  /// Runs the frozen backbone, whose taps depend on no trained parameter, if the source keeps them.
+  package func prepare(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Bool {
+    try source.prepare(batch, scratch: workers[worker].taps, worker: worker)
   }
 
   /// Loads the taps, runs the side network forward and backward, and returns the loss sum.

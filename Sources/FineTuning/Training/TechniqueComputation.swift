@@ -14,6 +14,10 @@ package protocol TechniqueComputation: AnyObject, Sendable {
   var contributions: Int { get }
   /// Called before each optimizer step with its number, from 1 on; a step that is computed again has the same number.
   func begin(step: Int)
+  /// Computes what of a later micro-batch depends on no trained parameter, and keeps it until that one is trained.
+  ///
+  /// - Returns: false when there is nothing of that kind, or no place to keep it.
+  func prepare(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Bool
   /// Adds the gradient of the micro-batch's loss sum to `sink`.
   ///
   /// - Returns: the sum of the losses of the micro-batch's units (samples, or decoder tokens).
@@ -31,4 +35,6 @@ extension TechniqueComputation {
   package var contributions: Int { 1 }
   /// Nothing to prepare: only dropout needs the step's number.
   package func begin(step: Int) {}
+  /// Nothing: layers that are trained give other values after every step.
+  package func prepare(_ batch: PackedMicroBatch, worker: Int) throws(TrainingFailure) -> Bool { false }
 }
