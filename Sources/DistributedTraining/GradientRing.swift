@@ -17,7 +17,7 @@ final class GradientRing {
   private let own: Int
   private let bucket: UInt32
   private let waits: WaitReason?
-  /// Where the sums of a message are unpacked, so that no message needs memory of its own for that.
+  /// Where the sums of a message are unpacked, or put together, so that no message needs memory of its own for that.
   private let scratch = UnsafeMutablePointer<Int64>.allocate(capacity: pieceElements)
   /// Finished pieces that are to be handed on, by their first element: their bytes need not be made again.
   private var finished: [Int: [UInt8]] = [:]
@@ -52,11 +52,11 @@ final class GradientRing {
     var ring = RingReduction(
       place: own, chunks: RingChunks(count: selection.count, members: members.count),
       piece: Self.pieceElements)
-    try perform(ring.start(), UnsafeRawBufferPointer(start: nil, count: 0), sums, ring, round)
+    try perform(ring.start(), [], sums, ring, round)
     while let piece = ring.awaited {
       let predecessor = members[ring.predecessor]
       let message = try links.receivePiece(tag(piece, round: round), from: predecessor, waits)
-      guard let count = unpack(message, sums) else {
+      guard let count = count(message, sums) else {
         throw .malformed(
           place: predecessor, content: "a piece of the ring",
           detail: "\(message.count) bytes are no whole sums")
@@ -70,14 +70,13 @@ final class GradientRing {
       if piece.phase == .allGather, piece.chunk != ring.successor {
         finished[ring.range(piece).lowerBound] = message
       }
-      try perform(
-        effects, UnsafeRawBufferPointer(start: scratch, count: count * sums.bytesPerSum), sums, ring, round)
+      try perform(effects, message, sums, ring, round)
     }
   }
 
   private func perform(
-    _ effects: [RingEffect], _ received: UnsafeRawBufferPointer, _ sums: any GradientSums,
-    _ ring: RingReduction, _ round: UInt64
+    _ effects: [RingEffect], _ received: [UInt8], _ sums: any GradientSums, _ ring: RingReduction,
+    _ round: UInt64
   ) throws(DistributedRunFailure) {
     for effect in effects {
       switch effect {
@@ -86,9 +85,8 @@ final class GradientRing {
         try links.sendPiece(
           known ?? message(of: range, sums), tag(piece, round: round), to: members[ring.successor])
       case .add(let range):
-        scatter(received, over: range, sums) { sums.add(integers: $0, to: $1) }
-      case .store(let range):
-        scatter(received, over: range, sums) { sums.store(integers: $0, to: $1) }
+        scatter(unpack(received, sums), over: range, sums) { sums.add(integers: $0, to: $1) }
+      case .store(let range): store(received, over: range, sums)
       case .finished: break
       }
     }
@@ -103,37 +101,59 @@ final class GradientRing {
   /// The selected elements `range` as they travel: 64-bit sums packed, 32-bit ones as they are.
   private func message(of range: Range<Int>, _ sums: any GradientSums) -> [UInt8] {
     let parts = selection.flatRanges(range)
-    if sums.bytesPerSum == MemoryLayout<Int64>.stride {
-      return PackedIntegers.encode(count: range.count) { body in
-        for flat in parts {
-          sums.withIntegers(flat) { body(UnsafeBufferPointer($0.assumingMemoryBound(to: Int64.self))) }
-        }
-      }
+    // Nearly always one part; several are put together first.
+    if parts.count == 1 {
+      return sums.withIntegers(parts[0]) { message(of: UnsafeRawBufferPointer($0), sums) }
     }
-    let size = range.count * sums.bytesPerSum
-    return [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
-      for flat in parts {
-        let target = UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[count...])
-        sums.withIntegers(flat) { target.copyMemory(from: UnsafeRawBufferPointer($0)) }
-        count += flat.count * sums.bytesPerSum
-      }
+    let gathered = UnsafeMutableRawBufferPointer(start: scratch, count: range.count * sums.bytesPerSum)
+    var start = 0
+    for flat in parts {
+      let target = UnsafeMutableRawBufferPointer(rebasing: gathered[start...])
+      sums.withIntegers(flat) { target.copyMemory(from: UnsafeRawBufferPointer($0)) }
+      start += flat.count * sums.bytesPerSum
     }
+    return message(of: UnsafeRawBufferPointer(gathered), sums)
   }
 
-  /// Puts the sums of a message into `scratch`; their number, or nil when it cannot be one of ours.
-  private func unpack(_ message: [UInt8], _ sums: any GradientSums) -> Int? {
-    if sums.bytesPerSum == MemoryLayout<Int64>.stride {
-      guard let count = PackedIntegers.count(message), count <= Self.pieceElements else { return nil }
-      PackedIntegers.decode(message, into: scratch)
-      return count
-    }
+  private func message(of integers: UnsafeRawBufferPointer, _ sums: any GradientSums) -> [UInt8] {
+    guard let base = integers.baseAddress, isPacked(sums) else { return Array(integers) }
+    let count = integers.count / MemoryLayout<Int64>.stride
+    return PackedIntegers.encode(base.assumingMemoryBound(to: Int64.self), count: count)
+  }
+
+  private func isPacked(_ sums: any GradientSums) -> Bool { sums.bytesPerSum == MemoryLayout<Int64>.stride }
+
+  /// The sums of a message, or nil when it cannot be one of ours.
+  private func count(_ message: [UInt8], _ sums: any GradientSums) -> Int? {
+    if isPacked(sums) { return PackedIntegers.count(message, atMost: Self.pieceElements) }
     let (count, rest) = message.count.quotientAndRemainder(dividingBy: sums.bytesPerSum)
-    guard rest == 0, count <= Self.pieceElements else { return nil }
-    message.withUnsafeBytes {
-      UnsafeMutableRawPointer(scratch).copyMemory(
-        from: $0.baseAddress ?? UnsafeRawPointer(scratch), byteCount: $0.count)
+    return rest == 0 && count <= Self.pieceElements ? count : nil
+  }
+
+  /// Puts the sums of a message that has a count into `scratch`.
+  private func unpack(_ message: [UInt8], _ sums: any GradientSums) -> UnsafeRawBufferPointer {
+    guard isPacked(sums) else {
+      message.withUnsafeBytes {
+        UnsafeMutableRawPointer(scratch).copyMemory(
+          from: $0.baseAddress ?? UnsafeRawPointer(scratch), byteCount: $0.count)
+      }
+      return UnsafeRawBufferPointer(start: scratch, count: message.count)
     }
-    return count
+    PackedIntegers.decode(message, into: scratch)
+    let count = PackedIntegers.count(message) ?? 0
+    return UnsafeRawBufferPointer(start: scratch, count: count * MemoryLayout<Int64>.stride)
+  }
+
+  /// Overwrites sums with those of a message; where they lie in one place, they are unpacked there.
+  private func store(_ message: [UInt8], over range: Range<Int>, _ sums: any GradientSums) {
+    let parts = selection.flatRanges(range)
+    guard isPacked(sums), parts.count == 1 else {
+      return scatter(unpack(message, sums), over: range, sums) { sums.store(integers: $0, to: $1) }
+    }
+    sums.withIntegers(parts[0]) {
+      guard let base = $0.baseAddress else { return }
+      PackedIntegers.decode(message, into: base.assumingMemoryBound(to: Int64.self))
+    }
   }
 
   /// Hands each part of a message to the part of the flat vector that it belongs to.

@@ -7,16 +7,36 @@ import Synchronization
 /// Rings that begin while the backward passes of the last units still run: leaves are grouped to buckets, and a bucket is
 /// reduced, by a thread of its own, as soon as all of this device's units have finished its leaves.
 ///
+/// The rings of several buckets are under way at once: a ring is as slow as its hops, and a device that waits for one hop
+/// can do its part of another.
+///
 /// A step whose values did not fit is reduced for nothing; it is computed again on all devices, and so are its rings.
 ///
-/// - Safety: `rings` and their counters belong to the thread while a step is under way, and to the driver between steps.
+/// - Safety: each of `rings` belongs to its thread while a step is under way, and to the driver between steps.
 final class OverlappedRing: GradientObserver, @unchecked Sendable {
-  /// Most buckets: each has the latency of a ring of its own.
+  /// Most buckets: each has a thread and the latency of a ring of its own.
   static let mostBuckets = 4
 
-  private enum Command: Sendable {
-    case begin(round: UInt64, sums: any GradientSums)
-    case reduce(Range<Int>)
+  /// A step whose sums are reduced.
+  private struct Step: Sendable {
+    var round: UInt64
+    var sums: any GradientSums
+  }
+
+  /// The step's buckets, and which leaves each unit has not finished, unit by unit.
+  private struct Readiness {
+    var step: Step
+    var state: BucketReadiness
+    var unfinished: [Bool]
+  }
+
+  /// How far the rings of a step are.
+  private struct Progress {
+    var running = 0
+    var over = 0
+    /// When the first of those that run began.
+    var began: UInt64 = 0
+    var nanoseconds: UInt64 = 0
   }
 
   private let links: JobLinks
@@ -24,21 +44,26 @@ final class OverlappedRing: GradientObserver, @unchecked Sendable {
   private let plan: BucketPlan
   /// First index of every leaf in the flat vector, ascending, with the number of its floats.
   private let leaves: [(offset: Int, count: Int)]
-  /// The step's buckets, and which leaves each unit has not finished, unit by unit.
-  private let readiness = Mutex<(state: BucketReadiness, unfinished: [Bool])?>(nil)
-  private let commands = BlockingQueue<Command>(limit: .max)
+  private let readiness = Mutex<Readiness?>(nil)
+  /// For each ring, the steps whose sums are ready for it.
+  private let ready: [BlockingQueue<Step>]
+  private let progress = Mutex(Progress())
+  /// One for each step: nil when all its rings are over.
   private let outcomes = BlockingQueue<DistributedRunFailure?>(limit: .max)
-  private let thread = Mutex<OperatingSystemThread?>(nil)
+  private let threads = Mutex<[OperatingSystemThread]>([])
   private var round: UInt64
 
+  /// - Parameters:
+  ///   - own: the leaves that the members sum, by place in the tree; at least one.
   init(
-    members: [Int], tree: ParameterTree, bytesPerSum: Int, leastBytes: Int, links: JobLinks,
+    members: [Int], tree: ParameterTree, own: [Int], bytesPerSum: Int, leastBytes: Int, links: JobLinks,
     firstRound: UInt64
   ) {
+    precondition(!own.isEmpty, "a ring without sums would never be over")
     self.links = links
     round = firstRound
-    let leaves = tree.parameters.compactMap { leaf in
-      leaf.gradientOffset.map { (offset: $0, count: leaf.count) }
+    let leaves = own.sorted().compactMap { place in
+      tree.parameters[place].gradientOffset.map { (offset: $0, count: tree.parameters[place].count) }
     }
     self.leaves = leaves
     let all = leaves.reduce(0) { $0 + $1.count } * bytesPerSum
@@ -51,23 +76,27 @@ final class OverlappedRing: GradientObserver, @unchecked Sendable {
       GradientRing(
         members: members, selection: bucket.selection, links: links, bucket: number, waits: nil)
     }
-    let started = OperatingSystemThread(name: "ring") { [self] in serve() }
-    thread.withLock { $0 = started }
+    ready = rings.map { _ in BlockingQueue(limit: .max) }
+    let started = rings.indices.map { bucket in
+      OperatingSystemThread(name: "ring") { [self] in serve(bucket) }
+    }
+    threads.withLock { $0 = started }
   }
 
-  /// Nanoseconds in rings so far, whatever was computed meanwhile; between steps only.
-  var nanoseconds: UInt64 { rings.reduce(0) { $0 + $1.nanoseconds } }
+  /// Nanoseconds in which any ring was under way so far, whatever was computed meanwhile; between steps only.
+  var nanoseconds: UInt64 { progress.withLock { $0.nanoseconds } }
 
   // MARK: GradientObserver
 
-  /// The step's first command to the thread.
   func begin(units: Int, sums: any GradientSums) {
     round += 1
-    _ = commands.push(.begin(round: round, sums: sums))
+    progress.withLock { $0.over = 0 }
+    let step = Step(round: round, sums: sums)
     readiness.withLock { readiness in
       var state = BucketReadiness(plan, units: units)
-      reduce(state.start())
-      readiness = (state, Array(repeating: true, count: units * leaves.count))
+      reduce(state.start(), step)
+      readiness = Readiness(
+        step: step, state: state, unfinished: Array(repeating: true, count: units * leaves.count))
     }
   }
 
@@ -91,15 +120,13 @@ final class OverlappedRing: GradientObserver, @unchecked Sendable {
     readiness.withLock { note(leaf, unit, &$0) }
   }
 
-  private func note(
-    _ leaf: Int, _ unit: Int, _ readiness: inout (state: BucketReadiness, unfinished: [Bool])?
-  ) {
+  private func note(_ leaf: Int, _ unit: Int, _ readiness: inout Readiness?) {
     let place = unit * leaves.count + leaf
-    guard readiness?.unfinished[place] == true else { return }
+    guard let step = readiness?.step, readiness?.unfinished[place] == true else { return }
     readiness?.unfinished[place] = false
     do throws(BucketReadiness.Failure) {
       // In the lock, so that buckets are handed over in their order.
-      reduce(try readiness?.state.leafFinished(leaf, unit: unit) ?? 0..<0)
+      reduce(try readiness?.state.leafFinished(leaf, unit: unit) ?? 0..<0, step)
     } catch {
       preconditionFailure("\(error)")
     }
@@ -114,28 +141,32 @@ final class OverlappedRing: GradientObserver, @unchecked Sendable {
     return low < leaves.count && leaves[low].offset == offset ? low : nil
   }
 
-  private func reduce(_ buckets: Range<Int>) {
-    if !buckets.isEmpty { _ = commands.push(.reduce(buckets)) }
+  private func reduce(_ buckets: Range<Int>, _ step: Step) {
+    for bucket in buckets { _ = ready[bucket].push(step) }
   }
 
-  // MARK: The thread
+  // MARK: The threads
 
-  private func serve() {
-    var current: (round: UInt64, sums: any GradientSums)?
-    while let command = commands.pop() {
-      switch command {
-      case .begin(let round, let sums): current = (round, sums)
-      case .reduce(let buckets):
-        guard let current else { continue }
-        do throws(DistributedRunFailure) {
-          for bucket in buckets { try rings[bucket].reduce(current.sums, round: current.round) }
-          if buckets.upperBound == rings.count { _ = outcomes.push(nil) }
-        } catch {
-          links.abort(error.description)
-          _ = outcomes.push(error)
-          return
-        }
+  private func serve(_ bucket: Int) {
+    while let step = ready[bucket].pop() {
+      progress.withLock { progress in
+        if progress.running == 0 { progress.began = MonotonicClock.nanoseconds() }
+        progress.running += 1
       }
+      do throws(DistributedRunFailure) {
+        try rings[bucket].reduce(step.sums, round: step.round)
+      } catch {
+        links.abort(error.description)
+        _ = outcomes.push(error)
+        return
+      }
+      let isLast = progress.withLock { progress in
+        progress.running -= 1
+        progress.over += 1
+        if progress.running == 0 { progress.nanoseconds += MonotonicClock.nanoseconds() - progress.began }
+        return progress.over == rings.count
+      }
+      if isLast { _ = outcomes.push(nil) }
     }
   }
 
@@ -152,13 +183,14 @@ final class OverlappedRing: GradientObserver, @unchecked Sendable {
     if let outcome { throw outcome }
   }
 
-  /// Ends the thread between steps, or after a failure when the channel has been aborted.
+  /// Ends the threads between steps, or after a failure when the channel has been aborted.
   func end() {
-    commands.end(discarding: true)
-    thread.withLock { thread in
-      defer { thread = nil }
-      return thread
-    }?.join()
+    for queue in ready { queue.end(discarding: true) }
+    let ended = threads.withLock { threads in
+      defer { threads = [] }
+      return threads
+    }
+    for thread in ended { thread.join() }
     outcomes.end(discarding: true)
   }
 }

@@ -1,71 +1,80 @@
-/// Integers in as few bytes each as the largest of them needs: sums on a wire, exactly.
-///
-/// A gradient of 2^-10 under the exponent 44 is an integer of 36 bits: five bytes in place of eight. The first byte says
-/// how many the others take each; they are the low bytes in two's complement, little-endian.
-package enum PackedIntegers {
-  /// The bytes of 64-bit integers.
-  package static func encode(_ integers: UnsafePointer<Int64>, count: Int) -> [UInt8] {
-    encode(count: count) { $0(UnsafeBufferPointer(start: integers, count: count)) }
-  }
+import TensorKernels
 
-  /// The bytes of 64-bit integers that lie in several places.
-  ///
-  /// - Parameter forEachPart: calls its argument with each part in order; it is asked twice.
-  static func encode(
-    count: Int, _ forEachPart: ((UnsafeBufferPointer<Int64>) -> Void) -> Void
-  ) -> [UInt8] {
-    var all: UInt64 = 0
-    // A negative number needs as many bits as its complement.
-    forEachPart { part in
-      for integer in part { all |= UInt64(bitPattern: integer ^ (integer >> 63)) }
-    }
-    let width = max(1, (64 - all.leadingZeroBitCount + 1 + 7) / 8)
-    // Whole words are stored, each over the unused end of the one before.
-    let room = 1 + count * width + 8
-    return [UInt8](unsafeUninitializedCapacity: room) { buffer, initialized in
-      guard let base = buffer.baseAddress else { return }
-      let bytes = UnsafeMutableRawPointer(base)
-      bytes.storeBytes(of: UInt8(width), as: UInt8.self)
-      var place = 1
-      forEachPart { part in
-        precondition(place + part.count * width + 8 <= room, "more than \(count) integers in the parts")
-        for integer in part {
-          bytes.storeBytes(of: integer.littleEndian, toByteOffset: place, as: Int64.self)
-          place += width
+/// Integers in as few bits each as the largest of their block needs: sums on a wire, exactly.
+///
+/// A gradient of 2^-18 under the exponent 44 is an integer of 27 bits. A message is the number of integers as a 32-bit word,
+/// the width of each block of 256, and the blocks (docs/FILE-FORMATS.md, "Packed sums"). The last block's missing integers
+/// are zero.
+package enum PackedIntegers {
+  /// Bytes before the widths.
+  private static let headerBytes = MemoryLayout<UInt32>.size
+  /// Most integers of a message.
+  package static let limit = 1 << 24
+
+  /// The message of 64-bit integers.
+  package static func encode(_ integers: UnsafePointer<Int64>, count: Int) -> [UInt8] {
+    precondition((0...limit).contains(count), "a message of \(count) integers")
+    let (whole, rest) = count.quotientAndRemainder(dividingBy: packedBlockCount)
+    let blocks = whole + (rest > 0 ? 1 : 0)
+    return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: blocks) { widths in
+      withUnsafeTemporaryAllocation(of: Int64.self, capacity: packedBlockCount) { last in
+        guard let widthsBase = widths.baseAddress, let lastBase = last.baseAddress else { return [] }
+        packedWidths(integers, blocks: whole, into: widthsBase)
+        if rest > 0 {
+          last.initialize(repeating: 0)
+          lastBase.update(from: integers + whole * packedBlockCount, count: rest)
+          packedWidths(lastBase, blocks: 1, into: widthsBase + whole)
+        }
+        let size = headerBytes + blocks + widths.reduce(0) { $0 + packedBlockBytes(width: $1) }
+        return [UInt8](unsafeUninitializedCapacity: size) { buffer, initialized in
+          guard let base = buffer.baseAddress else { return }
+          UnsafeMutableRawPointer(base).storeBytes(of: UInt32(count).littleEndian, as: UInt32.self)
+          (base + headerBytes).update(from: widthsBase, count: blocks)
+          var place = headerBytes + blocks
+          for block in 0..<blocks {
+            let source = block < whole ? integers + block * packedBlockCount : UnsafePointer(lastBase)
+            packBlock(source, width: widths[block], into: base + place)
+            place += packedBlockBytes(width: widths[block])
+          }
+          initialized = place
         }
       }
-      initialized = place
     }
   }
 
-  /// Integers of a message; nil when its length does not fit its width.
-  package static func count(_ message: [UInt8]) -> Int? {
-    guard let width = message.first, (1...8).contains(width), (message.count - 1) % Int(width) == 0 else {
-      return nil
+  /// Integers of a message; nil when it has another shape than `encode` gives, or more integers than `most`.
+  package static func count(_ message: [UInt8], atMost most: Int = limit) -> Int? {
+    guard message.count >= headerBytes else { return nil }
+    let count = message.withUnsafeBytes {
+      Int(UInt32(littleEndian: $0.loadUnaligned(as: UInt32.self)))
     }
-    return (message.count - 1) / Int(width)
+    guard count <= min(most, limit) else { return nil }
+    let blocks = (count + packedBlockCount - 1) / packedBlockCount
+    guard message.count >= headerBytes + blocks else { return nil }
+    var size = headerBytes + blocks
+    for width in message[headerBytes..<headerBytes + blocks] {
+      guard width <= packedWidthLimit else { return nil }
+      size += packedBlockBytes(width: width)
+    }
+    return message.count == size ? count : nil
   }
 
   /// Writes the integers of a message whose `count` is not nil.
   package static func decode(_ message: [UInt8], into integers: UnsafeMutablePointer<Int64>) {
-    guard let first = message.first else { return }
-    let width = Int(first)
-    let count = (message.count - 1) / width
-    let shift = Int64(64 - 8 * width)
-    message.withUnsafeBytes { bytes in
-      guard let base = bytes.baseAddress else { return }
-      // A word is read whole while there are eight bytes from its start on.
-      let whole = bytes.count >= 9 ? max(0, min(count, (bytes.count - 9) / width + 1)) : 0
-      var place = base + 1
-      for index in 0..<whole {
-        let word = Int64(littleEndian: place.loadUnaligned(as: Int64.self))
-        integers[index] = (word &<< shift) &>> shift
-        place += width
+    message.withUnsafeBufferPointer { bytes in
+      guard let base = bytes.baseAddress, let count = count(message) else { return }
+      let (whole, rest) = count.quotientAndRemainder(dividingBy: packedBlockCount)
+      let widths = base + headerBytes
+      var place = widths + whole + (rest > 0 ? 1 : 0)
+      for block in 0..<whole {
+        unpackBlock(place, width: widths[block], into: integers + block * packedBlockCount)
+        place += packedBlockBytes(width: widths[block])
       }
-      for index in whole..<count {
-        var word: UInt64 = 0
-        for byte in 0..<width { word |= UInt64(bytes[1 + index * width + byte]) << UInt64(8 * byte) }
-        integers[index] = (Int64(bitPattern: word) &<< shift) &>> shift
+      guard rest > 0 else { return }
+      withUnsafeTemporaryAllocation(of: Int64.self, capacity: packedBlockCount) { last in
+        guard let lastBase = last.baseAddress else { return }
+        unpackBlock(place, width: widths[whole], into: lastBase)
+        (integers + whole * packedBlockCount).update(from: lastBase, count: rest)
       }
     }
   }

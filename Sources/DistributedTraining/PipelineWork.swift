@@ -19,6 +19,8 @@ final class PipelineWork: MiniBatchComputation {
   /// Called with the encoded taps of each unit after its first forward in a step; nil when nobody keeps them.
   var keepTaps:
     ((_ lane: Int, _ batch: PackedMicroBatch, _ taps: [UInt8]) throws(DistributedRunFailure) -> Void)?
+  /// Watches the gradients of this device's units; nil for nobody.
+  var observer: (any GradientObserver)?
   /// What failed, when a call threw.
   private(set) var failure: DistributedRunFailure?
 
@@ -27,6 +29,8 @@ final class PipelineWork: MiniBatchComputation {
   private var losses: [Double?] = []
   private var round: UInt64
   private var isRepeated = false
+  /// Units of the mini-batch at hand that have gone backward.
+  private var unitsDone = 0
   /// The mini-batch that follows, and the lanes of it whose frozen layers have been run, by place in the stage.
   private var following: MiniBatch?
   private var ahead: [Int: Int] = [:]
@@ -76,6 +80,9 @@ final class PipelineWork: MiniBatchComputation {
   ) throws(TrainingFailure) {
     round += 1
     losses = Array(repeating: nil, count: miniBatch.count)
+    unitsDone = 0
+    let own = (0..<schedule.microBatches).reduce(0) { $0 + units(of: $1, miniBatch, at: positions).count }
+    observer?.begin(units: own, sums: sums)
     do throws(DistributedRunFailure) {
       for operation in schedule.operations(stage: seat.stage) {
         let units = units(of: operation.microBatch, miniBatch, at: positions)
@@ -127,13 +134,18 @@ final class PipelineWork: MiniBatchComputation {
     }
     let results = UnitResults<[UInt8]>(units.count)
     let incoming = gradients
-    loop.forEach(units.count) { [stage] piece, worker in
+    let first = unitsDone
+    loop.forEach(units.count) { [stage, observer] piece, worker in
       results.set(piece) { () throws(TrainingFailure) in
-        try stage.backward(
-          units[piece].batch, slot: units[piece].slot, worker: worker, gradient: incoming[piece], sink: sums)
+        let outgoing = try stage.backward(
+          units[piece].batch, slot: units[piece].slot, worker: worker, gradient: incoming[piece],
+          sink: observer?.sink(unit: first + piece, sums: sums) ?? sums)
+        observer?.finished(unit: first + piece)
+        return outgoing
       }
     }
     let outgoing = try results.values()
+    unitsDone += units.count
     guard seat.stage > 0 else { return }
     for (unit, gradient) in zip(units, outgoing) {
       try backwards.put(
@@ -153,6 +165,11 @@ extension PipelineWork {
       if let gradient = try links.poll(tag, from: source, .boundary) { return gradient }
     } while try runAhead()
     return try links.receive(tag, from: source, .boundary)
+  }
+
+  /// Runs frozen layers ahead while the stage's ring is under way.
+  func runAhead(until isOver: () -> Bool) throws(DistributedRunFailure) {
+    while !isOver() { guard try runAhead() else { return } }
   }
 
   /// Runs the frozen layers of the next micro-batch of the following mini-batch; false when there is none, or no place.

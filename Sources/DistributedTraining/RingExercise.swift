@@ -25,12 +25,4 @@ package struct RingExercise {
 
   /// Bytes that this device has sent so far.
   package var sentBytes: UInt64 { links.bytes.reduce(0) { $0 + $1.sent } }
-
-  /// The buckets in which devices that compute whole units reduce so many sums, about: leaves are not cut.
-  package static func buckets(sums: Int, format: GradientSumFormat) -> Int {
-    guard format.knowsExponents else { return 1 }
-    let bytes = sums * format.bytesPerParameter
-    let bucket = max(DistributedRun.defaultBucketBytes, bytes / OverlappedRing.mostBuckets)
-    return min(OverlappedRing.mostBuckets, max(1, (bytes + bucket - 1) / bucket))
-  }
 }

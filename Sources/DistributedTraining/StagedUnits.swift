@@ -20,6 +20,7 @@ final class StagedUnits: TrainingPhase {
   private let backwards: Outbox
   private let work: PipelineWork
   private let reduction: DeviceReduction
+  private let overlapped: OverlappedRing?
   /// The mini-batch after the step that comes.
   private var upcoming: MiniBatch?
   /// Gives the taps of a held-out unit away, in the evaluation that fills the cache.
@@ -42,10 +43,20 @@ final class StagedUnits: TrainingPhase {
       schedule: PipelineSchedule(
         .oneForwardOneBackward, stages: division.stages, microBatches: division.plan.microBatches),
       links: context.links, forwards: forwards, backwards: backwards, loop: context.team, firstRound: 0)
+    let group = division.members(stage: seat.stage)
+    let own = leaves[seat.stage].own
+    // As in `WholeUnits`: 32-bit sums do not know their exponents before the shares.
+    overlapped =
+      group.count > 1 && stage.gradientSums.knowsExponents && !own.isEmpty
+      ? OverlappedRing(
+        members: group, tree: stage.parameters, own: own,
+        bytesPerSum: stage.gradientSums.bytesPerParameter, leastBytes: context.leastBucketBytes,
+        links: context.links, firstRound: 0) : nil
+    work.observer = overlapped
     reduction = DeviceReduction(
       links: context.links, groups: (0..<division.stages).map { division.members(stage: $0) },
       stage: seat.stage, leaves: leaves, tree: stage.parameters, stopRequest: context.stopRequest,
-      firstRound: 0)
+      overlapped: overlapped, firstRound: 0)
     selection = VectorSelection(
       union: DeviceReduction.ranges(stage.parameters, Array(leaves[seat.stage].all)))
     trainer = MiniBatchTrainer(
@@ -54,6 +65,9 @@ final class StagedUnits: TrainingPhase {
       leaves: TrainedLeaves(
         counted: DeviceReduction.counted(by: seat.stage, leaves), updated: Array(leaves[seat.stage].all)),
       reduction: reduction)
+    reduction.meanwhile = { [unowned self] isOver throws(DistributedRunFailure) in
+      try work.runAhead(until: isOver)
+    }
   }
 
   /// Tells the others what leaves this stage has, and hears what theirs have.
@@ -120,12 +134,14 @@ final class StagedUnits: TrainingPhase {
   func finish() throws(DistributedRunFailure) {
     try forwards.finish()
     try backwards.finish()
+    overlapped?.end()
   }
 
   /// Ends the sending threads after a failure elsewhere; the channel must have been aborted.
   func cancel() {
     forwards.cancel()
     backwards.cancel()
+    overlapped?.end()
   }
 
   func compareReplicas() throws(DistributedRunFailure) {

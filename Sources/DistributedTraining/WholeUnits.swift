@@ -73,7 +73,7 @@ final class WholeUnits: TrainingPhase {
     overlapped =
       devices.count > 1 && technique.computation.gradientSums.knowsExponents
       ? OverlappedRing(
-        members: devices, tree: parameters,
+        members: devices, tree: parameters, own: all.own,
         bytesPerSum: technique.computation.gradientSums.bytesPerParameter,
         leastBytes: context.leastBucketBytes, links: context.links,
         firstRound: firstRound) : nil
@@ -118,9 +118,10 @@ final class WholeUnits: TrainingPhase {
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
     position.lanes = miniBatch.lanes
     reduction?.beginStep()
-    unprepared = upcoming.map { next in
-      zip(next.lanes, next.batches).filter { lanes.contains($0.0) }.map(\.1)[...]
-    } ?? []
+    unprepared =
+      upcoming.map { next in
+        zip(next.lanes, next.batches).filter { lanes.contains($0.0) }.map(\.1)[...]
+      } ?? []
     upcoming = nil
     do throws(TrainingFailure) {
       let result = try trainer.step(miniBatch.batches, units: miniBatch.units, loop: context.team)

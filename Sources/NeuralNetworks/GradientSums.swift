@@ -26,11 +26,11 @@ package enum GradientSumFormat: String, Codable, Sendable, Equatable {
   /// Bytes of one sum.
   package var bytesPerParameter: Int { self == .scaled32 ? 4 : 8 }
 
-  /// Bytes of one sum on a wire: 64-bit sums take as few as the largest of their message needs, usually these.
+  /// Bytes of one sum on a wire, rounded up: 64-bit sums take as few bits as the largest of their block needs, usually these.
   package var usualWireBytes: Int {
     switch self {
-    case .fixed64: 5
-    case .coarse64: 3
+    case .fixed64: 4
+    case .coarse64: 2
     case .scaled32: 4
     }
   }

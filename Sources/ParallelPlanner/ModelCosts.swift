@@ -85,8 +85,6 @@ package struct ModelCosts: Sendable, Hashable {
   package var trainableCopies: Int64
   /// Bytes in which the gradient sum of one trained value (4 bytes of `trainableBytes`) travels round a ring.
   package var sumBytes: Int64
-  /// The buckets in which devices that compute whole units reduce a step's gradients, one after the other.
-  package var ringBuckets: Int64
   /// Memory of one layer's forward pass beyond what is retained, for one unit.
   package var transientBytes: Int64
   /// Memory of a cached step for one unit: activations of the technique and the taps read from the cache.
@@ -100,7 +98,7 @@ package struct ModelCosts: Sendable, Hashable {
   /// The costs of a model under a technique.
   package init(
     name: String, kinds: [String], layers: [LayerCosts], shared: [SharedWeights] = [],
-    trainableCopies: Int64 = 4, sumBytes: Int64 = 4, ringBuckets: Int64 = 1,
+    trainableCopies: Int64 = 4, sumBytes: Int64 = 4,
     transientBytes: Int64 = 0, cachedUnitBytes: Int64 = 0, canCache: Bool,
     runsAhead: Bool = false
   ) {
@@ -110,7 +108,6 @@ package struct ModelCosts: Sendable, Hashable {
     self.shared = shared
     self.trainableCopies = trainableCopies
     self.sumBytes = sumBytes
-    self.ringBuckets = ringBuckets
     self.transientBytes = transientBytes
     self.cachedUnitBytes = cachedUnitBytes
     self.canCache = canCache

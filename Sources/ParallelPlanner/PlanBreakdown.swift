@@ -42,18 +42,17 @@ package struct PlanBreakdown: Sendable, Hashable {
         if all >= slowest.passes + slowest.exchange { slowest = (all - exchange, exchange) }
       }
       let bytes = plan.mode == .fill ? 0 : range.trainableBytes
-      let buckets = costing.ringBuckets(range)
-      let ring = costing.ringTime(bytes: bytes, group: group, buckets: buckets)
+      let ring = costing.ringTime(bytes: bytes, group: group)
       return Stage(
         passes: repeated(slowest.passes, plan.microBatches),
         exchange: repeated(slowest.exchange, plan.microBatches), ring: ring,
-        update: costing.stepEnd(bytes: bytes, group: group, buckets: buckets) - ring)
+        update: costing.stepEnd(bytes: bytes, group: group) - ring)
     }
     self.once = once
     waiting = max(0, plan.predicted.step - (stages.map(\.total).max() ?? 0))
     guard !plan.cached.isEmpty else { return }
     let group = plan.cached.reduce(UInt64(0)) { $0 | .device($1.device) }
-    let ring = costing.ringTime(bytes: costs.trainableBytes, group: group, buckets: costs.ringBuckets)
+    let ring = costing.ringTime(bytes: costs.trainableBytes, group: group)
     cached = Stage(
       passes: plan.cached.reduce(0) { max($0, CachedPhase.time(costing, $1.device, $1.units)) },
       exchange: 0, ring: ring, update: costing.cachedStepEnd(group) - ring)

@@ -27,7 +27,6 @@ extension ModelCosts {
     try check("the model's number of layer kinds", Int64(kinds.count), 1...Int64(PlanningLimits.layerKinds))
     try check("copies of trained weights", trainableCopies, 1...16)
     try check("bytes of a gradient sum", sumBytes, 1...16)
-    try check("buckets of a step", ringBuckets, 1...1024)
     try check("transient bytes", transientBytes, 0...PlanningLimits.bytes)
     try check("bytes of a cached unit", cachedUnitBytes, 0...PlanningLimits.bytes)
     for (index, layer) in layers.enumerated() {

@@ -164,8 +164,8 @@ final class StageCosting {
 
   /// Micro-batches whose activations a stage that is not the last holds: in flight, and run ahead by a first stage.
   private func held(_ range: RangeCosts, fromEnd: Int) -> Int {
-    PipelineSchedule.inFlight(fromEnd: fromEnd, microBatches: microBatches)
-      + (costs.runsAhead && range.lower == 0 ? min(microBatches, fromEnd) : 0)
+    let inFlight = PipelineSchedule.inFlight(fromEnd: fromEnd, microBatches: microBatches)
+    return costs.runsAhead && range.lower == 0 ? 2 * inFlight : inFlight
   }
 
   /// The most units of a micro-batch that fit into a device's memory; 0 when none does.
@@ -445,35 +445,30 @@ final class StageCosting {
   /// What follows a stage's last backward pass: the ring sum of its gradients over its group, and the update of its
   /// weights on each member.
   func reduction(_ range: RangeCosts, group: UInt64) -> Int64 {
-    mode == .fill ? 0 : stepEnd(bytes: range.trainableBytes, group: group, buckets: ringBuckets(range))
-  }
-
-  /// Only devices that compute units whole reduce the gradients of the last layers while the first are still on their way.
-  func ringBuckets(_ range: RangeCosts) -> Int64 {
-    range.upper - range.lower == layerCount ? costs.ringBuckets : 1
+    mode == .fill ? 0 : stepEnd(bytes: range.trainableBytes, group: group)
   }
 
   /// What follows a step from the cache.
   func cachedStepEnd(_ group: UInt64) -> Int64 {
-    stepEnd(bytes: costs.trainableBytes, group: group, buckets: costs.ringBuckets)
+    stepEnd(bytes: costs.trainableBytes, group: group)
   }
 
   /// The ring over a group, and the slowest member's update.
-  func stepEnd(bytes: Int64, group: UInt64, buckets: Int64) -> Int64 {
+  func stepEnd(bytes: Int64, group: UInt64) -> Int64 {
     guard bytes > 0 else { return 0 }
     var update: Int64 = 0
     for device in DeviceSet(group) {
       update = max(
         update, time(bytes: bytes, bytesPerSecond: household.devices[device].updateBytesPerSecond))
     }
-    return ringTime(bytes: bytes, group: group, buckets: buckets) + update
+    return ringTime(bytes: bytes, group: group) + update
   }
 
   /// A ring of reduce-scatter and all-gather of the gradients of `bytes` of trained weights over a group, in the order of its
   /// members: as fast as its slowest link, or the member whose processor is slowest with it.
   ///
-  /// Its buckets follow each other, and each waits for its own hops.
-  func ringTime(bytes: Int64, group: UInt64, buckets: Int64) -> Int64 {
+  /// Its buckets go round at once, so that they wait for the same hops.
+  func ringTime(bytes: Int64, group: UInt64) -> Int64 {
     let count = Int64(group.nonzeroBitCount)
     guard count > 1, bytes > 0 else { return 0 }
     let sums = (bytes * costs.sumBytes + 3) / 4
@@ -488,7 +483,7 @@ final class StageCosting {
     }
     let rounds = 2 * (count - 1)
     return rounds
-      * (buckets * latency + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
+      * (latency + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
   }
 }
 

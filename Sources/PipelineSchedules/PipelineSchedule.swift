@@ -84,13 +84,13 @@ package struct PipelineSchedule: Sendable, Equatable {
     }
   }
 
-  /// Micro-batches of the next mini-batch whose frozen layers a stage runs while it would wait for gradients.
+  /// Micro-batches of the next mini-batch whose frozen layers a stage runs while it would wait.
   ///
   /// The first stage has its input at once, and waits for its first gradient for as long as its warm-up passes take the
-  /// stages behind it: so many forward passes fill the gap. Only where the layers are frozen: what they give then does
-  /// not depend on the step that is not over.
+  /// stages behind it: so many forward passes fill the gap, and one more the time of its group's ring. Only where the
+  /// layers are frozen: what they give then does not depend on the step that is not over.
   package func microBatchesAhead(stage: Int) -> Int {
-    kind == .oneForwardOneBackward && stage == 0 ? warmUp(stage: 0) : 0
+    kind == .oneForwardOneBackward && stage == 0 ? inFlight(stage: 0) : 0
   }
 
   /// In-flight micro-batches of 1F1B in the stage with `fromEnd` stages after it.

@@ -116,7 +116,7 @@ struct ExhaustiveSearch {
           mode == .fill
           ? 0
           : search.stepEnd(
-            trainable, key.group, isWhole: key.lower == 0 && key.upper == search.costs.layers.count)
+            trainable, key.group)
         if !found.contains(times) { found.append(times) }
       }
       return found
@@ -173,7 +173,7 @@ struct ExhaustiveSearch {
       bytes += layers.reduce(0) { $0 + $1.trainableBytes } * search.costs.trainableCopies
       let retained = layers.reduce(0) { $0 + $1.retainedBytes }
       let runsAhead = search.costs.runsAhead && key.lower == 0
-      let held = min(microBatches, key.fromEnd + 1) + (runsAhead ? min(microBatches, key.fromEnd) : 0)
+      let held = min(microBatches, key.fromEnd + 1) * (runsAhead ? 2 : 1)
       let kept = key.fromEnd == 0 ? atOnce : Int64(held * share)
       return bytes + kept * retained
     }
@@ -284,27 +284,25 @@ struct ExhaustiveSearch {
           slowest = max(
             slowest, compute, nanoseconds(Int64(share) * costs.cacheBytes, profile.diskReadBytesPerSecond))
         }
-        if fits { options.append((units, slowest + stepEnd(trainable, group, isWhole: true))) }
+        if fits { options.append((units, slowest + stepEnd(trainable, group))) }
       }
     }
     return options
   }
 
   /// The ring, and the slowest member's update of the weights that it summed gradients of.
-  ///
-  /// Gradients of whole units go round in buckets, each of which waits for its own hops.
-  fileprivate func stepEnd(_ bytes: Int64, _ group: [Int], isWhole: Bool) -> Int64 {
+  fileprivate func stepEnd(_ bytes: Int64, _ group: [Int]) -> Int64 {
     let updates = group.map { nanoseconds(bytes, household.devices[$0].updateBytesPerSecond) }
-    return ring((bytes * costs.sumBytes + 3) / 4, group, buckets: isWhole ? costs.ringBuckets : 1)
+    return ring((bytes * costs.sumBytes + 3) / 4, group)
       + (bytes > 0 ? updates.max()! : 0)
   }
 
-  fileprivate func ring(_ bytes: Int64, _ group: [Int], buckets: Int64) -> Int64 {
+  fileprivate func ring(_ bytes: Int64, _ group: [Int]) -> Int64 {
     guard group.count > 1, bytes > 0 else { return 0 }
     let neighbours = group.indices.map { household.link(group[$0], group[($0 + 1) % group.count]) }
     let part = (bytes + Int64(group.count) - 1) / Int64(group.count)
     let rates = neighbours.map(\.bytesPerSecond) + group.map { household.devices[$0].exchangeBytesPerSecond }
-    let hop = buckets * neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!)
+    let hop = neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!)
     return Int64(2 * (group.count - 1)) * hop
   }
 }

@@ -294,18 +294,15 @@ import Testing
     #expect(times.redistribution == 4_000_001)
   }
 
-  @Test(
-    "Each bucket waits for its own hops where units are computed whole, and a stage has one"
-  )
-  func ringBuckets() throws {
+  @Test("A ring has the latency of its hops once, and each hop the bytes of one member's part")
+  func ringHops() throws {
     // Two layers of 1 MB of trained weights, on two devices with 10 ms between them and 1 GB a second.
-    func reductions(buckets: Int64, memory: Int64) throws -> [Int64] {
+    func reductions(memory: Int64) throws -> [Int64] {
       let layer = LayerCosts(
         kind: 0, frozenBytes: 1_000_000, trainableBytes: 1_000_000, retainedBytes: 0,
         forwardBoundaryBytes: 0, backwardBoundaryBytes: 0, fillBoundaryBytes: 0)
       let costs = ModelCosts(
-        name: "m", kinds: ["layer"], layers: [layer, layer], trainableCopies: 2, ringBuckets: buckets,
-        canCache: false)
+        name: "m", kinds: ["layer"], layers: [layer, layer], trainableCopies: 2, canCache: false)
       // Passes long enough that all devices are wanted.
       let household = HouseholdProfile(
         devices: Array(
@@ -315,11 +312,10 @@ import Testing
       let plan = try ParallelPlanner().plan(costs, household: household, job: job).plan
       return plan.stages.map(\.times.reduction)
     }
-    // Whole: 6 hops of 10 ms and a fourth of 2 MB, 0.5 ms; in four buckets 40 ms a hop.
-    #expect(try reductions(buckets: 1, memory: 1 << 30) == [63_000_000])
-    #expect(try reductions(buckets: 4, memory: 1 << 30) == [243_000_000])
-    // Two stages of two: 2 hops of 10 ms and half of 1 MB, whatever the buckets.
-    #expect(try reductions(buckets: 4, memory: 3_500_000) == [21_000_000, 21_000_000])
+    // Whole: 6 hops of 10 ms and a fourth of 2 MB, 0.5 ms.
+    #expect(try reductions(memory: 1 << 30) == [63_000_000])
+    // Two stages of two: 2 hops of 10 ms and half of 1 MB.
+    #expect(try reductions(memory: 3_500_000) == [21_000_000, 21_000_000])
   }
 
   @Test("A large household that gains a device plans no worse than the plan it had")

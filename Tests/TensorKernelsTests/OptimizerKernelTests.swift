@@ -172,4 +172,29 @@ struct OptimizerKernelTests {
       #expect(squares.allSatisfy { $0 == squares[0] }, "\(columns) columns, seed \(seed)")
     }
   }
+
+  @Test("A block that one kernel set packs is unpacked by every other")
+  func packedBlocksAreTheSameInEverySet() {
+    var random = SeededGenerator(seed: 642)
+    for width in 0...64 {
+      let values = (0..<packedBlockCount).map { _ in
+        width == 0 ? 0 : Int64(bitPattern: random.next()) >> Int64(64 - width)
+      }
+      var first: [UInt8]?
+      for set in KernelSet.available {
+        var widths: [UInt8] = [255]
+        packedWidths(values, blocks: 1, into: &widths, using: set)
+        #expect(widths == [UInt8(width)], "\(set.name)")
+        var bytes = [UInt8](repeating: 0, count: packedBlockBytes(width: widths[0]))
+        packBlock(values, width: widths[0], into: &bytes, using: set)
+        #expect(bytes == first ?? bytes, "\(set.name)")
+        first = bytes
+        for other in KernelSet.available {
+          var back = [Int64](repeating: 7, count: packedBlockCount)
+          unpackBlock(bytes, width: widths[0], into: &back, using: other)
+          #expect(back == values, "\(set.name), \(other.name)")
+        }
+      }
+    }
+  }
 }

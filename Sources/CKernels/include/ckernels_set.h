@@ -4,6 +4,9 @@
 #include "ckernels_transformer.h"
 #pragma clang assume_nonnull begin
 
+// Integers of a packed block.
+#define HEARTH_PACKED_BLOCK 256
+
 typedef struct {
   float learning_rate, beta1, beta2, epsilon, decay;  // decay = learning rate x weight decay
   float correction1, correction2;                     // 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
@@ -77,6 +80,12 @@ typedef struct {
   uint32_t (*largest_magnitude)(const float *x, size_t count);
   // y = (float)x·scale
   void (*scaled_to_float)(const int32_t *x, size_t count, float scale, float *y);
+  // The width of each block of HEARTH_PACKED_BLOCK integers: bits of its widest in two's complement, 0 where all are 0.
+  void (*packed_widths)(const int64_t *x, size_t blocks, uint8_t *widths);
+  // Writes a block in `width` (1…64, at least its width) bits an integer: width x HEARTH_PACKED_BLOCK / 8 bytes.
+  void (*pack_block)(const int64_t *x, uint32_t width, uint8_t *y);
+  // Reads what pack_block wrote with the same width.
+  void (*unpack_block)(const uint8_t *x, uint32_t width, int64_t *y);
   // Independent chains of fused multiply-adds, for measuring the peak; returns the operations done.
   double (*multiply_add_chains)(size_t iterations, float *sink);
 } hearth_kernels;

@@ -123,9 +123,6 @@ package struct PlanningModel: Sendable {
       // Weights, the gradient's sums, and AdamW's two moments; the paper's timing runs have plain SGD.
       trainableCopies: accounting == .paper ? 2 : Int64(3 + counted.gradientSums.bytesPerParameter / 4),
       sumBytes: accounting == .paper ? 4 : Int64(counted.gradientSums.usualWireBytes),
-      ringBuckets: accounting == .paper
-        ? 1
-        : Int64(RingExercise.buckets(sums: counted.trainableParameters, format: counted.gradientSums)),
       // Rows of one block: input, normed, query, key, value, mixed, and the feed-forward's hidden ones.
       transientBytes: Int64(4 * tokens * (6 * architecture.width + hidden)),
       cachedUnitBytes: canCache

@@ -56,28 +56,19 @@ import Testing
     (1..<max(1, devices)).map { MeasuredLink(from: 0, to: $0, bytesPerSecond: rate, roundTripSeconds: 0.001) }
   }
 
-  @Test("coarse gradients take three bytes a value in place of five, and make another shape to measure")
+  @Test("coarse gradients take two bytes a value in place of four, and make another shape to measure")
   func coarseGradients() throws {
     let full = try shape()
     var half = full
     half.gradientPrecision = .half
     let models = try [full, half].map { try PlanningModel($0) }
-    #expect(models.map(\.costs.sumBytes) == [5, 3])
+    #expect(models.map(\.costs.sumBytes) == [4, 2])
     #expect(models[0].costs.layers == models[1].costs.layers)
     #expect(full.digest != half.digest)
     // Shapes that were measured before there was a choice keep their names.
     let text = String(decoding: try settings(full).encoded(), as: UTF8.self)
     #expect(!text.contains("gradientPrecision"))
     #expect(try JobPlanningSettings(decoding: settings(half).encoded()).shape == half)
-  }
-
-  @Test("Gradients of a whole model go round in four buckets, of a mebibyte at least; 32-bit sums in one")
-  func ringBuckets() {
-    // 64-bit sums: eight bytes each.
-    let counts = [1, 1 << 17, 1 << 18, 3 << 17, 1 << 19, 1 << 24]
-    #expect(counts.map { RingExercise.buckets(sums: $0, format: .fixed64) } == [1, 1, 2, 3, 4, 4])
-    #expect(RingExercise.buckets(sums: 1 << 24, format: .coarse64) == 4)
-    #expect(RingExercise.buckets(sums: 1 << 24, format: .scaled32) == 1)
   }
 
   @Test("What a mebibyte takes becomes a rate, and what was not measured takes no time")
