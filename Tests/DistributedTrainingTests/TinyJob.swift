@@ -30,6 +30,8 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
   var gradientPrecision = GradientPrecision.full
   /// Where stages count what they run ahead; nil where nobody asks.
   var aheadCount: AheadCount?
+  /// What devices that compute whole units run ahead passes through here; nil where nobody asks.
+  var aheadGate: AheadGate?
 
   var testDescription: String { "\(model) \(technique.name) \(head) \(gradientPrecision)" }
 
@@ -278,7 +280,9 @@ extension TinyJob {
       parameters: { try parameters(backbone) },
       whole: {
         opened()
-        return try start(backbone, $0, cache: cache, capacity: job.capacity)
+        var whole = try start(backbone, $0, cache: cache, capacity: job.capacity)
+        if let aheadGate { whole.computation = GatedTechnique(whole.computation, aheadGate) }
+        return whole
       },
       stage: {
         opened()
