@@ -262,7 +262,6 @@ package actor JobService {
 
   private func settle(_ id: JobID) {
     if jobs[id]?.note() == true { keepHistory(id) }
-    surveyIfDeputy(id)
     wakeWaiter()
     setAlarm()
     tellWatchers(id)
@@ -300,6 +299,7 @@ package actor JobService {
         }
       case .prepare: prepare(id)
       case .plan(let request): plan(id, request)
+      case .survey(let request): survey(id, request)
       case .fetch(let certificate): fetch(id, certificate)
       case .start(let certificate): run(id, certificate)
       case .drain: jobs[id]?.activity.run?.drain()
@@ -464,8 +464,8 @@ struct OpenJob: Sendable {
   var opening: Task<OpenedMaterial, any Error>?
   /// The links to the other members as they were measured last.
   var links: [LinkMeasurement] = []
-  /// Whether they are being measured for the next leader.
-  var isSurveying = false
+  /// When that was.
+  var linksMeasured: MonotonicInstant?
   /// Finished epochs by their number, from whichever device told them first.
   var epochs: [UInt32: FinishedEpoch] = [:]
   /// Metrics by the number of finished epochs.
