@@ -15,7 +15,7 @@ struct LinkSurvey: Sendable {
     /// The device.
     let device: DeviceID
     /// Its control session; nil when there is none.
-    let session: SessionID?
+    var session: SessionID?
     /// Where bulk connections are accepted.
     let address: NetworkAddress?
     /// Whether the control session is full.
@@ -175,6 +175,8 @@ struct LinkSurvey: Sendable {
   }
 
   private mutating func closed(_ session: SessionID, at now: MonotonicInstant) {
+    // Nobody answers on it when its turn comes.
+    for index in waiting.indices where waiting[index].session == session { waiting[index].session = nil }
     switch current?.stage {
     case .echoes(session, _)?: finish(.interrupted, at: now)
     case .bursts(session, _)?: finish(.interrupted, at: now)

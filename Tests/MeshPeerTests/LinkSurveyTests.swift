@@ -235,6 +235,16 @@ extension PeerBench {
     #expect(second.last?.gap == .noEcho)
   }
 
+  @Test("A device whose session ends before its turn is not waited for")
+  func lostBeforeItsTurn() throws {
+    var bench = try PeerBench.connected()
+    bench.answerEchoes(bench.open(2, with: 2, isInitiator: true))
+    _ = bench.handle(.measureLinks)
+    #expect(bench.handle(.transport(.closed(SessionID(2), .disconnected))).measuredLinks == nil)
+    let ended = bench.handle(.transport(.closed(SessionID(1), .disconnected)))
+    #expect(ended.measuredLinks?.map(\.gap) == [.interrupted, .noSession])
+  }
+
   // MARK: - The side that answers
 
   @Test("A burst is answered after its last frame, with the bytes of all its frames")

@@ -54,6 +54,17 @@ import Testing
     #expect(times == [0, 15_000, 30_000, 45_000])
   }
 
+  @Test("What a full disk did not take is written ten seconds later, though nothing new was told")
+  func fullDisk() {
+    var pace = HistoryPace()
+    pace.note(isNews: true, state: .training, isCached: false)
+    #expect(pace.begin(at: at(0)))
+    pace.ended(isStored: false)
+    #expect(!pace.begin(at: at(9_999)) && pace.begin(at: at(10_000)))
+    pace.ended()
+    #expect(!pace.begin(at: at(60_000)))
+  }
+
   @Test("A daemon that stops writes what is not on the disk, once")
   func stop() {
     var pace = HistoryPace()

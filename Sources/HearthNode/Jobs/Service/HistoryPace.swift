@@ -37,8 +37,11 @@ package struct HistoryPace: Equatable, Sendable {
     return true
   }
 
-  /// A write has ended, well or not.
-  package mutating func ended() { isWriting = false }
+  /// A write has ended; what did not get to the disk is written the next time.
+  package mutating func ended(isStored: Bool = true) {
+    isWriting = false
+    if !isStored { isDirty = true }
+  }
 
   /// Whether a daemon that stops has something to write; `ended` follows then.
   package mutating func beginLast() -> Bool {

@@ -10,6 +10,7 @@ import LanguageModels
 import Logging
 import MeshModel
 import MeshPeer
+import MeshTransport
 import NeuralNetworks
 import ParallelPlanner
 import TrainingCoordination

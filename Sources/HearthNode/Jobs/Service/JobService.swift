@@ -284,14 +284,16 @@ package actor JobService {
     guard let job = jobs[id] else { return }
     let (directory, write) = (directory, doors.writeFile)
     let history = JobHistory(job.epochs, job.metrics)
+    var isStored = true
     do {
       try await onOwnThread("job-history") { try directory.store(history, of: id, by: write) }
     } catch {
+      isStored = false
       log.warning("job-history-not-stored", metadata: ["job": "\(id.short)", "error": "\(error)"])
     }
     // A job that was forgotten meanwhile has left nothing.
     if jobs[id] == nil { return directory.remove(id) }
-    jobs[id]?.history.ended()
+    jobs[id]?.history.ended(isStored: isStored)
     if hasStopped { wakeWaiter() } else { keepHistory(id) }
   }
 
