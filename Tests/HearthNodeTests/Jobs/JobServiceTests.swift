@@ -159,6 +159,8 @@ struct JobServiceTests {
   func historyWrites() async throws {
     let began = ContinuousClock.now
     let running = try await Running(2, up: [0, 1], epochs: 1500, technique: .parallel)
+    // From its first epoch on the other device knows the job.
+    try await running.epochs(1)
     let over = try await running.report(on: 1) { $0.state.isOver }
     #expect(over.state == .finished && over.doneEpochs == 1500)
     await running.bench.kill([0, 1])
