@@ -52,7 +52,9 @@ import TrainingCoordination
       world.run(10) { $0.epoch(0) == 2 && $0.nodes[0].run != nil }
       let start = world.now
       for own in 0..<3 {
-        world.handle(.progressed(world.specification.stamp(epoch: 2), DeviceProgress(.filling)), own)
+        var filling = DeviceProgress(.filling)
+        filling.committedStep = world.nodes[own].coordinator?.progress.committedStep ?? 0
+        world.handle(.progressed(world.specification.stamp(epoch: 2), filling), own)
       }
       world.restart(3)
       world.run(8)
