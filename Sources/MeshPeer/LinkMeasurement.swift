@@ -20,7 +20,8 @@ package enum LinkLimits {
   package static let sessionBytes = 16 << 20
   /// How long all bursts of one session may take; both sides close then.
   package static let sessionTime: Duration = .seconds(5)
-  /// Least time between two surveys of a device, and between two sessions of bursts that it takes from one device.
+  /// Least time between two sessions of bursts to a device, and that it takes from one device; a survey that is asked for
+  /// sooner has the results of the last one.
   package static let surveySpacing: Duration = .seconds(10)
   /// No further link is begun after this time of a survey.
   package static let surveyTime: Duration = .seconds(60)

@@ -15,7 +15,7 @@ struct LinkSurvey: Sendable {
     /// The device.
     let device: DeviceID
     /// Its control session; nil when there is none.
-    let session: SessionID?
+    var session: SessionID?
     /// Where bulk connections are accepted.
     let address: NetworkAddress?
     /// Whether the control session is full.
@@ -24,7 +24,7 @@ struct LinkSurvey: Sendable {
 
   /// What happens to a survey.
   enum Input: Hashable, Sendable {
-    /// Measure these; nothing while a survey runs.
+    /// Measure these; while a survey runs, those of them that it does not measure anyway.
     case start([Target])
     /// An echo came back.
     case echo(SessionID, request: UInt32)
@@ -80,9 +80,12 @@ struct LinkSurvey: Sendable {
 
   private var waiting: [Target] = []
   private var current: Current?
-  private var measurements: [LinkMeasurement] = []
+  /// The devices of the survey, in the order of their results.
+  private var order: [DeviceID] = []
+  private var measurements: [DeviceID: LinkMeasurement] = [:]
+  /// When the first burst was sent to a device, at most `LinkLimits.surveySpacing` ago: it would refuse another one.
+  private var bursts: [DeviceID: MonotonicInstant] = [:]
   private var end: MonotonicInstant?
-  private var finished: MonotonicInstant?
   private var nextRequest = Self.firstRequest
   private var effects: [Effect] = []
 
@@ -117,14 +120,25 @@ struct LinkSurvey: Sendable {
   // MARK: - Start and end
 
   private mutating func start(_ targets: [Target], at now: MonotonicInstant) {
-    guard !isRunning else { return }
-    if let finished, finished.duration(to: now) < LinkLimits.surveySpacing {
-      return effects.append(.measured(measurements))
-    }
-    measurements = []
-    waiting = targets
+    if isRunning { return add(targets) }
+    bursts = bursts.filter { $0.value.duration(to: now) < LinkLimits.surveySpacing }
+    order = targets.map(\.device)
+    measurements = measurements.filter { bursts[$0.key] != nil }
+    waiting = targets.filter { measurements[$0.device] == nil }
     end = now.advanced(by: LinkLimits.surveyTime)
     next(at: now)
+  }
+
+  /// Whoever has come since the survey began is measured in it, too.
+  private mutating func add(_ targets: [Target]) {
+    for target in targets where target.session != nil && target.device != current?.target.device {
+      if let index = waiting.firstIndex(where: { $0.device == target.device }) {
+        waiting[index] = target
+      } else if measurements[target.device].map({ $0.gap == .noSession }) ?? true {
+        waiting.append(target)
+        if !order.contains(target.device) { order.append(target.device) }
+      }
+    }
   }
 
   private mutating func next(at now: MonotonicInstant) {
@@ -139,13 +153,12 @@ struct LinkSurvey: Sendable {
         sendEcho(on: session, at: now)
       } else {
         measurement.gap = target.session == nil ? .noSession : .outOfTime
-        measurements.append(measurement)
+        measurements[target.device] = measurement
       }
     }
     if current == nil, isRunning {
       end = nil
-      finished = now
-      effects.append(.measured(measurements))
+      effects.append(.measured(order.compactMap { measurements[$0] }))
     }
   }
 
@@ -157,11 +170,13 @@ struct LinkSurvey: Sendable {
     done.measurement.roundTrip = median(done.roundTrips)
     done.measurement.bytesPerSecond = gap == nil ? median(done.rates) ?? done.lastRate : nil
     done.measurement.gap = gap
-    measurements.append(done.measurement)
+    measurements[done.target.device] = done.measurement
     next(at: now)
   }
 
   private mutating func closed(_ session: SessionID, at now: MonotonicInstant) {
+    // Nobody answers on it when its turn comes.
+    for index in waiting.indices where waiting[index].session == session { waiting[index].session = nil }
     switch current?.stage {
     case .echoes(session, _)?: finish(.interrupted, at: now)
     case .bursts(session, _)?: finish(.interrupted, at: now)
@@ -222,6 +237,7 @@ struct LinkSurvey: Sendable {
 
   private mutating func sendBurst(on session: SessionID, at now: MonotonicInstant) {
     guard var running = current else { return }
+    if running.burst == 0 { bursts[running.target.device] = now }
     running.burst += 1
     running.measurement.burstBytes += running.burstBytes
     running.stage = .bursts(session, sent: now)

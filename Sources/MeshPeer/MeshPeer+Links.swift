@@ -6,7 +6,7 @@ import WireCoding
 
 /// Link surveys: what this device measures of its links, and what it answers to others who measure theirs.
 extension MeshPeer {
-  /// Begins a survey; one that runs already, or has just ended, serves as well.
+  /// Begins a survey; one that runs already serves as well, and so do links that have just been measured.
   mutating func measureLinks(at now: ClockReading) {
     let targets = household.view.members.map(\.device).filter { $0 != own }.map { device in
       let session = table.preferred(of: device, own: own).flatMap { $0.carriedAtInput == nil ? nil : $0 }

@@ -233,7 +233,7 @@ extension JobCoordinator {
       }
       return
     }
-    guard mayBeReplaced(proposal) else { return }
+    guard mayBeReplaced(proposal, at: now) else { return }
     if let next = proposal.next, hasLearned(proposal),
       proposal.household.allSatisfy({ device in
         !next.places.contains { proposal.household[$0] == device } || isAble(device, at: now)
@@ -249,9 +249,13 @@ extension JobCoordinator {
 
   /// Whether a plan has brought something, so that another one may follow.
   ///
-  /// Plans that are replaced before their first step, again and again, never do. What fills a cache is kept unit by unit.
-  private func mayBeReplaced(_ proposal: PlanProposal) -> Bool {
-    situation.hasStepped || proposal.participants.contains { progress(of: $0)?.phase == .filling }
+  /// Plans that are replaced before their first step, again and again, never do. What fills a cache is kept unit by unit;
+  /// yet after a loss all wait for the first step, and what is missing is mostly there sooner than under another plan.
+  private mutating func mayBeReplaced(_ proposal: PlanProposal, at now: MonotonicInstant) -> Bool {
+    if situation.hasStepped { return true }
+    guard proposal.participants.contains(where: { progress(of: $0)?.phase == .filling }) else { return false }
+    guard situation.recovering != nil, let started = situation.startedAt else { return true }
+    return hasPassed(JobLimits.recoveryWait, since: started, at: now)
   }
 
   /// Whether all devices that gain something under the next plan hold it.

@@ -33,6 +33,16 @@ extension JobCoordinator {
     }
   }
 
+  /// Whoever has come into reach has heard nothing of what was said before: it is told at once, not with the next beat.
+  mutating func meet(_ new: JobMembership, at now: MonotonicInstant) {
+    let came = new.reachable.subtracting(membership.reachable).filter { $0 != own && new.alive.contains($0) }
+    membership = new
+    guard !came.isEmpty else { return }
+    nextBeat = now
+    guard isOwner || leader(at: now) == own else { return }
+    for device in came.sorted() where heard[device] == nil { say(.offer(specification), to: device) }
+  }
+
   /// Whoever leads gets the report when it begins to; it asks again if it has not come.
   private mutating func tellReport(at now: MonotonicInstant) {
     guard let ownReport, !hasResult, let leader = leader(at: now), leader != toldReport else {

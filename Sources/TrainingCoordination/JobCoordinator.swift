@@ -47,6 +47,7 @@ package struct JobCoordinator: Sendable {
   var delivery = Delivery()
   var leave: Leave?
   var preparation = Preparation()
+  var surveying = LinkSurveying()
   var toldReport: DeviceID?
   var storedLedgerAt: MonotonicInstant
   var noteCount: UInt32 = 0
@@ -136,7 +137,7 @@ package struct JobCoordinator: Sendable {
   private mutating func take(_ event: JobInput, at now: MonotonicInstant) {
     switch event {
     case .tick, .message: break
-    case .membership(let membership): self.membership = membership
+    case .membership(let membership): meet(membership, at: now)
     case .prepared(let report): prepared(report, at: now)
     case .unprepared(let reason): decline(reason, at: now)
     case .planned(let request, let household, let plan, let next):
@@ -146,6 +147,8 @@ package struct JobCoordinator: Sendable {
     case .fetched(let bytes, let total, let budget):
       (progress.fetchedBytes, progress.fetchBytes) = (bytes, total)
       if let budget { progress.budgetBytes = budget }
+    case .surveyed(let request, let devices): surveyed(request, devices, at: now)
+    case .unsurveyed(let request): unsurveyed(request, at: now)
     case .ready(let stamp): ready(stamp, at: now)
     case .progressed(let stamp, let new): progressed(stamp, new, at: now)
     case .learned(let stamp): learned(stamp, at: now)
@@ -173,7 +176,10 @@ package struct JobCoordinator: Sendable {
       startWhenAllAreReady(at: now)
       deliverWhenDone(at: now)
     }
-    if record.outcome == nil { speak(at: now) }
+    if record.outcome == nil {
+      surveyAhead(at: now)
+      speak(at: now)
+    }
   }
 
   /// When `tick` is due; nil when the job has ended.

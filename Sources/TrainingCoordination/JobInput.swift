@@ -75,6 +75,10 @@ package enum JobInput: Sendable {
   case kept(request: UInt64, reason: String)
   /// There is no plan, and why.
   case unplanned(request: UInt64, reason: String)
+  /// This device has measured its links, as it was asked to or for a plan; the devices whose links are known now.
+  case surveyed(request: UInt64?, Set<DeviceID>)
+  /// It could not.
+  case unsurveyed(request: UInt64)
   /// This device has all that its part of the plan needs.
   case ready(JobStamp)
   /// How far this device's fetching is, in bytes, and what memory a job may take of it once that is known.
@@ -111,6 +115,8 @@ package enum JobEffect: Hashable, Sendable {
   case prepare
   /// Measure the links, plan, and answer with `planned`, `kept` or `unplanned`.
   case plan(PlanRequest)
+  /// Measure the links, for a plan that may be wanted at once; answer with `surveyed` or `unsurveyed`.
+  case survey(request: UInt64)
   /// Fetch what this device's part of the plan needs, and answer with `ready` or `failed`; replaces an earlier `fetch`.
   case fetch(PlanCertificate)
   /// Run; answer with `progressed`, and then `completed` or `stopped`.

@@ -72,6 +72,14 @@ package enum JobLimits {
   package static let replanInterval: Duration = .seconds(30)
   /// The longest of the waits that double.
   package static let longestRetry: Duration = .seconds(600)
+  /// How long a survey of links ahead of a plan may take before it counts as lost.
+  package static let surveyWait: Duration = .seconds(90)
+  /// Least time between two of them; doubled each time one left a link out, up to `longestRetry`.
+  package static let surveyInterval: Duration = .seconds(10)
+  /// How long a plan that followed a loss fills caches before one for devices that have come may take its place.
+  package static let recoveryWait: Duration = .seconds(10)
+  /// How long the device that would lead next leaves a link that has just come to the leader.
+  package static let deputyWait: Duration = .seconds(5)
   /// How long a device that broke a run off for the second time is left out; doubled each time.
   package static let cooldown: Duration = .seconds(10)
   /// How much longer than the average the slowest device computes before other shares are looked for.

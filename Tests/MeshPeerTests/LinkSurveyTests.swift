@@ -213,6 +213,38 @@ extension PeerBench {
     #expect(again.measuredLinks == nil && again.sent(.echoRequest).contains { $0.session == SessionID(1) })
   }
 
+  @Test("A device that comes during a survey, or soon after one, is measured; the other links are not again")
+  func newcomer() throws {
+    var during = try PeerBench.connected()
+    _ = during.handle(.measureLinks)
+    during.answerEchoes(during.open(2, with: 2, isInitiator: true))
+    #expect(during.handle(.measureLinks).isEmpty)
+    let ended = during.handle(.transport(.closed(SessionID(1), .disconnected)))
+    #expect(ended.sent(.echoRequest).contains { $0.session == SessionID(2) })
+    #expect(ended.measuredLinks == nil)
+
+    var after = try PeerBench.connected()
+    var other = PlayedLink(rate: 1_000_000, roundTrip: .milliseconds(2))
+    let first = try other.play(after.handle(.measureLinks), &after)
+    after.answerEchoes(after.open(2, with: 2, isInitiator: true))
+    let echoes = after.handle(.measureLinks).sent(.echoRequest)
+    #expect(!echoes.isEmpty && echoes.allSatisfy { $0.session == SessionID(2) })
+    after.wait(LinkLimits.echoTime)
+    let second = try #require(after.handle(.tick).measuredLinks)
+    #expect(second.first == first.first && second.last?.device == after.device(2))
+    #expect(second.last?.gap == .noEcho)
+  }
+
+  @Test("A device whose session ends before its turn is not waited for")
+  func lostBeforeItsTurn() throws {
+    var bench = try PeerBench.connected()
+    bench.answerEchoes(bench.open(2, with: 2, isInitiator: true))
+    _ = bench.handle(.measureLinks)
+    #expect(bench.handle(.transport(.closed(SessionID(2), .disconnected))).measuredLinks == nil)
+    let ended = bench.handle(.transport(.closed(SessionID(1), .disconnected)))
+    #expect(ended.measuredLinks?.map(\.gap) == [.interrupted, .noSession])
+  }
+
   // MARK: - The side that answers
 
   @Test("A burst is answered after its last frame, with the bytes of all its frames")

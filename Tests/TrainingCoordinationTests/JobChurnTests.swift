@@ -40,6 +40,33 @@ import TrainingCoordination
     #expect(!world.notes(0).contains { if case .lost = $0 { true } else { false } })
   }
 
+  @Test(
+    "While what a lost device held is computed again, those that come wait for the first step, but not for long"
+  )
+  func recovery() {
+    for isLong in [false, true] {
+      var world = running(4, seed: 212)
+      // Nothing but the filling of caches goes on until it is over.
+      world.stuck = Dictionary(uniqueKeysWithValues: (0..<4).map { ($0, "run") })
+      world.crash(3)
+      world.run(10) { $0.epoch(0) == 2 && $0.nodes[0].run != nil }
+      let start = world.now
+      for own in 0..<3 {
+        var filling = DeviceProgress(.filling)
+        filling.committedStep = world.nodes[own].coordinator?.progress.committedStep ?? 0
+        world.handle(.progressed(world.specification.stamp(epoch: 2), filling), own)
+      }
+      world.restart(3)
+      world.run(8)
+      #expect(world.epoch(0) == 2)
+      if !isLong { world.stuck = [:] }
+      world.run(10) { $0.epoch(0) == 3 }
+      #expect(world.participants(0) == [0, 1, 2, 3])
+      let limit: Duration = isLong ? .seconds(11) : .seconds(9)
+      #expect(start.duration(to: world.now) <= limit, "\(isLong)")
+    }
+  }
+
   @Test("A device that would not pay is told why, and is not asked for again before half a minute has passed")
   func declined() {
     var world = running(2, of: 3, seed: 201, steps: 2000)

@@ -26,6 +26,7 @@ struct JobWorld {
     var started: [JobStamp] = []
     var prepared = 0
     var asked: [PlanRequest] = []
+    var surveys: [MonotonicInstant] = []
     var delivered = 0
     var waiting: [(due: MonotonicInstant, event: JobInput)] = []
   }
@@ -49,6 +50,9 @@ struct JobWorld {
   /// What the planner does with devices that have no role.
   enum Joining { case direct, learn, keep(String) }
 
+  /// What comes of a survey of links: nothing, a failure, or one without the links to some devices.
+  enum Surveying { case silence, failure, without(Set<Int>) }
+
   static let tick: Duration = .milliseconds(50)
   static let gossip: Duration = .seconds(8)
 
@@ -63,6 +67,8 @@ struct JobWorld {
   var delayMilliseconds = 20
   /// Devices of whose step nothing comes: the step's name.
   var stuck: [Int: String] = [:]
+  /// What comes of a device's surveys; an answer with the links of all that it reaches otherwise.
+  var surveying: [Int: Surveying] = [:]
   /// What a device's run gives; different digests are a defect that must be seen.
   var digests: [Int: UInt8] = [:]
   var steps: UInt64 = 40
@@ -162,6 +168,7 @@ struct JobWorld {
         nodes[own].prepared += 1
         answer(own, "prepare", .prepared(report: [UInt8(own)]))
       case .plan(let request): plan(request, own)
+      case .survey(let request): survey(request, own)
       case .fetch(let certificate):
         nodes[own].waiting.removeAll { if case .ready = $0.event { true } else { false } }
         answer(own, "fetch", .ready(certificate.stamp))
@@ -203,8 +210,26 @@ struct JobWorld {
     if stuck[own] != step { nodes[own].waiting.append((now.advanced(by: wait), event)) }
   }
 
+  private func reached(_ own: Int) -> Set<DeviceID> { membership(of: own).reachable.subtracting([id(own)]) }
+
+  private mutating func survey(_ request: UInt64, _ own: Int) {
+    nodes[own].surveys.append(now)
+    var left: Set<Int> = []
+    switch surveying[own] {
+    case .silence: return
+    case .failure: return answer(own, "survey", .unsurveyed(request: request))
+    case .without(let devices): left = devices
+    case nil: break
+    }
+    let reached = reached(own).filter { !left.contains(index($0)) }
+    answer(own, "survey", .surveyed(request: request, reached), after: .milliseconds(500))
+  }
+
   private mutating func plan(_ request: PlanRequest, _ own: Int) {
     nodes[own].asked.append(request)
+    if request.cause != .lost, request.cause != .joined {
+      answer(own, "measure", .surveyed(request: nil, reached(own)), after: .milliseconds(20))
+    }
     let household = request.reports.map(\.device).filter { !unwanted.contains(index($0)) }
     if let unplannable, household.count < unplannable.fewer {
       return answer(own, "plan", .unplanned(request: request.number, reason: unplannable.reason))

@@ -147,6 +147,7 @@ enum JobEvent: Sendable {
 enum JobAnswer: Sendable {
   case prepared
   case planned(PlanRequest)
+  case surveyed(UInt64)
   case fetched(JobStamp)
   case delivered(ContentDigest, from: Int)
   case stopped(JobStamp, RunStop)

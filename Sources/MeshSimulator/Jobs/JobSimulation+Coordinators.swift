@@ -92,6 +92,9 @@ extension JobSimulation {
       case .plan(let request):
         if strike(.planning, device) { return }
         ask(.planned(request), device, after: milliseconds(20...700))
+      case .survey(let request):
+        // Now and then nothing comes of it, and nobody says so.
+        if chance.uniform(below: 4) > 0 { ask(.surveyed(request), device, after: milliseconds(20...3_000)) }
       case .fetch(let certificate): fetch(certificate, device)
       case .start(let certificate): startRun(certificate, device)
       case .drain:
@@ -151,6 +154,13 @@ extension JobSimulation {
     case .planned(let request):
       note(5, device, 0, "\(device) has planned, \(request.cause), \(request.reports.count) reports")
       give(makePlan(request, device), to: device)
+    case .surveyed(let request):
+      let reached = devices.indices.filter { network.connects(device, $0) && devices[$0].isRunning }
+      note(7, device, reached.count, "\(device) has measured \(reached.count) links")
+      give(
+        reached.isEmpty
+          ? .unsurveyed(request: request)
+          : .surveyed(request: request, Set(reached.map { devices[$0].id })), to: device)
     case .stopped(let stamp, let stop): give(.stopped(stamp, stop), to: device)
     case .fetched(let stamp): give(.ready(stamp), to: device)
     case .delivered(let digest, let holder):

@@ -170,6 +170,8 @@ final class JobDevice: Sendable {
   let isDiskFull = Mutex(false)
   /// Why the device is paused when it starts.
   let pause = Mutex<String?>(nil)
+  /// How often the device has written what was told of a job.
+  let histories = Mutex(0)
   /// How often the device has measured its links.
   let surveys = Mutex(0)
 
@@ -220,10 +222,11 @@ final class JobDevice: Sendable {
     let doors = JobService.Doors(
       keys: household.keys, stateDirectory: state, desk: desk, blobs: store, limits: Self.limits,
       pause: pause.withLock { $0 },
-      writeState: { [self] (bytes, path) throws(FileFailure) in
+      writeFile: { [self] (bytes, path) throws(FileFailure) in
         if mark.isSet || isDiskFull.withLock({ $0 }) {
           throw .system(operation: "write", path: path, code: ENOSPC)
         }
+        if path.hasSuffix("/history") { histories.withLock { $0 += 1 } }
         try CheckpointFiles.writePrivately(bytes, path)
       },
       send: { device, body in

@@ -134,7 +134,7 @@ struct JobServiceTests {
     let running = try await Running(2, up: [0, 1], epochs: 1500, technique: .parallel)
     // From its first epoch on the other device knows the job.
     try await running.epochs(10)
-    // What is told meanwhile is on the disk within a second.
+    // The first epochs are on the disk at once.
     let before = try await running.report(on: 1) { $0.doneEpochs > 0 && $0.seconds > 2.5 || $0.state.isOver }
     #expect(!before.state.isOver)
     await running.bench.kill([0, 1])
@@ -153,6 +153,27 @@ struct JobServiceTests {
       later.doneEpochs == 1500 && later.finishedEpochs == over.finishedEpochs && later.metrics == over.metrics
     )
     try await running.ends()
+  }
+
+  @Test("has what was told of it written a few times a device, however many epochs it has")
+  func historyWrites() async throws {
+    let began = ContinuousClock.now
+    let running = try await Running(2, up: [0, 1], epochs: 1500, technique: .parallel)
+    // From its first epoch on the other device knows the job.
+    try await running.epochs(1)
+    let over = try await running.report(on: 1) { $0.state.isOver }
+    #expect(over.state == .finished && over.doneEpochs == 1500)
+    await running.bench.kill([0, 1])
+    // The first epoch, the first from the cache, the two or three changes of state at the end, and each ten seconds.
+    let most = 6 + Int(began.duration(to: .now).components.seconds / 10)
+    for device in running.bench.devices {
+      let writes = device.histories.withLock { $0 }
+      #expect(writes > 0 && writes <= most, "\(writes) writes")
+    }
+    try await running.bench.start([1])
+    let later = try await running.report(on: 1) { _ in true }
+    #expect(later.finishedEpochs == over.finishedEpochs && later.metrics == over.metrics)
+    await running.bench.shutdown()
   }
 
   @Test("goes on without a device that leaves with notice")

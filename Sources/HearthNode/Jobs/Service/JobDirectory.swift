@@ -68,18 +68,23 @@ package struct JobDirectory: Sendable {
   package func submission(of job: JobID) -> JobSubmission? { read(Self.submissionName, of: job) }
 
   /// Keeps what devices told of a job only once.
-  func store(_ history: JobHistory, of job: JobID) throws(FileFailure) {
-    try write(history, Self.historyName, of: job)
+  func store(
+    _ history: JobHistory, of job: JobID, by writing: CheckpointFiles.Writing
+  ) throws(FileFailure) {
+    try write(history, Self.historyName, of: job, by: writing)
   }
 
   /// What devices told of a job; empty when nothing was kept.
   func history(of job: JobID) -> JobHistory { read(Self.historyName, of: job) ?? JobHistory() }
 
-  private func write(_ value: some Encodable, _ name: String, of job: JobID) throws(FileFailure) {
+  private func write(
+    _ value: some Encodable, _ name: String, of job: JobID,
+    by writing: CheckpointFiles.Writing = CheckpointFiles.writePrivately
+  ) throws(FileFailure) {
     guard let bytes = canonicalJSON(value) else { preconditionFailure("\(name) of job \(job) is no JSON") }
     let directory = path(of: job)
     try createDirectory(directory, isPrivate: true)
-    try AtomicFile.write(bytes, to: "\(directory)/\(name)", permissions: 0o600)
+    try writing(bytes, "\(directory)/\(name)")
   }
 
   private func read<Value: Decodable>(_ name: String, of job: JobID) -> Value? {

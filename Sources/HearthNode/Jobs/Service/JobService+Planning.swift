@@ -12,7 +12,15 @@ extension JobService {
   func plan(_ id: JobID, _ request: TrainingCoordination.PlanRequest) {
     work(id, .planning) { service in
       do {
-        service.take(try await service.answer(request, of: id), id)
+        let began = DeviceClocks.now().monotonic
+        let answer = try await service.answer(request, of: id)
+        service.log.debug(
+          "job-planned",
+          metadata: [
+            "job": "\(id.short)", "cause": "\(request.cause)",
+            "seconds": "\(began.duration(to: DeviceClocks.now().monotonic).inSeconds)",
+          ])
+        service.take(answer, id)
       } catch {
         if Task.isCancelled { return }
         service.take(.unplanned(request: request.number, reason: "\(error)"), id)
@@ -26,7 +34,7 @@ extension JobService {
     let package = try await material(id).package
     let settings = try JobPlanningSettings(decoding: package.planning)
     let (devices, reports) = usable(request.reports)
-    let links = try await links(id, of: devices, isUrgent: request.cause == .lost)
+    let links = try await links(id, of: devices, for: request.cause)
     guard let present = request.plan else {
       let result = try await onOwnThread("job-plan") {
         try JobPlanning.plan(settings, reports: reports, links: links)
@@ -54,17 +62,28 @@ extension JobService {
     }
   }
 
-  /// Measures the links of the device that would plan next, before it has to: a job that stands still would wait for it.
-  func surveyIfDeputy(_ id: JobID) {
-    guard let job = jobs[id], job.links.isEmpty, !job.isSurveying, job.coordinator.committedStep > 0,
-      job.coordinator.state == .running, job.coordinator.deputy(at: DeviceClocks.now().monotonic) == own
-    else { return }
-    jobs[id]?.isSurveying = true
+  /// Measures the links before a plan is wanted, and answers the request.
+  func survey(_ id: JobID, _ request: UInt64) {
     work(id, .survey) { service in
-      guard let measured = await service.doors.measureLinks(), !Task.isCancelled else { return }
-      service.jobs[id]?.isSurveying = false
-      service.jobs[id]?.links = measured
+      let began = DeviceClocks.now().monotonic
+      let measured = await service.doors.measureLinks()
+      service.log.debug(
+        "job-links-measured",
+        metadata: [
+          "job": "\(id.short)",
+          "seconds": "\(began.duration(to: DeviceClocks.now().monotonic).inSeconds)",
+        ])
+      if Task.isCancelled { return }
+      guard let measured else { return service.take(.unsurveyed(request: request), id) }
+      service.remember(measured, id, request: request)
     }
+  }
+
+  /// Keeps what was measured; a link whose other end had no time for it is asked for again.
+  private func remember(_ measured: [LinkMeasurement], _ id: JobID, request: UInt64? = nil) {
+    jobs[id]?.links = measured
+    jobs[id]?.linksMeasured = DeviceClocks.now().monotonic
+    take(.surveyed(request: request, Set(measured.filter { $0.bytesPerSecond != nil }.map(\.device))), id)
   }
 
   /// The reports that can be read, and whose they are.
@@ -86,15 +105,15 @@ extension JobService {
     return (devices, usable)
   }
 
-  /// The links to these devices, measured now unless the job stands still and they have been.
+  /// The links to these devices: measured now, unless somebody waits and they have been.
   private func links(
-    _ id: JobID, of devices: [DeviceID], isUrgent: Bool
+    _ id: JobID, of devices: [DeviceID], for cause: PlanCause
   ) async throws -> [MeasuredLink] {
     // A leader that takes no part knows nothing of the links between the others.
     guard let place = devices.firstIndex(of: own) else { return [] }
-    if devices.count > 1, !isUrgent || jobs[id]?.links.isEmpty ?? true {
+    if devices.count > 1, !areKnown(id, devices, cause) {
       guard let measured = await doors.measureLinks() else { throw JobServiceFailure.stopping }
-      jobs[id]?.links = measured
+      remember(measured, id)
     }
     return (jobs[id]?.links ?? []).compactMap { link in
       devices.firstIndex(of: link.device).map {
@@ -102,6 +121,27 @@ extension JobService {
           from: place, to: $0, bytesPerSecond: link.bytesPerSecond,
           roundTripSeconds: link.roundTrip?.inSeconds)
       }
+    }
+  }
+}
+
+extension JobService {
+  /// How long a measured link serves a plan for which nobody waits.
+  private static let linkTime: Duration = .seconds(60)
+
+  /// Whether a plan can do with the links as they were measured last.
+  ///
+  /// A job that stands still takes what there is. A device that comes had its link measured while it prepared itself.
+  private func areKnown(_ id: JobID, _ devices: [DeviceID], _ cause: PlanCause) -> Bool {
+    guard let job = jobs[id], let measured = job.linksMeasured, !job.links.isEmpty else { return false }
+    switch cause {
+    case .lost: return true
+    case .joined:
+      guard measured.duration(to: DeviceClocks.now().monotonic) < Self.linkTime else { return false }
+      return devices.allSatisfy { device in
+        device == own || job.links.contains { $0.device == device && $0.bytesPerSecond != nil }
+      }
+    case .first, .left, .straggler: return false
     }
   }
 }

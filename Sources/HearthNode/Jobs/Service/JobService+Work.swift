@@ -10,6 +10,7 @@ import LanguageModels
 import Logging
 import MeshModel
 import MeshPeer
+import MeshTransport
 import NeuralNetworks
 import ParallelPlanner
 import TrainingCoordination
@@ -46,7 +47,16 @@ extension JobService {
         if let other = service.jobs.values.first(where: { $0.id != id && $0.isWorking }) {
           throw JobServiceFailure.busy(name: other.specification.name)
         }
+        let began = DeviceClocks.now().monotonic
+        _ = try await service.material(id)
+        let opened = DeviceClocks.now().monotonic
         let report = try await service.measuredReport(id)
+        service.log.debug(
+          "job-prepared",
+          metadata: [
+            "job": "\(id.short)", "package_seconds": "\(began.duration(to: opened).inSeconds)",
+            "measuring_seconds": "\(opened.duration(to: DeviceClocks.now().monotonic).inSeconds)",
+          ])
         service.take(
           .fetched(0, of: 0, budget: UInt64(clamping: report.memoryBytes)), id)
         service.take(.prepared(report: try report.encoded()), id)
@@ -91,7 +101,7 @@ extension JobService {
     let (blobs, log) = (doors.blobs, log)
     let modelDirectory = job.submission?.modelDirectory ?? directory.modelPath(of: id)
     let cacheDirectory = directory.cachePath(of: id)
-    let files = CheckpointFiles(directory: directory.path(of: id), writing: doors.writeState)
+    let files = CheckpointFiles(directory: directory.path(of: id), writing: doors.writeFile)
     return try await onOwnThread("job-open") {
       let package = try JobPackage(
         decoding: blobs.readAll(reference.digest, limit: JobPackageLimits.bytes))

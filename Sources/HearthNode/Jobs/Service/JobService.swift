@@ -43,8 +43,8 @@ package actor JobService {
     package var limits: DeviceLimits
     /// Why this device takes no part in jobs at the start; nil when it does.
     package var pause: String?
-    /// Puts a state of training on the disk.
-    package var writeState: CheckpointFiles.Writing
+    /// Puts a state of training on the disk, or what was told of a job.
+    package var writeFile: CheckpointFiles.Writing
     /// Says something about a job to a member; may be lost.
     package var send: @Sendable (DeviceID, [UInt8]) -> Void
     /// Measures the links to the other members; nil when the daemon stops.
@@ -54,7 +54,7 @@ package actor JobService {
     package init(
       keys: DeviceKeys, stateDirectory: String, desk: BulkDesk, blobs: BlobStore,
       limits: DeviceLimits = DeviceLimits(), pause: String? = nil,
-      writeState: @escaping CheckpointFiles.Writing = CheckpointFiles.writePrivately,
+      writeFile: @escaping CheckpointFiles.Writing = CheckpointFiles.writePrivately,
       send: @escaping @Sendable (DeviceID, [UInt8]) -> Void,
       measureLinks: @escaping @Sendable () async -> [LinkMeasurement]?
     ) {
@@ -64,7 +64,7 @@ package actor JobService {
       self.blobs = blobs
       self.limits = limits
       self.pause = pause
-      self.writeState = writeState
+      self.writeFile = writeFile
       self.send = send
       self.measureLinks = measureLinks
     }
@@ -80,8 +80,6 @@ package actor JobService {
   private static let waitingNews = 4096
   /// Jobs that are not over, of all owners.
   static let openJobs = 16
-  /// Least time between two writes of what was measured.
-  private static let historyInterval: Duration = .seconds(1)
   /// How long after a job's end its freed memory goes back to the system: its threads have ended then.
   private static let tidyTime: Duration = .seconds(1)
   /// How long a daemon that stops waits until the others have what it holds.
@@ -261,8 +259,8 @@ package actor JobService {
   }
 
   private func settle(_ id: JobID) {
-    if jobs[id]?.note() == true { keepHistory(id) }
-    surveyIfDeputy(id)
+    jobs[id]?.note()
+    keepHistory(id)
     wakeWaiter()
     setAlarm()
     tellWatchers(id)
@@ -274,14 +272,29 @@ package actor JobService {
   }
 
   /// What devices tell only once must be there when the adapter is described, and for whoever asks, after a restart too.
-  private func keepHistory(_ id: JobID, isEnd: Bool = false) {
-    guard let job = jobs[id], isEnd || !job.isOver else { return }
-    let now = DeviceClocks.now().monotonic
-    if !isEnd, let last = job.historyKept, last.duration(to: now) < Self.historyInterval { return }
-    jobs[id]?.historyKept = now
-    do throws(FileFailure) { try directory.store(JobHistory(job.epochs, job.metrics), of: id) } catch {
+  ///
+  /// It is written on a thread of its own: what devices say to each other does not wait for it.
+  private func keepHistory(_ id: JobID) {
+    guard jobs[id]?.history.begin(at: DeviceClocks.now().monotonic) == true else { return }
+    Task { await writeHistory(id) }
+  }
+
+  /// A write that has been begun.
+  private func writeHistory(_ id: JobID) async {
+    guard let job = jobs[id] else { return }
+    let (directory, write) = (directory, doors.writeFile)
+    let history = JobHistory(job.epochs, job.metrics)
+    var isStored = true
+    do {
+      try await onOwnThread("job-history") { try directory.store(history, of: id, by: write) }
+    } catch {
+      isStored = false
       log.warning("job-history-not-stored", metadata: ["job": "\(id.short)", "error": "\(error)"])
     }
+    // A job that was forgotten meanwhile has left nothing.
+    if jobs[id] == nil { return directory.remove(id) }
+    jobs[id]?.history.ended(isStored: isStored)
+    if hasStopped { wakeWaiter() } else { keepHistory(id) }
   }
 
   private func perform(_ effects: [JobEffect], _ id: JobID) {
@@ -300,6 +313,7 @@ package actor JobService {
         }
       case .prepare: prepare(id)
       case .plan(let request): plan(id, request)
+      case .survey(let request): survey(id, request)
       case .fetch(let certificate): fetch(id, certificate)
       case .start(let certificate): run(id, certificate)
       case .drain: jobs[id]?.activity.run?.drain()
@@ -328,7 +342,6 @@ package actor JobService {
     // All that the plan needs have come to its end; who was fed beside it has nothing to wait for.
     let endsItself = isFinished && job.coordinator.participants.contains(own)
     job.activity.end(text(of: outcome), interruptsRun: !endsItself)
-    keepHistory(id, isEnd: true)
     if !job.isRunning { clean(id) }
     // Also when the command has gone: the same command must find its output free.
     if !isFinished, let submission = job.submission {
@@ -412,7 +425,8 @@ package actor JobService {
       guard let stamp = jobs[id]?.coordinator.certificate?.stamp else { continue }
       doors.desk.closeChannel(stamp)
     }
-    await wait(Self.runEndTime) { !$0.isRunning }
+    await wait(Self.runEndTime) { !$0.isRunning && !$0.history.isWriting }
+    for id in jobs.keys.sorted() where jobs[id]?.history.beginLast() == true { await writeHistory(id) }
     let writers = jobs.keys.sorted().compactMap { jobs[$0]?.material?.checkpoints }
     try? await onOwnThread("job-state") { for writer in writers { writer.flush() } }
     for id in jobs.keys where jobs[id]?.isRunning == false { jobs[id]?.material = nil }
@@ -464,14 +478,14 @@ struct OpenJob: Sendable {
   var opening: Task<OpenedMaterial, any Error>?
   /// The links to the other members as they were measured last.
   var links: [LinkMeasurement] = []
-  /// Whether they are being measured for the next leader.
-  var isSurveying = false
+  /// When that was.
+  var linksMeasured: MonotonicInstant?
   /// Finished epochs by their number, from whichever device told them first.
   var epochs: [UInt32: FinishedEpoch] = [:]
   /// Metrics by the number of finished epochs.
   var metrics: [UInt32: [NamedMetric]] = [:]
-  /// When that was on the disk last.
-  var historyKept: MonotonicInstant?
+  /// When that goes to the disk.
+  var history = HistoryPace()
   /// What people should know.
   var warnings: [String] = []
   /// What happened to its devices, and how its pace changed.
@@ -494,19 +508,23 @@ struct OpenJob: Sendable {
   /// Whether the job cannot go on without this device.
   var isNeeded: Bool { coordinator.isOwner || coordinator.place != nil }
 
-  /// Remembers what devices tell only once; true when there was something new.
-  mutating func note() -> Bool {
+  /// Remembers what devices tell only once.
+  mutating func note() {
     takeNotes()
     let known = (epochs.count, metrics.count)
+    var isCached: Bool?
     for device in [coordinator.own] + coordinator.participants {
       guard let progress = coordinator.progress(of: device) else { continue }
       if let epoch = progress.finished, epochs.count < JobLimits.epochs, epochs[epoch.index] == nil {
         epochs[epoch.index] = epoch
+        isCached = epoch.isCached
       }
       if !progress.metrics.isEmpty, metrics.count < JobLimits.epochs, metrics[progress.metricsEpoch] == nil {
         metrics[progress.metricsEpoch] = progress.metrics
       }
     }
-    return known != (epochs.count, metrics.count)
+    history.note(
+      isNews: known != (epochs.count, metrics.count), state: JobReport.State(coordinator.state),
+      isCached: isCached)
   }
 }
