@@ -94,7 +94,7 @@ extension JobCoordinator {
       }
       if situation.movedAt != nil, let last = devices[device], told.hasMoved(since: last) {
         situation.movedAt = now
-        if stamps[device] == stamp, told.committedStep != last.committedStep { situation.hasStepped = true }
+        if stamps[device] == stamp, told.committedStep > last.committedStep { situation.hasStepped = true }
       }
       if told.samplesPerSecond > 0, told.phase >= .filling {
         situation.samplesPerSecond = told.samplesPerSecond

@@ -111,7 +111,7 @@ extension JobCoordinator {
       situation.recovering = nil
       note(.recovered(step: step, seconds: seconds(from: recovering.since, to: now)), at: now)
     }
-    if stamp == position, step != progress.committedStep { situation.hasStepped = true }
+    if stamp == position, step > progress.committedStep { situation.hasStepped = true }
     progress.committedStep = step
     guard record.ledger.committedStep != step else { return }
     record.ledger.committedStep = step

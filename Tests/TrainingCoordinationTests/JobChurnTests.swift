@@ -53,7 +53,8 @@ import TrainingCoordination
       let start = world.now
       for own in 0..<3 {
         var filling = DeviceProgress(.filling)
-        filling.committedStep = world.nodes[own].coordinator?.progress.committedStep ?? 0
+        // A run that does not know yet how far its device is has not made a step by that.
+        filling.committedStep = isLong ? 0 : world.nodes[own].coordinator?.progress.committedStep ?? 0
         world.handle(.progressed(world.specification.stamp(epoch: 2), filling), own)
       }
       world.restart(3)

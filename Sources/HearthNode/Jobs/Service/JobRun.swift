@@ -59,7 +59,8 @@ struct JobRun: Sendable {
     let proposal = certificate.proposal
     let progress = JobProgress(
       run: packaged.prepared, phase: proposal.learners.contains(own) ? .learning : .ready,
-      channel: activity.channel, budgetBytes: budgetBytes, report: report, learned: learned)
+      committedStep: material.committedStep, channel: activity.channel, budgetBytes: budgetBytes,
+      report: report, learned: learned)
     let driver = try DistributedRun(
       DistributedJob(packaged.prepared), plan: proposal.plan,
       entry: RunEntry(held: material.held, next: proposal.next), devices: proposal.household.count,
@@ -237,7 +238,7 @@ final class JobProgress: @unchecked Sendable {
   private var measured: [(epoch: Int, metrics: [MetricValue])] = []
 
   init(
-    run: PreparedRun, phase: DevicePhase, channel: MeshJobChannel, budgetBytes: UInt64,
+    run: PreparedRun, phase: DevicePhase, committedStep: UInt64, channel: MeshJobChannel, budgetBytes: UInt64,
     report: @escaping @Sendable (DeviceProgress) -> Void, learned: @escaping @Sendable () -> Void
   ) {
     self.run = run
@@ -245,6 +246,8 @@ final class JobProgress: @unchecked Sendable {
     self.report = report
     self.learned = learned
     progress = DeviceProgress(phase)
+    // What this device holds counts before its first step under this plan, too: a next plan is made for what is left.
+    progress.committedStep = committedStep
     progress.budgetBytes = budgetBytes
   }
 
