@@ -319,6 +319,11 @@ def summary(case, events, program):
             found["result"] = {key: fields.get(key) for key in
                                ("training_seconds", "peak_resident_bytes", "cache_bytes", "steps",
                                 "trainable_parameters")}
+            # A job that was planned again during its last step tells its epochs only here.
+            told = [{key: epoch.get(key) for key in ("mode", "seconds", "samples_per_second", "loss")}
+                    for epoch in fields.get("epochs") or []]
+            if len(told) > len(found["epochs"]):
+                found["epochs"] = told
         elif name in ("error", "warning") or "error" in fields:
             found.setdefault("told", []).append(fields)
     found["seconds"] = events[-1][0] if events else None
