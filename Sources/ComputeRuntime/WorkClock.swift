@@ -45,17 +45,6 @@ package struct WorkClock: Sendable {
     return processor / quota
   }
 
-  /// What a piece of work takes when it goes on and on, from several times of it by this clock; infinite of none.
-  ///
-  /// Nothing makes work faster than it is, so the least time is the one that other work disturbed least. A quota disturbs the
-  /// work itself: caches are cold each time that its threads go on, so that the least time is one without such a stop.
-  package func typical(_ times: [Double], threads: Int) -> Double {
-    let ascending = times.sorted()
-    guard let least = ascending.first else { return .infinity }
-    guard let quota, quota > 0, quota < Double(threads) else { return least }
-    return ascending[ascending.count / 2]
-  }
-
   /// Seconds of work from measured times: `wall` and `processor` in seconds, `quota` in processors.
   package static func seconds(wall: Double, processor: Double, threads: Int, quota: Double?) -> Double {
     guard let quota, quota > 0, quota < Double(threads) else { return wall }

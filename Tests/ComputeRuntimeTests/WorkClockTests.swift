@@ -34,13 +34,4 @@ import Testing
     // Other threads of the process count too, so that the wall says nothing here.
     #expect(value > 0 && WorkClock(quota: nil).seconds(since: start, threads: 1) > 0)
   }
-
-  @Test("Of several times the least counts, under a quota the middle one, and of none nothing can be said")
-  func typical() {
-    let times = [0.5, 0.2, 0.9, 0.3, 0.4]
-    #expect(WorkClock(quota: nil).typical(times, threads: 1) == 0.2)
-    #expect(WorkClock(quota: 2).typical(times, threads: 2) == 0.2)
-    #expect(WorkClock(quota: 1.5).typical(times, threads: 2) == 0.4)
-    #expect(WorkClock(quota: 0.2).typical([], threads: 1) == .infinity)
-  }
 }

@@ -164,13 +164,13 @@ struct PartProbe {
       technique: UpdateProbe(rows: rows, width: width, sums: costs.gradientSums),
       settings: OptimizationSettings(learningRate: 1e-6), totalSteps: 1 << 20, maximumMicroBatches: 1,
       workers: team.width)
-    var times: [Double] = []
+    var best = Double.infinity
     for _ in 0..<6 {
       let start = clock.now
       _ = try trainer.step([], units: 1, loop: team)
-      times.append(clock.seconds(since: start, threads: team.width))
+      best = min(best, clock.seconds(since: start, threads: team.width))
     }
-    return Int64(clock.typical(times, threads: team.width) * 1e15 / Double(rows * width))
+    return Int64(best * 1e15 / Double(rows * width))
   }
 }
 
@@ -222,7 +222,7 @@ extension PartTimes {
   }
 }
 
-/// One model at work, and the times so far.
+/// One model at work, and the best times so far.
 private final class MeasuredModel {
   private let technique: any TechniqueComputation
   /// The side network over taps that are there already; nil for techniques that run the backbone itself.
@@ -231,8 +231,7 @@ private final class MeasuredModel {
   private let sums: any GradientSums
   private let team: ComputeTeam
   private let clock: WorkClock
-  /// By pass and number of threads.
-  private var measured: [[[Double]]]
+  private var best: [[Double]]
   private var knowsExponents = false
 
   /// Passes that are measured; one more place takes what does not count.
@@ -266,7 +265,7 @@ private final class MeasuredModel {
       ).computation
     }
     sums = technique.gradientSums.makeSums(of: parameters, maximumContributions: Self.contributions)
-    measured = Array(repeating: [[], []], count: Self.passes + 1)
+    best = Array(repeating: [.infinity, .infinity], count: Self.passes + 1)
   }
 
   /// Measures each pass once more: forward and training of the whole, and of the side network alone.
@@ -322,20 +321,16 @@ private final class MeasuredModel {
       } while MonotonicClock.seconds() - begin < leastTime
       let seconds = clock.seconds(since: start, threads: count) / Double(repeats)
       if let failure = failure.withLock({ $0 }) { throw failure }
-      measured[pass][place].append(seconds)
+      best[pass][place] = min(best[pass][place], seconds)
     }
+    if team.width == 1 { best[pass][1] = best[pass][0] }
   }
 
-  /// The times as parts.
+  /// The best times as parts.
   var totals: PartTimes {
-    func typical(_ pass: Int, _ place: Int) -> Double {
-      // With one thread all are one.
-      let threads = place == 0 ? 1 : team.width
-      return clock.typical(measured[pass][team.width == 1 ? 0 : place], threads: threads)
-    }
     func duration(_ pass: Int, less other: Int? = nil) -> UnitDuration {
       func time(_ place: Int) -> Int64 {
-        Int64((typical(pass, place) - (other.map { typical($0, place) } ?? 0)) * 1e9)
+        Int64((best[pass][place] - (other.map { best[$0][place] } ?? 0)) * 1e9)
       }
       return UnitDuration(alone: time(0), together: time(1))
     }
