@@ -103,8 +103,9 @@ package struct StageRequest: Sendable, Equatable {
 
 /// How this device gets at the technique of the job; each is called at most once, on the driver's thread.
 package struct DeviceTechnique {
-  /// The trained parameters at their first values, the same bits on every device.
-  package var parameters: () throws -> ParameterTree
+  /// The trained parameters at their first values, the same bits on every device; given some layers, other layers' leaves may
+  /// be without values.
+  package var parameters: (Range<Int>?) throws -> ParameterTree
   /// The whole technique over the whole backbone; a side network appends the activations to the cache.
   package var whole: (ParameterTree) throws -> WorkingTechnique
   /// One stage of a pipeline.
@@ -120,7 +121,7 @@ package struct DeviceTechnique {
 
   /// Access to a technique.
   package init(
-    parameters: @escaping () throws -> ParameterTree,
+    parameters: @escaping (Range<Int>?) throws -> ParameterTree,
     whole: @escaping (ParameterTree) throws -> WorkingTechnique,
     stage: @escaping (ParameterTree, StageRequest) throws -> any StageComputation,
     cached: @escaping (ParameterTree) throws -> WorkingTechnique,

@@ -97,7 +97,10 @@ package final class DistributedRun {
     context = RunContext(
       job: job, division: division, links: JobLinks(channel, devices: devices), team: team,
       leastBucketBytes: leastBucketBytes, isCancelled: isCancelled, report: report)
-    let parameters = try technique.parameters()
+    // A stage of a pipeline that keeps no cache never sees what the others train.
+    let isStage = plan.mode == .live && division.isPipeline
+    let layers = isStage ? division.seat(of: channel.place).map { plan.stages[$0.stage].layers } : nil
+    let parameters = try technique.parameters(layers)
     result = DistributedResult(
       isComplete: false, parameters: parameters, digest: ContentHasher().finalize(), steps: 0, epochs: [])
     units = JobUnits(job)

@@ -83,6 +83,9 @@ package struct ModelCosts: Sendable, Hashable {
   package var shared: [SharedWeights]
   /// Copies of the trained weights that training holds: weights, gradient, and the optimizer's moments.
   package var trainableCopies: Int64
+  /// Copies of the trained weights that a stage of several holds beside: its state before the last step, should another stage
+  /// not have made that step, and the state that it ends with.
+  package var stageStateCopies: Int64
   /// Bytes in which the gradient sum of one trained value (4 bytes of `trainableBytes`) travels round a ring.
   package var sumBytes: Int64
   /// Memory of one layer's forward pass beyond what is retained, for one unit.
@@ -98,7 +101,7 @@ package struct ModelCosts: Sendable, Hashable {
   /// The costs of a model under a technique.
   package init(
     name: String, kinds: [String], layers: [LayerCosts], shared: [SharedWeights] = [],
-    trainableCopies: Int64 = 4, sumBytes: Int64 = 4,
+    trainableCopies: Int64 = 4, stageStateCopies: Int64 = 0, sumBytes: Int64 = 4,
     transientBytes: Int64 = 0, cachedUnitBytes: Int64 = 0, canCache: Bool,
     runsAhead: Bool = false
   ) {
@@ -107,6 +110,7 @@ package struct ModelCosts: Sendable, Hashable {
     self.layers = layers
     self.shared = shared
     self.trainableCopies = trainableCopies
+    self.stageStateCopies = stageStateCopies
     self.sumBytes = sumBytes
     self.transientBytes = transientBytes
     self.cachedUnitBytes = cachedUnitBytes

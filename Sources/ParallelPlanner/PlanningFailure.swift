@@ -26,6 +26,7 @@ extension ModelCosts {
     try check("the model's number of layers", Int64(layers.count), 1...Int64(PlanningLimits.layers))
     try check("the model's number of layer kinds", Int64(kinds.count), 1...Int64(PlanningLimits.layerKinds))
     try check("copies of trained weights", trainableCopies, 1...16)
+    try check("copies of a stage's states", stageStateCopies, 0...16)
     try check("bytes of a gradient sum", sumBytes, 1...16)
     try check("transient bytes", transientBytes, 0...PlanningLimits.bytes)
     try check("bytes of a cached unit", cachedUnitBytes, 0...PlanningLimits.bytes)

@@ -29,6 +29,8 @@ struct RangeCosts {
   var lower = 0
   var upper = 0
   var fixedBytes: Int64 = 0
+  /// Memory of the states that a stage of several keeps, after its first step.
+  var stateBytes: Int64 = 0
   /// The part of `fixedBytes` that is never written.
   var frozenBytes: Int64 = 0
   var retainedBytes: Int64 = 0
@@ -127,6 +129,7 @@ final class StageCosting {
     } else {
       range.trainableBytes = trainable
       range.fixedBytes += trainable * costs.trainableCopies
+      if upper - lower < layerCount { range.stateBytes = trainable * costs.stageStateCopies }
     }
     range.retainedBytes = prefixes.retained[upper] - prefixes.retained[lower]
     range.cacheBytes = prefixes.cache[upper] - prefixes.cache[lower]
@@ -157,9 +160,10 @@ final class StageCosting {
     if mode == .fill { return range.fixedBytes + transient }
     if fromEnd == 0 {
       // The last stage turns back at once: unit by unit, forward and backward.
-      return range.fixedBytes + transient + atOnce * range.retainedBytes
+      return range.fixedBytes + range.stateBytes + transient + atOnce * range.retainedBytes
     }
-    return range.fixedBytes + transient + Int64(held(range, fromEnd: fromEnd) * units) * range.retainedBytes
+    return range.fixedBytes + range.stateBytes + transient
+      + Int64(held(range, fromEnd: fromEnd) * units) * range.retainedBytes
   }
 
   /// Micro-batches whose activations a stage that is not the last holds: in flight, and run ahead by a first stage.

@@ -240,7 +240,8 @@ extension JobCoordinator {
       })
     {
       return propose(
-        PlanProposal(stamp: decree.stamp, household: proposal.household, plan: next), at: now)
+        witnessed(PlanProposal(stamp: decree.stamp, household: proposal.household, plan: next), at: now),
+        at: now)
     }
     let isComputing = run?.stamp == position || !proposal.participants.contains(own)
     guard leading.request == nil, situation.startedAt != nil, isComputing else { return }
@@ -341,7 +342,8 @@ extension JobCoordinator {
     {
       listed.append(owner)
     }
-    let proposal = PlanProposal(stamp: decree.stamp, household: listed, plan: plan, next: next)
+    let proposal = witnessed(
+      PlanProposal(stamp: decree.stamp, household: listed, plan: plan, next: next), at: now)
     var unused: [DeviceID] = []
     for device in request.candidates {
       if proposal.participants.contains(device) || proposal.learners.contains(device) {
@@ -352,6 +354,21 @@ extension JobCoordinator {
     }
     if !unused.isEmpty { refuse(unused, "the plan is faster without it", at: now) }
     propose(proposal, at: now)
+  }
+
+  /// The proposal with as many idle devices as witnesses as it lacks voters; with none when there are too few.
+  private func witnessed(_ proposal: PlanProposal, at now: MonotonicInstant) -> PlanProposal {
+    let missing = PlanProposal.leastVoters - proposal.voters(owner: specification.owner).count
+    let idle = able(at: now).filter {
+      !proposal.household.contains($0) && cooldown.end(for: $0, at: now) == nil
+        && ($0 == own || membership.reachable.contains($0))
+    }
+    guard missing > 0, idle.count >= missing, proposal.household.count + missing <= JobLimits.roster else {
+      return proposal
+    }
+    return PlanProposal(
+      stamp: proposal.stamp, household: proposal.household, plan: proposal.plan, next: proposal.next,
+      witnesses: Array(idle.prefix(missing)))
   }
 
   mutating func kept(_ number: UInt64, _ reason: String, at now: MonotonicInstant) {

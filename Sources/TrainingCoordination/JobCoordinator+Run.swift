@@ -76,7 +76,7 @@ extension JobCoordinator {
       if isWaiting, !hasPassed(JobLimits.donorWait, since: since, at: now) { return }
     }
     (situation.startedAt, situation.movedAt, situation.phaseSince) = (now, now, now)
-    run = RunSlot(stamp: position)
+    run = RunSlot(stamp: position, participants: proposal.participants)
     if proposal.learners.contains(own) { progress.phase = .learning }
     nextBeat = now
     effects.append(.start(current))
@@ -252,9 +252,14 @@ extension JobCoordinator {
     interrupt("nothing has moved for \(limit.components.seconds) seconds", culprit: nil, at: now)
   }
 
-  /// A run of an earlier plan that comes to no boundary, because some device of that plan is gone, is broken off.
+  /// A run of an earlier plan that comes to no boundary is broken off: at once when some device of that plan is gone.
   mutating func checkDrain(at now: MonotonicInstant) {
     guard let run, run.stamp != position, run.wish == .drain else { return }
+    let isShort = run.participants.contains { $0 != own && !membership.reachable.contains($0) }
+    // Whoever comes to the boundary first may have gone already: the others need no more than a moment then.
+    if isShort, hasPassed(JobLimits.boundaryWait, since: situation.since, at: now) {
+      return ask(.breakOff, reason: "it came to no boundary before a device of its plan was gone")
+    }
     let slowest = specification.roster.compactMap { progress(of: $0)?.secondsPerStep }.max() ?? 0
     let limit = JobLimits.drainWait + .seconds(min(JobLimits.stallSteps * slowest, 86_400))
     guard hasPassed(limit, since: situation.since, at: now) else { return }

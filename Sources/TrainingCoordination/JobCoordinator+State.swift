@@ -81,9 +81,9 @@ extension JobCoordinator {
   /// Whether this device has a role in the plan in force.
   var hasRole: Bool { current?.proposal.household.contains(own) ?? false }
 
-  /// Whether the job can go on when this device cannot compute any more.
+  /// Whether the job can go on when this device cannot compute any more, now or once a device that is away is back.
   package var canDoWithout: Bool {
-    decree.roster.devices != [own] || others.contains(where: mayTakePart)
+    decree.roster.devices != [own] || devices.keys.contains { declines[$0] == nil }
   }
 
   /// Whether this device holds all trained values; a stage's end without them counts for its plan alone.

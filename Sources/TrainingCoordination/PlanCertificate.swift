@@ -13,17 +13,26 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
   package var plan: Plan
   /// The plan that is prepared for while `plan` runs; nil when nothing is.
   package var next: Plan?
+  /// Devices without a place that decide with the others, ascending.
+  package private(set) var witnesses: [DeviceID]
+
+  /// Voters that a plan has at least, if there are as many devices: of two, the loss of the one whose vote weighs more would
+  /// stop the job although the other is there.
+  package static let leastVoters = 3
 
   /// A proposal.
-  package init(stamp: JobStamp, household: [DeviceID], plan: Plan, next: Plan? = nil) {
+  package init(
+    stamp: JobStamp, household: [DeviceID], plan: Plan, next: Plan? = nil, witnesses: [DeviceID] = []
+  ) {
     precondition(
-      household.count <= JobLimits.roster && plan.fits(devices: household.count)
-        && next?.fits(devices: household.count) ?? true,
+      household.count + witnesses.count <= JobLimits.roster && plan.fits(devices: household.count)
+        && next?.fits(devices: household.count) ?? true && !witnesses.contains(where: household.contains),
       "plans of places \(plan.places) and \(next?.places ?? []) for \(household.count) devices")
     self.stamp = stamp
     self.household = household
     self.plan = plan
     self.next = next
+    self.witnesses = witnesses.sorted()
   }
 
   /// The devices that compute something, in the order of their places.
@@ -41,9 +50,10 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
     return household.indices.filter { !used.contains($0) }.map { household[$0] }
   }
 
-  /// The devices that decide on the plan after this one, ascending: its participants, and the owner if it is listed.
+  /// The devices that decide on the plan after this one, ascending: its participants and witnesses, and the owner if it is
+  /// listed.
   package func voters(owner: DeviceID) -> [DeviceID] {
-    let voters = Set(participants)
+    let voters = Set(participants + witnesses)
     return (household.contains(owner) ? voters.union([owner]) : voters).sorted()
   }
 
@@ -65,12 +75,16 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
     }
     plan = try Plan(from: &reader)
     if try reader.flag("next plan") { next = try Plan(from: &reader) }
+    witnesses = try readDevices(&reader, "witnesses", limit: JobLimits.roster - household.count)
+    if let twice = witnesses.firstIndex(where: household.contains) {
+      throw .invalid(field: "witness with a place", value: UInt64(twice))
+    }
     guard plan.fits(devices: household.count), next?.fits(devices: household.count) ?? true else {
       throw .invalid(field: "place of a plan without a device", value: UInt64(household.count))
     }
   }
 
-  /// Writes stamp, devices, plan and next plan.
+  /// Writes stamp, devices, plan, next plan and witnesses.
   package func encode(to writer: inout ByteWriter) {
     stamp.encode(to: &writer)
     writer.count(household.count)
@@ -78,6 +92,8 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
     plan.encode(to: &writer)
     writer.flag(next != nil)
     next?.encode(to: &writer)
+    writer.count(witnesses.count)
+    for device in witnesses { device.encode(to: &writer) }
   }
 
   /// Names the proposal: equal proposals have equal digests on every machine.

@@ -11,6 +11,8 @@ struct RunSlot: Hashable, Sendable {
 
   /// The plan that it runs.
   let stamp: JobStamp
+  /// The devices that compute under that plan.
+  let participants: [DeviceID]
   /// What it was asked for last.
   var wish = Wish.goOn
 }

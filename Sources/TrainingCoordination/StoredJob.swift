@@ -36,7 +36,7 @@ package struct JobLedger: Hashable, Sendable, WireCodable {
 /// What a device must remember of a job across a restart.
 package struct StoredJob: Hashable, Sendable, WireCodable {
   private static let magic: [UInt8] = Array("HEARTHJOB".utf8)
-  private static let version: UInt8 = 2
+  private static let version: UInt8 = 3
 
   /// The job.
   package var specification: JobSpecification

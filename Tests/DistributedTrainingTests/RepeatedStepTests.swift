@@ -92,7 +92,7 @@ struct RepeatedStepTests {
           let result = try? DistributedRun(
             job, plan: plan, devices: devices, collector: nil,
             technique: DeviceTechnique(
-              parameters: { own.parameters },
+              parameters: { _ in own.parameters },
               whole: { _ in WorkingTechnique(computation: own, source: nil) },
               stage: { _, _ in throw DistributedRunFailure.unfitPlan("no stages") },
               cached: { _ in throw DistributedRunFailure.unfitPlan("no cache") },

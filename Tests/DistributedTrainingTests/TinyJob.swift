@@ -122,9 +122,10 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
     return try SideNetworkShape(configuration, head: head, backbone: backbone.architecture)
   }
 
-  func parameters(_ backbone: any Backbone) throws -> ParameterTree {
+  func parameters(_ backbone: any Backbone, layers: Range<Int>? = nil) throws -> ParameterTree {
     try shape(backbone)?.initialParameters(seed: 9, backbone: backbone)
-      ?? BackboneTuning.initialParameters(configuration: technique, head: head, backbone: backbone, seed: 9)
+      ?? BackboneTuning.initialParameters(
+        configuration: technique, head: head, backbone: backbone, seed: 9, layers: layers)
   }
 
   func cache(
@@ -277,7 +278,7 @@ extension TinyJob {
     let job = distributed(backbone)
     let shape = try shape(backbone)
     let technique = DeviceTechnique(
-      parameters: { try parameters(backbone) },
+      parameters: { try parameters(backbone, layers: $0) },
       whole: {
         opened()
         var whole = try start(backbone, $0, cache: cache, capacity: job.capacity)

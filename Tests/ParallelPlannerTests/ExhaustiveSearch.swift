@@ -170,7 +170,8 @@ struct ExhaustiveSearch {
         bytes += shared.bytes
       }
       if mode == .fill { return bytes }
-      bytes += layers.reduce(0) { $0 + $1.trainableBytes } * search.costs.trainableCopies
+      let copies = layers.count < search.costs.layers.count ? search.costs.stageStateCopies : 0
+      bytes += layers.reduce(0) { $0 + $1.trainableBytes } * (search.costs.trainableCopies + copies)
       let retained = layers.reduce(0) { $0 + $1.retainedBytes }
       let runsAhead = search.costs.runsAhead && key.lower == 0
       let held = min(microBatches, key.fromEnd + 1) * (runsAhead ? 2 : 1)

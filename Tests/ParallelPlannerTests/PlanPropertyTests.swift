@@ -29,8 +29,8 @@ import Testing
     let isLast = place == plan.stages.count - 1
     let ahead = instance.costs.runsAhead ? plan.schedule.microBatchesAhead(stage: place) : 0
     let kept = isLast ? atOnce : Int64((plan.schedule.inFlight(stage: place) + ahead) * member.units)
-    return bytes + layers.reduce(0) { $0 + $1.trainableBytes } * instance.costs.trainableCopies + kept
-      * retained
+    let copies = instance.costs.trainableCopies + (plan.stages.count > 1 ? instance.costs.stageStateCopies : 0)
+    return bytes + layers.reduce(0) { $0 + $1.trainableBytes } * copies + kept * retained
   }
 
   @Test("Every plan is within every device's memory and disk, and places every layer and unit once")

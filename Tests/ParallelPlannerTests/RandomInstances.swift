@@ -38,6 +38,7 @@ struct InstanceMaker {
       cachedUnitBytes: number(0...300), canCache: canCache)
     // Not drawn, so that seeds make the instances that they have always made.
     costs.runsAhead = canCache && costs.cachedUnitBytes % 2 == 0
+    costs.stageStateCopies = [0, 6, 2][Int(costs.transientBytes % 3)]
     let whole = costs.layers.reduce(Int64(0)) {
       $0 + $1.frozenBytes + $1.trainableBytes * costs.trainableCopies + $1.retainedBytes * Int64(units)
     }

@@ -208,6 +208,24 @@ import TrainingCoordination
     }
   }
 
+  @Test("Whoever leaves and is gone before the boundary is not waited for, however long steps are")
+  func leaveBeforeTheBoundary() {
+    var world = running(3, seed: 215, steps: 2000)
+    world.secondsPerStep = [0: 60, 1: 60, 2: 60]
+    world.run(3)
+    world.stuck = [0: "run"]
+    world.handle(.leave(reason: "its battery is low"), 2)
+    world.run(5) { $0.epoch(0) == 2 && $0.epoch(1) == 2 }
+    #expect(world.nodes[0].run?.isDraining == true)
+    // Its cable is out: nothing closes its connections.
+    world.nodes[2].group = 1
+    world.stuck = [:]
+    let start = world.now
+    world.run(60) { world in [0, 1].allSatisfy { world.nodes[$0].run?.stamp.epoch == 2 } }
+    #expect(start.duration(to: world.now) <= JobWorld.gossip + .seconds(2))
+    #expect(world.participants(0) == [0, 1])
+  }
+
   @Test("A learner that leaves just goes, and a device that holds the result may go too")
   func learnerLeaves() {
     var world = running(2, of: 3, seed: 213, steps: 100)

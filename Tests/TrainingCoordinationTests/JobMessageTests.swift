@@ -9,7 +9,9 @@ import WireCoding
 @Suite struct JobMessageTests {
   private static let specification = JobFixture.specification(3)
   private static let roster = DecreeRoster(specification.roster, owner: specification.owner)
-  private static let proposal = JobFixture.proposal(specification.roster)
+  private static let proposal = PlanProposal(
+    stamp: specification.stamp(epoch: 1), household: specification.roster, plan: JobFixture.plan(3),
+    witnesses: [JobFixture.ids[7], JobFixture.ids[6]])
   private static let ballot = Ballot(round: 5, proposer: JobFixture.ids[1])
 
   private static let adoption = JobAdoption(
@@ -99,6 +101,26 @@ import WireCoding
       throws: DecodingFailure.overLimit(
         field: "job message", value: UInt64(long.count), limit: JobLimits.messageBytes)
     ) { _ = try JobMessage(decoding: long) }
+  }
+
+  @Test("A witness that has a place, or is named twice, is refused")
+  func witnesses() {
+    let proposal = JobFixture.proposal(Self.specification.roster)
+    let (idle, busy) = (JobFixture.ids[7], Self.specification.roster[2])
+    for (named, failure) in [
+      ([busy], DecodingFailure.invalid(field: "witness with a place", value: 0)),
+      ([idle, idle], .notAscending(field: "witnesses")),
+    ] {
+      // Without witnesses its last byte or bytes are their number.
+      var writer = ByteWriter()
+      writer.count(0)
+      let countBytes = writer.bytes.count
+      writer = ByteWriter()
+      writer.raw(Array(proposal.encoded.dropLast(countBytes)))
+      writer.count(named.count)
+      for device in named { device.encode(to: &writer) }
+      #expect(throws: failure) { _ = try PlanProposal(decoding: writer.bytes) }
+    }
   }
 
   @Test("An offer whose stamp is of another job is refused")

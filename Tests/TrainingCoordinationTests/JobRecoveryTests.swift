@@ -300,7 +300,8 @@ import TrainingCoordination
     }
     world.run(60) { $0.furthest >= 5 }
     #expect(
-      world.participants(0) == [0] && world.nodes[0].coordinator?.decree.roster.devices == [world.id(0)])
+      world.participants(0) == [0]
+        && world.nodes[0].coordinator?.decree.roster.devices == (owner == 2 ? [0] : [0, 1, 2]).map(world.id))
     (world.unwanted, world.stuck) = ([], [:])
     if owner == 2 { world.restart(2) }
     world.run(3)
@@ -332,6 +333,64 @@ import TrainingCoordination
     world.run(1)
     let stop = RunStop(committedStep: world.nodes[0].step, culprit: .own, reason: "its disk is full")
     world.nodes[0].run?.isBroken = stop
+    world.run(120) { $0.isFinished(0..<2) }
+    #expect(world.isFinished(0..<2))
+  }
+
+  @Test("Any one device may be lost when the plan has two and a third is there: it votes", arguments: 0..<3)
+  func witness(_ lost: Int) {
+    var world = JobWorld(count: 3, roster: 3, seed: UInt64(220 + lost))
+    world.steps = 2000
+    world.unwanted = [2]
+    world.joining = .keep("the job ends sooner without it")
+    world.submit()
+    world.run(60) { $0.furthest >= 5 }
+    let proposal = world.nodes[0].coordinator?.certificate?.proposal
+    #expect(proposal?.participants == [world.id(0), world.id(1)] && proposal?.witnesses == [world.id(2)])
+    #expect(world.nodes[2].run == nil && world.nodes[2].started.isEmpty)
+    world.crash(lost)
+    let step = world.furthest
+    let start = world.now
+    world.unwanted = []
+    world.run(60) { $0.furthest > step + 5 }
+    #expect(world.furthest > step + 5 && start.duration(to: world.now) <= .seconds(8))
+    let rest = [0, 1, 2].filter { $0 != lost }
+    #expect(world.epoch(rest[0]) == (lost == 2 ? 1 : 2))
+    world.restart(lost)
+    world.steps = world.furthest + 40
+    world.run(200) { $0.isFinished(0..<3) }
+    #expect(world.isFinished(0..<3))
+  }
+
+  @Test("With two devices nobody is a witness, so that the owner goes on alone when the other is lost")
+  func noWitness() {
+    var world = JobWorld(count: 2, roster: 2, seed: 224)
+    world.steps = 200
+    world.unwanted = [1]
+    world.joining = .keep("the job ends sooner without it")
+    world.submit()
+    world.run(60) { $0.furthest >= 5 }
+    #expect(world.nodes[0].coordinator?.decree.roster.devices == [world.id(0)])
+    world.crash(1)
+    world.run(60) { $0.isFinished([0]) }
+    #expect(world.isFinished([0]))
+  }
+
+  @Test("The only device of a plan that fails does not end the job when the others are out of sight: it waits for them")
+  func onlyVotersFailureWhileOthersAreAway() {
+    var world = JobWorld(count: 2, roster: 2, seed: 198)
+    world.steps = 2000
+    world.submit()
+    world.run(30) { $0.furthest >= 5 }
+    world.crash(1)
+    world.run(20) { $0.participants(0) == [0] && $0.nodes[0].run != nil }
+    world.run(15)
+    let stop = RunStop(committedStep: world.nodes[0].step, culprit: .own, reason: "its disk is full")
+    world.nodes[0].run?.isBroken = stop
+    world.run(15)
+    #expect(world.outcomes([0]) == [nil] && world.nodes[0].run == nil && world.state(0) == .paused)
+    world.steps = 200
+    world.restart(1)
     world.run(120) { $0.isFinished(0..<2) }
     #expect(world.isFinished(0..<2))
   }

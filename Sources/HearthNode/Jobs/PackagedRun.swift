@@ -32,9 +32,11 @@ package struct PackagedRun {
   }
 
   /// The trained values at the start: the package's, or for full fine-tuning the backbone's own.
-  package func initialParameters(_ backbone: any Backbone) -> ParameterTree {
+  ///
+  /// - Parameter layers: those of the only stage whose values are needed: the backbone's of the others would take memory.
+  package func initialParameters(_ backbone: any Backbone, layers: Range<Int>? = nil) -> ParameterTree {
     guard let values = package.parameters else {
-      return prepared.technique.initialParameters(backbone, seed: package.settings.seed)
+      return prepared.technique.initialParameters(backbone, seed: package.settings.seed, layers: layers)
     }
     let tree = prepared.technique.emptyParameters(backbone)
     for (index, value) in values.enumerated() { tree.vector[index] = value }

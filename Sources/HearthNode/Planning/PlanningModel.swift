@@ -122,6 +122,8 @@ package struct PlanningModel: Sendable {
       shared: isFrozen ? [SharedWeights(bytes: table, layers: PlanningModel.tableReaders(blocks, head))] : [],
       // Weights, the gradient's sums, and AdamW's two moments; the paper's timing runs have plain SGD.
       trainableCopies: accounting == .paper ? 2 : Int64(3 + counted.gradientSums.bytesPerParameter / 4),
+      // Weights and moments, twice.
+      stageStateCopies: accounting == .paper ? 0 : 6,
       sumBytes: accounting == .paper ? 4 : Int64(counted.gradientSums.usualWireBytes),
       // Rows of one block: input, normed, query, key, value, mixed, and the feed-forward's hidden ones.
       transientBytes: Int64(4 * tokens * (6 * architecture.width + hidden)),

@@ -89,13 +89,15 @@ package struct TrainedTechnique: Sendable {
 
   /// A tree at its starting values.
   ///
-  /// - Parameter weights: lets each block go again after it was read, for a backbone that does not fit into memory.
+  /// - Parameters:
+  ///   - weights: lets each block go again after it was read, for a backbone that does not fit into memory.
+  ///   - layers: those of the only stage whose values are needed; a side network's are all there.
   package func initialParameters(
-    _ backbone: any Backbone, seed: UInt64, weights: (any WeightResidency)? = nil
+    _ backbone: any Backbone, seed: UInt64, weights: (any WeightResidency)? = nil, layers: Range<Int>? = nil
   ) -> ParameterTree {
     sideShape?.initialParameters(seed: seed, backbone: backbone, weights: weights)
       ?? BackboneTuning.initialParameters(
-        configuration: configuration, head: head, backbone: backbone, seed: seed)
+        configuration: configuration, head: head, backbone: backbone, seed: seed, layers: layers)
   }
 
   /// A tree of zeros, to be filled from a file.

@@ -162,16 +162,23 @@ package final class BlobStore: Sendable {
 
   /// Keeps bytes.
   package func add(bytes: [UInt8]) throws(BlobFailure) -> ContentDigest {
-    var digests: [ContentDigest] = []
-    for first in stride(from: 0, to: bytes.count, by: BlobLimits.chunk) {
-      digests.append(
-        BlobManifest.digest(of: Array(bytes[first..<min(bytes.count, first + BlobLimits.chunk)])))
+    let result = bytes.withUnsafeBytes { bytes in
+      Result { () throws(BlobFailure) in try add(memory: bytes) }
+    }
+    return try result.get()
+  }
+
+  /// Keeps the bytes of some memory, of which it copies a chunk at a time.
+  package func add(memory bytes: UnsafeRawBufferPointer) throws(BlobFailure) -> ContentDigest {
+    func chunk(_ range: Range<Int>) -> [UInt8] { Array(UnsafeRawBufferPointer(rebasing: bytes[range])) }
+    let digests = stride(from: 0, to: bytes.count, by: BlobLimits.chunk).map {
+      BlobManifest.digest(of: chunk($0..<min(bytes.count, $0 + BlobLimits.chunk)))
     }
     let manifest = BlobManifest(byteCount: bytes.count, digests: digests)
     let id = manifest.id
     try begin(manifest, for: BlobChunks(all: manifest.chunkCount))
-    for chunk in 0..<manifest.chunkCount where held(of: id)?.contains(chunk) != true {
-      try write(Array(bytes[manifest.range(chunk)]), as: chunk, of: id)
+    for number in 0..<manifest.chunkCount where held(of: id)?.contains(number) != true {
+      try write(chunk(manifest.range(number)), as: number, of: id)
     }
     return id
   }

@@ -30,8 +30,11 @@ final class JobMaterial: CheckpointSink, @unchecked Sendable {
     held = found
   }
 
-  /// Optimizer steps that are in the newest state.
-  var committedStep: UInt64 { UInt64(clamping: held.first?.step ?? 0) }
+  /// Steps of a training whose result is kept elsewhere.
+  private var finishedSteps = 0
+
+  /// Optimizer steps that are in the newest state, or in the job's result.
+  var committedStep: UInt64 { UInt64(clamping: held.first?.step ?? finishedSteps) }
 
   /// Keeps what a run ended with, in memory and, unless the job is at its end, on the disk.
   ///
@@ -40,6 +43,12 @@ final class JobMaterial: CheckpointSink, @unchecked Sendable {
     guard let newest = states.first else { return }
     held = states
     if !isEnd { take(newest) }
+  }
+
+  /// The job's result is on the disk: states would be three copies of it that nobody needs.
+  func end(step: Int) {
+    held = []
+    finishedSteps = step
   }
 
   func isDue(bytes: Int) -> Bool { checkpoints.isDue(bytes: bytes) }

@@ -26,6 +26,8 @@ struct JobRun: Sendable {
   let obtain: @Sendable (WeightNeeds) throws -> Bool
   let report: @Sendable (DeviceProgress) -> Void
   let learned: @Sendable () -> Void
+  /// Keeps the trained values of the whole job, so that they are there until the owner has written the adapter.
+  let keepResult: @Sendable (UnsafeRawBufferPointer) throws -> BlobReference
 
   /// What came of it.
   enum End: Sendable {
@@ -35,8 +37,8 @@ struct JobRun: Sendable {
 
   /// What a run to the job's end has led to.
   struct Outcome: Sendable {
-    /// All trained values; nil when this device does not hold them.
-    let parameters: [Float]?
+    /// All trained values, kept; nil when this device does not have them.
+    let result: BlobReference?
     let digest: ContentDigest?
     let results: RunPosition
     /// Bytes of the activations that were kept here.
@@ -76,21 +78,28 @@ struct JobRun: Sendable {
       material.keep(driver.held)
       throw error
     }
-    material.keep(driver.held, isEnd: result.ending == .finished)
     activity.channel.close()
     progress.send()
-    guard result.ending == .finished else {
-      return .stopped(RunStop(committedStep: material.committedStep))
+    let isFinished = result.ending == .finished
+    let kept: BlobReference?
+    do {
+      kept = isFinished && result.isComplete ? try keepResult(bytes(of: result.parameters)) : nil
+    } catch {
+      // What was trained is not lost with the disk that does not take it.
+      material.keep(driver.held)
+      return .stopped(
+        RunStop(committedStep: material.committedStep, culprit: .own, reason: "\(error)"))
     }
+    if kept == nil { material.keep(driver.held, isEnd: isFinished) } else { material.end(step: result.steps) }
+    guard isFinished else { return .stopped(RunStop(committedStep: material.committedStep)) }
     return .completed(
       Outcome(
-        parameters: result.isComplete ? values(of: result.parameters) : nil,
-        digest: result.isComplete ? result.digest : nil, results: progress.results(result),
+        result: kept, digest: kept == nil ? nil : result.digest, results: progress.results(result),
         cacheBytes: material.cacheBytes))
   }
 
-  private func values(of tree: ParameterTree) -> [Float] {
-    Array(UnsafeBufferPointer(start: tree.vector, count: tree.vectorCount))
+  private func bytes(of tree: ParameterTree) -> UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(UnsafeBufferPointer(start: tree.vector, count: tree.vectorCount))
   }
 
   private func technique(_ packaged: PackagedRun) throws -> DeviceTechnique {
@@ -109,7 +118,7 @@ struct JobRun: Sendable {
     // The stages are the whole model.
     let depth = certificate.proposal.plan.stages.last?.layers.upperBound ?? 0
     return DeviceTechnique(
-      parameters: { packaged.initialParameters(try material.backbone()) },
+      parameters: { packaged.initialParameters(try material.backbone(), layers: $0) },
       whole: {
         try fetch(0..<depth, needsOutput: true)
         return try start($0, cachedOnly: false)

@@ -238,12 +238,14 @@ extension JobService {
       },
       learned: { [weak self] in
         Task { await self?.take(.learned(stamp), id) }
+      },
+      keepResult: { [blobs = doors.blobs] bytes in
+        BlobReference(digest: try blobs.add(memory: bytes), byteCount: UInt64(bytes.count))
       })
-    let blobs = doors.blobs
+    // Also writing the result, which takes seconds, is done there and not on the jobs' thread: its beats must go on.
     OperatingSystemThread.detached(name: "job-run") { [weak self] in
-      // The values are kept here, not on the jobs' thread: writing them takes seconds, and its beats must go on.
-      let answer = Self.answer(run.run(), material: material, blobs: blobs)
-      Task { await self?.ran(id, stamp, answer) }
+      let end = run.run()
+      Task { await self?.ran(id, stamp, end) }
     }
   }
 
@@ -256,45 +258,16 @@ extension JobService {
     }
   }
 
-  /// A run's end as the coordinator hears it.
-  private enum RunAnswer: Sendable {
-    case completed(RunCompletion)
-    case stopped(RunStop)
-  }
-
-  /// What this device has now; the result is a blob, so that it is there until the owner has written the adapter.
-  private static func answer(_ end: JobRun.End, material: JobMaterial, blobs: BlobStore) -> RunAnswer {
-    switch end {
-    case .stopped(let stop): return .stopped(stop)
-    case .completed(let outcome):
-      do {
-        let reference = try outcome.parameters.map { parameters in
-          let bytes = parameters.withUnsafeBytes { Array($0) }
-          return BlobReference(digest: try blobs.add(bytes: bytes), byteCount: UInt64(bytes.count))
-        }
-        return .completed(
-          RunCompletion(
-            digest: outcome.digest, result: reference, results: encoded(outcome.results),
-            cacheBytes: UInt64(clamping: outcome.cacheBytes)))
-      } catch {
-        return .stopped(
-          RunStop(committedStep: material.committedStep, culprit: .own, reason: "\(error)"))
-      }
-    }
-  }
-
-  private func ran(_ id: JobID, _ stamp: JobStamp, _ answer: RunAnswer) {
+  private func ran(_ id: JobID, _ stamp: JobStamp, _ end: JobRun.End) {
     jobs[id]?.isRunning = false
     jobs[id]?.activity.begin(nil)
     doors.desk.closeChannel(stamp)
     guard jobs[id]?.isOver == false else {
       // Nobody has heard of the result, so that nothing else removes it; best effort.
-      if case .completed(let completion) = answer, let blob = completion.result {
-        try? doors.blobs.remove(blob.digest)
-      }
+      if case .completed(let outcome) = end, let blob = outcome.result { try? doors.blobs.remove(blob.digest) }
       return clean(id)
     }
-    switch answer {
+    switch end {
     case .stopped(let stop):
       log.info(
         "job-run-stopped",
@@ -303,7 +276,10 @@ extension JobService {
           "reason": "\(stop.reason)",
         ])
       take(.stopped(stamp, stop), id)
-    case .completed(let completion):
+    case .completed(let outcome):
+      let completion = RunCompletion(
+        digest: outcome.digest, result: outcome.result, results: Self.encoded(outcome.results),
+        cacheBytes: UInt64(clamping: outcome.cacheBytes))
       take(.completed(stamp, completion), id)
       admit(id)
     }
