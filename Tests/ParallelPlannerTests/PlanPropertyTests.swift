@@ -29,7 +29,8 @@ import Testing
     let isLast = place == plan.stages.count - 1
     let ahead = instance.costs.runsAhead ? plan.schedule.microBatchesAhead(stage: place) : 0
     let kept = isLast ? atOnce : Int64((plan.schedule.inFlight(stage: place) + ahead) * member.units)
-    let copies = instance.costs.trainableCopies + (plan.stages.count > 1 ? instance.costs.stageStateCopies : 0)
+    let copies =
+      instance.costs.trainableCopies + (plan.stages.count > 1 ? instance.costs.stageStateCopies : 0)
     return bytes + layers.reduce(0) { $0 + $1.trainableBytes } * copies + kept * retained
   }
 

@@ -376,7 +376,9 @@ import TrainingCoordination
     #expect(world.isFinished([0]))
   }
 
-  @Test("The only device of a plan that fails does not end the job when the others are out of sight: it waits for them")
+  @Test(
+    "The only device of a plan that fails does not end the job when the others are out of sight: it waits for them"
+  )
   func onlyVotersFailureWhileOthersAreAway() {
     var world = JobWorld(count: 2, roster: 2, seed: 198)
     world.steps = 2000

@@ -88,15 +88,16 @@ extension JobService: JobServing {
     take(.stop, job)
   }
 
-  /// Tells those who follow a job what has changed, at once when its state has, else each second.
+  /// Tells those who follow a job what has changed, at once when its state has, else now and then.
   func tellWatchers(_ id: JobID) {
     guard !watchers.isEmpty, let job = jobs[id] else { return }
     let now = DeviceClocks.now().monotonic
+    let interval = JobWatcher.interval(devices: household.membership.alive.count)
     var made: JobReport?
     for key in watchers.keys.sorted() {
       guard let watcher = watchers[key], watcher.job == nil || watcher.job == id else { continue }
       let isUrgent = watcher.states[id] != job.coordinator.state
-      if !isUrgent, let last = watcher.told[id], last.duration(to: now) < JobWatcher.interval { continue }
+      if !isUrgent, let last = watcher.told[id], last.duration(to: now) < interval { continue }
       let report = made ?? report(job)
       made = report
       watchers[key]?.told[id] = now
@@ -112,11 +113,13 @@ extension JobService: JobServing {
 
 /// Somebody who follows a job, or all.
 struct JobWatcher: Sendable {
-  /// Least time between two reports in which only numbers have changed.
+  /// Least time between two reports in which only numbers have changed, in a household of so many devices.
   ///
   /// A report of 8 devices and its JSON take 1 ms of a processor here and as much in the command that shows it: four a
   /// second were 5 % of a device with a fifth of one, for which all others wait.
-  static let interval: Duration = .seconds(1)
+  static func interval(devices: Int) -> Duration {
+    min(max(.milliseconds(250), .milliseconds(125) * devices), .seconds(1))
+  }
   /// Reports that wait for a slow reader; the newest count.
   static let waiting = 16
 

@@ -264,7 +264,9 @@ extension JobService {
     doors.desk.closeChannel(stamp)
     guard jobs[id]?.isOver == false else {
       // Nobody has heard of the result, so that nothing else removes it; best effort.
-      if case .completed(let outcome) = end, let blob = outcome.result { try? doors.blobs.remove(blob.digest) }
+      if case .completed(let outcome) = end, let blob = outcome.result {
+        try? doors.blobs.remove(blob.digest)
+      }
       return clean(id)
     }
     switch end {
