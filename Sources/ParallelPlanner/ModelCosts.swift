@@ -71,6 +71,30 @@ package struct SharedWeights: Sendable, Hashable {
   }
 }
 
+/// Trained weights that several layers use, such as a tied embedding under full fine-tuning.
+///
+/// Every stage that uses them trains a copy of its own, and the copies' gradients are added up.
+package struct TiedWeights: Sendable, Hashable {
+  /// Their bytes, one copy.
+  package var bytes: Int64
+  /// The layer in whose `trainableBytes` they are.
+  package var home: Int
+  /// The other layers that use them, ascending.
+  package var layers: [Int]
+
+  /// Weights of `home` that `layers` use too.
+  package init(bytes: Int64, home: Int, layers: [Int]) {
+    self.bytes = bytes
+    self.home = home
+    self.layers = layers
+  }
+
+  /// What a stage trains of them beside its own layers' weights.
+  package func copiedBytes(_ stage: Range<Int>) -> Int64 {
+    !stage.contains(home) && layers.contains(where: stage.contains) ? bytes : 0
+  }
+}
+
 /// What a model under one technique costs: the planner's whole knowledge of it.
 package struct ModelCosts: Sendable, Hashable {
   /// For people: model and technique.
@@ -81,6 +105,8 @@ package struct ModelCosts: Sendable, Hashable {
   package var layers: [LayerCosts]
   /// Frozen weights that layers share.
   package var shared: [SharedWeights]
+  /// Trained weights that layers share; nil when there are none.
+  package var tied: TiedWeights?
   /// Copies of the trained weights that training holds: weights, gradient, and the optimizer's moments.
   package var trainableCopies: Int64
   /// Copies of the trained weights that a stage of several holds beside: its state before the last step, should another stage
@@ -101,6 +127,7 @@ package struct ModelCosts: Sendable, Hashable {
   /// The costs of a model under a technique.
   package init(
     name: String, kinds: [String], layers: [LayerCosts], shared: [SharedWeights] = [],
+    tied: TiedWeights? = nil,
     trainableCopies: Int64 = 4, stageStateCopies: Int64 = 0, sumBytes: Int64 = 4,
     transientBytes: Int64 = 0, cachedUnitBytes: Int64 = 0, canCache: Bool,
     runsAhead: Bool = false
@@ -109,6 +136,7 @@ package struct ModelCosts: Sendable, Hashable {
     self.kinds = kinds
     self.layers = layers
     self.shared = shared
+    self.tied = tied
     self.trainableCopies = trainableCopies
     self.stageStateCopies = stageStateCopies
     self.sumBytes = sumBytes

@@ -30,6 +30,12 @@ extension ModelCosts {
     try check("bytes of a gradient sum", sumBytes, 1...16)
     try check("transient bytes", transientBytes, 0...PlanningLimits.bytes)
     try check("bytes of a cached unit", cachedUnitBytes, 0...PlanningLimits.bytes)
+    if let tied {
+      try check("bytes of tied weights", tied.bytes, 0...PlanningLimits.bytes)
+      for layer in [tied.home] + tied.layers {
+        try check("layer of tied weights", Int64(layer), 0...Int64(layers.count - 1))
+      }
+    }
     for (index, layer) in layers.enumerated() {
       try check("the kind of layer \(index)", Int64(layer.kind), 0...Int64(kinds.count - 1))
       for bytes in [

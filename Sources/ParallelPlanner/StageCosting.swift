@@ -120,7 +120,8 @@ final class StageCosting {
 
   private func measuredRange(_ lower: Int, _ upper: Int) -> RangeCosts {
     var range = RangeCosts(lower: lower, upper: upper)
-    let trainable = prefixes.trainable[upper] - prefixes.trainable[lower]
+    let trainable =
+      prefixes.trainable[upper] - prefixes.trainable[lower] + (costs.tied?.copiedBytes(lower..<upper) ?? 0)
     range.frozenBytes = prefixes.frozen[upper] - prefixes.frozen[lower] + prefixes.sharedBytes(lower, upper)
     range.fixedBytes = range.frozenBytes
     if mode == .fill {

@@ -299,8 +299,10 @@ extension JobCoordinator {
     guard times.count == proposal.participants.count, times.count > 1, let slowest = times.max() else {
       return
     }
-    let mean = times.reduce(0, +) / Double(times.count)
-    guard slowest > JobLimits.stragglerRatio * mean else { return }
+    // The average of the others: of two devices one is never one and a half times slower than the average of both unless it is
+    // three times slower than the other.
+    let others = (times.reduce(0, +) - slowest) / Double(times.count - 1)
+    guard slowest > JobLimits.stragglerRatio * others else { return }
     leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
     request(.straggler, candidates, at: now)
   }

@@ -88,9 +88,10 @@ extension JobCoordinator {
     guard let run, run.stamp == stamp else { return drop() }
     commit(new.committedStep, of: stamp, at: now)
     guard stamp == position, situation.interruption == nil, completions[own] == nil else { return }
-    if new.phase != progress.phase || new.epoch != progress.epoch {
-      nextBeat = now
-      situation.phaseSince = now
+    if new.phase != progress.phase || new.epoch != progress.epoch { nextBeat = now }
+    // Neither an epoch's end nor its evaluation changes what a step takes.
+    if [.filling, .live, .cached].contains(new.phase), new.phase != situation.timedPhase {
+      (situation.timedPhase, situation.phaseSince) = (new.phase, now)
     }
     if new.hasMoved(since: progress) { situation.movedAt = now }
     let old = progress

@@ -33,7 +33,9 @@ struct PlanSituation: Sendable {
   var movedAt: MonotonicInstant?
   /// Whether a device has said that it applied a step under this plan.
   var hasStepped = false
-  /// Since when this device's run has been in its phase.
+  /// Which kind of steps this device's run makes: epochs with the backbone, from the cache, or what fills the cache.
+  var timedPhase: DevicePhase?
+  /// Since when it makes them.
   var phaseSince: MonotonicInstant?
   /// Since when all participants have been ready.
   var readySince: MonotonicInstant?

@@ -111,7 +111,7 @@ struct ExhaustiveSearch {
           times.backward = max(times.backward, backward)
         }
         guard fits else { continue }
-        let trainable = search.costs.layers[key.lower..<key.upper].reduce(0) { $0 + $1.trainableBytes }
+        let trainable = search.costs.trained(key.lower..<key.upper)
         times.reduction =
           mode == .fill
           ? 0
@@ -149,9 +149,8 @@ struct ExhaustiveSearch {
         }
         var fresh = search.costs.transientBytes
         if mode != .fill {
-          fresh += layers.reduce(0) {
-            $0 + $1.trainableBytes * search.costs.trainableCopies + $1.retainedBytes
-          }
+          fresh += search.costs.trained(stage.layers) * search.costs.trainableCopies
+          fresh += layers.reduce(0) { $0 + $1.retainedBytes }
         }
         return stage.group.map { device in
           let profile = search.household.devices[device]
@@ -171,7 +170,7 @@ struct ExhaustiveSearch {
       }
       if mode == .fill { return bytes }
       let copies = layers.count < search.costs.layers.count ? search.costs.stageStateCopies : 0
-      bytes += layers.reduce(0) { $0 + $1.trainableBytes } * (search.costs.trainableCopies + copies)
+      bytes += search.costs.trained(key.lower..<key.upper) * (search.costs.trainableCopies + copies)
       let retained = layers.reduce(0) { $0 + $1.retainedBytes }
       let runsAhead = search.costs.runsAhead && key.lower == 0
       let held = min(microBatches, key.fromEnd + 1) * (runsAhead ? 2 : 1)
@@ -317,5 +316,16 @@ func compositions(of total: Int, into parts: Int) -> [[Int]] {
   if parts == 1 { return [[total]] }
   return (1...total - parts + 1).flatMap { first in
     compositions(of: total - first, into: parts - 1).map { [first] + $0 }
+  }
+}
+
+extension ModelCosts {
+  /// Trained weights of a stage, one copy: those of its layers, and what they share with layers elsewhere.
+  func trained(_ stage: Range<Int>) -> Int64 {
+    let own = layers[stage].reduce(0) { $0 + $1.trainableBytes }
+    guard let tied, !stage.contains(tied.home), tied.layers.contains(where: stage.contains) else {
+      return own
+    }
+    return own + tied.bytes
   }
 }

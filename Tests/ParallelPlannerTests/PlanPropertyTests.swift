@@ -31,7 +31,7 @@ import Testing
     let kept = isLast ? atOnce : Int64((plan.schedule.inFlight(stage: place) + ahead) * member.units)
     let copies =
       instance.costs.trainableCopies + (plan.stages.count > 1 ? instance.costs.stageStateCopies : 0)
-    return bytes + layers.reduce(0) { $0 + $1.trainableBytes } * copies + kept * retained
+    return bytes + instance.costs.trained(stage.layers) * copies + kept * retained
   }
 
   @Test("Every plan is within every device's memory and disk, and places every layer and unit once")

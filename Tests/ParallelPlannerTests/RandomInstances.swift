@@ -39,6 +39,10 @@ struct InstanceMaker {
     // Not drawn, so that seeds make the instances that they have always made.
     costs.runsAhead = canCache && costs.cachedUnitBytes % 2 == 0
     costs.stageStateCopies = [0, 6, 2][Int(costs.transientBytes % 3)]
+    if costs.layers[0].trainableBytes % 2 == 1, layers > 1 {
+      costs.tied = TiedWeights(
+        bytes: costs.layers[0].trainableBytes, home: 0, layers: [1 + units % (layers - 1)])
+    }
     let whole = costs.layers.reduce(Int64(0)) {
       $0 + $1.frozenBytes + $1.trainableBytes * costs.trainableCopies + $1.retainedBytes * Int64(units)
     }

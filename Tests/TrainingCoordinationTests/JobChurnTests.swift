@@ -170,7 +170,9 @@ import TrainingCoordination
     #expect(world.isFinished(0..<3))
   }
 
-  @Test("A device that computes far longer than the others makes the leader look for other shares")
+  @Test(
+    "A device that computes far longer than the others makes the leader look for other shares, however short epochs are"
+  )
   func straggler() {
     var world = running(3, seed: 205, steps: 4000)
     world.secondsPerStep = [0: 0.1, 1: 0.1, 2: 0.4]
@@ -205,6 +207,18 @@ import TrainingCoordination
       if leaver == 1 { continue }
       world.run(60) { $0.isFinished(rest) }
       #expect(world.isFinished(rest))
+    }
+  }
+
+  @Test(
+    "Of two devices, too, one that computes twice as long as the other makes the leader look for other shares"
+  )
+  func stragglerOfTwo() {
+    for (slow, looks) in [(0.2, true), (0.14, false)] {
+      var world = running(2, seed: 216, steps: 4000)
+      world.secondsPerStep = [0: 0.1, 1: slow]
+      world.run(30) { $0.epoch(0) == 2 }
+      #expect(world.nodes[0].asked.contains { $0.cause == .straggler } == looks, "\(slow)")
     }
   }
 

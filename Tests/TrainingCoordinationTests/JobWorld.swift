@@ -332,6 +332,8 @@ struct JobWorld {
       if step % 10 == 0 { nodes[own].savedStep = step }
       var progress = DeviceProgress(.cached)
       progress.committedStep = step
+      // Epochs of about a second.
+      progress.epoch = UInt32(step / 20 + 1)
       progress.samplesPerSecond = Double(8 * places.count)
       progress.secondsPerStep = secondsPerStep[own]
       nodes[own].waiting.append((now, .progressed(certificate.stamp, progress)))

@@ -111,6 +111,7 @@ package struct PlanningModel: Sendable {
           backwardBoundaryBytes: Int64(costs.backwardBoundaryBytes),
           fillBoundaryBytes: Int64(costs.fillBoundaryBytes)))
     }
+    let readers = PlanningModel.tableReaders(blocks, head)
     let canCache = if case .parallel = technique { true } else { false }
     let most = longest ?? workload
     let tokens = max(most.encoderTokens, most.decoderTokens)
@@ -119,7 +120,9 @@ package struct PlanningModel: Sendable {
     layerNames = blocks.map(\.name)
     costs = ModelCosts(
       name: "\(name), \(technique.name)", kinds: work.indices.map { "kind \($0 + 1)" }, layers: layers,
-      shared: isFrozen ? [SharedWeights(bytes: table, layers: PlanningModel.tableReaders(blocks, head))] : [],
+      shared: isFrozen ? [SharedWeights(bytes: table, layers: readers)] : [],
+      tied: isFrozen || accounting == .paper
+        ? nil : TiedWeights(bytes: table, home: 0, layers: readers.filter { $0 > 0 }),
       // Weights, the gradient's sums, and AdamW's two moments; the paper's timing runs have plain SGD.
       trainableCopies: accounting == .paper ? 2 : Int64(3 + counted.gradientSums.bytesPerParameter / 4),
       // Weights and moments, twice.
