@@ -299,10 +299,13 @@ extension JobCoordinator {
     guard times.count == proposal.participants.count, times.count > 1, let slowest = times.max() else {
       return
     }
-    // The average of the others: of two devices one is never one and a half times slower than the average of both unless it is
-    // three times slower than the other.
-    let others = (times.reduce(0, +) - slowest) / Double(times.count - 1)
-    guard slowest > JobLimits.stragglerRatio * others else { return }
+    // Who computes units whole has as many as its speed allows, so that times are about equal, and is compared with the
+    // others: of two devices none is half as slow again as the average of both unless three times as slow as the other.
+    // The stages of a pipeline differ by themselves.
+    let isWhole = proposal.plan.stages.count == 1 || progress.phase == .cached
+    let compared = isWhole ? times.reduce(0, +) - slowest : times.reduce(0, +)
+    let mean = compared / Double(isWhole ? times.count - 1 : times.count)
+    guard slowest > JobLimits.stragglerRatio * mean else { return }
     leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
     request(.straggler, candidates, at: now)
   }

@@ -82,7 +82,7 @@ package enum JobLimits {
   package static let deputyWait: Duration = .seconds(5)
   /// How long a device that broke a run off for the second time is left out; doubled each time.
   package static let cooldown: Duration = .seconds(10)
-  /// How much longer than the average of the others the slowest device computes before other shares are looked for.
+  /// How much longer than the average the slowest device computes before other shares are looked for.
   package static let stragglerRatio = 1.5
   /// How long a phase of a plan runs before its devices' times count.
   package static let stragglerWait: Duration = .seconds(10)
