@@ -303,8 +303,8 @@ extension JobCoordinator {
     // others: of two devices none is half as slow again as the average of both unless three times as slow as the other.
     // The stages of a pipeline differ by themselves.
     let isWhole = proposal.plan.stages.count == 1 || progress.phase == .cached
-    let compared = isWhole ? times.reduce(0, +) - slowest : times.reduce(0, +)
-    let mean = compared / Double(isWhole ? times.count - 1 : times.count)
+    let compared = isWhole ? times.sorted().dropLast() : times[...]
+    let mean = compared.reduce(0, +) / Double(compared.count)
     guard slowest > JobLimits.stragglerRatio * mean else { return }
     leading.rebalancing = LeaderWork.refusal(after: leading.rebalancing, at: now)
     request(.straggler, candidates, at: now)

@@ -253,7 +253,7 @@ extension JobCoordinator {
     interrupt("nothing has moved for \(limit.components.seconds) seconds", culprit: nil, at: now)
   }
 
-  /// A run of an earlier plan that comes to no boundary is broken off: at once when some device of that plan is gone.
+  /// A run of an earlier plan that comes to no boundary is broken off: soon when some device of that plan is gone.
   mutating func checkDrain(at now: MonotonicInstant) {
     guard let run, run.stamp != position, run.wish == .drain else { return }
     let isShort = run.participants.contains { $0 != own && !membership.reachable.contains($0) }

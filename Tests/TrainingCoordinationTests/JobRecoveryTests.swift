@@ -321,14 +321,20 @@ import TrainingCoordination
     #expect(world.isFinished(0..<3))
   }
 
-  @Test("The only device of a plan that fails waits for the others when these are only away for a while")
-  func onlyVotersFailureBeforeOthersAreBack() {
-    var world = JobWorld(count: 2, roster: 2, seed: 196)
-    world.steps = 200
+  /// A job of two devices whose owner goes on alone since the other crashed.
+  private func leftAlone(seed: UInt64, steps: UInt64) -> JobWorld {
+    var world = JobWorld(count: 2, roster: 2, seed: seed)
+    world.steps = steps
     world.submit()
     world.run(30) { $0.furthest >= 5 }
     world.crash(1)
     world.run(20) { $0.participants(0) == [0] && $0.nodes[0].run != nil }
+    return world
+  }
+
+  @Test("The only device of a plan that fails waits for the others when these are only away for a while")
+  func onlyVotersFailureBeforeOthersAreBack() {
+    var world = leftAlone(seed: 196, steps: 200)
     world.restart(1)
     world.run(1)
     let stop = RunStop(committedStep: world.nodes[0].step, culprit: .own, reason: "its disk is full")
@@ -380,12 +386,7 @@ import TrainingCoordination
     "The only device of a plan that fails does not end the job when the others are out of sight: it waits for them"
   )
   func onlyVotersFailureWhileOthersAreAway() {
-    var world = JobWorld(count: 2, roster: 2, seed: 198)
-    world.steps = 2000
-    world.submit()
-    world.run(30) { $0.furthest >= 5 }
-    world.crash(1)
-    world.run(20) { $0.participants(0) == [0] && $0.nodes[0].run != nil }
+    var world = leftAlone(seed: 198, steps: 2000)
     world.run(15)
     let stop = RunStop(committedStep: world.nodes[0].step, culprit: .own, reason: "its disk is full")
     world.nodes[0].run?.isBroken = stop
