@@ -31,7 +31,7 @@ package struct DeviceReport: Sendable, Codable, Equatable {
 
   /// The device's name in its household.
   package var name: String
-  /// The job's shape that `timings` were measured for.
+  /// The job's shape that `timings` were measured for, with processor, threads and share; equal on devices that are alike.
   package var shapeDigest: String
   /// Bytes of memory that a plan may use.
   package var memoryBytes: Int64
@@ -117,19 +117,22 @@ struct MeasuredDevice: Codable, Equatable {
 /// Measurements of this device by shape, below the state directory: a second job of a shape need not measure.
 struct MeasuredDevices {
   /// Changed when what is measured changes.
-  private static let version = 3
+  private static let version = 4
   private static let maximumBytes = 64 << 10
   private let directory: String
 
   init(stateDirectory: String) { directory = stateDirectory + "/profiles" }
 
-  /// The name of a shape's measurement on this processor.
+  /// The name of a shape's measurement on this processor and share of it: devices that give the same are alike.
   static func digest(_ shape: JobShape, threads: Int) -> String {
     var hasher = ContentHasher()
     hasher.update("device measurement")
     hasher.update(version)
     hasher.update(threads)
-    hasher.update(MachineProfile.current().cpu.brand)
+    let machine = MachineProfile.current()
+    hasher.update(machine.cpu.brand)
+    // In hundredths of a core: what is measured under one share of the processor says nothing of another.
+    hasher.update(machine.coreQuota.map { Int(min(max(0, $0), 1e6) * 100) } ?? -1)
     hasher.update(KernelSet.best.name)
     hasher.update(shape.digest)
     return hasher.finalize().description

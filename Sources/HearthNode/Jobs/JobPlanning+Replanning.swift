@@ -49,9 +49,9 @@ extension JobPlanning {
     committedStep: UInt64, cachedMiniBatches: Int? = nil, cause: ReplanCause, mayLearn: Bool = true
   ) throws(JobPlanningFailure) -> ReplanDecision {
     let model = try planningModel(settings)
-    let there = devices.map { device in
+    let there = zip(devices, AlikeDevices.pooled(devices.map(\.report))).map { device, report in
       ReplanDevice(
-        profile: device.report.profile(model.work, units: settings.lanes), place: device.place,
+        profile: report.profile(model.work, units: settings.lanes), place: device.place,
         isLeaving: device.isLeaving, measuredStep: device.secondsPerStep.flatMap(nanoseconds),
         holdsModel: device.holdsModel)
     }

@@ -82,7 +82,7 @@ package enum JobPlanning {
   ) throws(JobPlanningFailure) -> PlanningResult {
     let model = try planningModel(settings)
     let household = HouseholdProfile(
-      devices: reports.map { $0.profile(model.work, units: settings.lanes) },
+      devices: AlikeDevices.pooled(reports).map { $0.profile(model.work, units: settings.lanes) },
       links: try linkTable(links, devices: reports.count))
     do {
       return try ParallelPlanner().plan(

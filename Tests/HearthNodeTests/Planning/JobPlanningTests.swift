@@ -239,6 +239,43 @@ import Testing
     }
   }
 
+  @Test("Equal devices count with what the middle of them measured; one that is twice as slow is believed")
+  func alikeDevices() throws {
+    let settings = settings(try shape())
+    // Side blocks come from differences, and scatter more than the rest.
+    func scattered(_ name: String, _ side: Int64, kind: String = "this processor") -> DeviceReport {
+      var scattered = report(name)
+      scattered.shapeDigest = kind
+      for place in scattered.timings.stacks.indices {
+        scattered.timings.stacks[place].block.sideBackward = UnitDuration(alone: side, together: side)
+      }
+      scattered.timings.exchangeOfMebibyte = side
+      return scattered
+    }
+    let sides: [Int64] = [1_000_000, 5_000_000, 2_000_000, 3_000_000]
+    let plan = try JobPlanning.plan(
+      settings, reports: zip(["a", "b", "c", "d"], sides).map { scattered($0, $1) },
+      links: links(4, rate: 1e12)
+    ).plan
+    // 8 units on 4 devices: what each alone said would give the first device most of them.
+    #expect(plan.cached.map(\.units) == [2, 2, 2, 2])
+    let middle = try JobPlanning.plan(
+      settings, reports: ["a", "b", "c", "d"].map { scattered($0, 2_500_000) }, links: links(4, rate: 1e12)
+    ).plan
+    #expect(plan.predicted == middle.predicted)
+
+    // Neither one that is busy with something else nor another processor counts as scatter.
+    var slow = report("e", slowness: 2)
+    slow.shapeDigest = "this processor"
+    let mixed = [scattered("a", 1_000_000), scattered("b", 5_000_000), slow]
+    let believed = try JobPlanning.plan(settings, reports: mixed, links: links(3, rate: 1e12)).plan
+    let units = Dictionary(uniqueKeysWithValues: believed.cached.map { ($0.device, $0.units) })
+    #expect(units[0] == 3 && units[1] == 3 && units[2] == 2)
+    let others = [scattered("a", 1_000_000), scattered("b", 5_000_000, kind: "another")]
+    let apart = try JobPlanning.plan(settings, reports: others, links: links(2, rate: 1e12)).plan
+    #expect(apart.cached.first { $0.device == 0 }.map(\.units) ?? 0 > 4)
+  }
+
   @Test("With an earlier plan of the same places, the plan is never worse")
   func earlier() throws {
     let settings = settings(try shape())
