@@ -23,6 +23,11 @@ enum FirstPhase {
     case .filling, .absent: nil
     }
   }
+
+  /// The trainer of all values, which the cached epochs can go on with.
+  var wholeTrainer: MiniBatchTrainer? {
+    if case .whole(let units) = self { units.trainer } else { nil }
+  }
 }
 
 extension DistributedRun {

@@ -30,7 +30,7 @@ extension DistributedRun {
       lanes: Set((0..<division.lanes).filter { division.owner(lane: $0) == context.place }),
       validation: (0..<division.validationUnits).filter {
         division.owner(validation: $0) == context.place
-      }, firstRound: 1 << 32)
+      }, firstRound: 1 << 32, continuing: afterTraining ? first.wholeTrainer : nil)
     cached = phase
     if afterTraining {
       try keepState(in: phase.trainer)
@@ -160,6 +160,8 @@ extension DistributedRun {
   private func keepState(in trainer: MiniBatchTrainer) throws {
     guard let phase = first.training else { return }
     let old = phase.trainer.optimizer
+    // It has the very same moments where it goes on with them.
+    if trainer.optimizer.firstMoments.baseAddress == old.firstMoments.baseAddress { return }
     try trainer.restore(step: old.step, exponents: phase.trainer.exponents)
     _ = trainer.optimizer.firstMoments.update(fromContentsOf: old.firstMoments)
     _ = trainer.optimizer.secondMoments.update(fromContentsOf: old.secondMoments)

@@ -55,9 +55,10 @@ final class WholeUnits: TrainingPhase {
   ///   - devices: all that train in this phase, in the order of the ring.
   ///   - lanes: those of this device.
   ///   - validation: held-out units of this device.
+  ///   - earlier: the trainer of a phase that is over and trained the same values, whose state is gone on from.
   init(
     _ technique: WorkingTechnique, context: RunContext, devices: [Int], lanes: Set<Int>, validation: [Int],
-    firstRound: UInt64
+    firstRound: UInt64, continuing earlier: MiniBatchTrainer? = nil
   ) {
     self.technique = technique
     self.context = context
@@ -90,7 +91,7 @@ final class WholeUnits: TrainingPhase {
         lanes.contains(position.lanes[$0])
       },
       settings: context.job.optimization, totalSteps: context.job.totalSteps, maximumMicroBatches: most,
-      workers: context.team.width, reduction: reduction)
+      workers: context.team.width, reduction: reduction, continuing: earlier)
     reduction?.meanwhile = { [unowned self] isOver throws(DistributedRunFailure) in
       try runAhead(until: isOver)
     }

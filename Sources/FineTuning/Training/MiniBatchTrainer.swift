@@ -76,10 +76,12 @@ package final class MiniBatchTrainer: @unchecked Sendable {
   ///   - maximumMicroBatches: of a whole mini-batch, the same on every device: it decides how integers round.
   ///   - leaves: those that this device trains; nil for all.
   ///   - reduction: what makes one step of all devices' parts; nil for one device.
+  ///   - earlier: a trainer of the same parameters, leaves and settings that makes no more steps: its moments and its
+  ///     sums' memory are used on, and this one goes on where it is.
   package init(
     computation: any MiniBatchComputation, settings: OptimizationSettings, totalSteps: Int,
     maximumMicroBatches: Int, workers: Int, leaves: TrainedLeaves? = nil,
-    reduction: (any StepReduction)? = nil
+    reduction: (any StepReduction)? = nil, continuing earlier: MiniBatchTrainer? = nil
   ) {
     self.computation = computation
     self.reduction = reduction
@@ -88,12 +90,19 @@ package final class MiniBatchTrainer: @unchecked Sendable {
     self.workers = max(1, workers)
     var configuration = AdamWConfiguration()
     configuration.weightDecay = settings.weightDecay
-    optimizer = AdamWOptimizer(parameters, configuration: configuration)
+    optimizer = earlier?.optimizer ?? AdamWOptimizer(parameters, configuration: configuration)
     schedule = LearningRateSchedule(
       peak: settings.learningRate, warmupFraction: settings.warmupFraction, totalSteps: max(1, totalSteps))
     clipping = GradientClipping(maximumNorm: settings.maximumNorm)
-    sums = computation.gradientSums.makeSums(
-      of: parameters, maximumContributions: max(1, maximumMicroBatches) * max(1, computation.contributions))
+    sums =
+      earlier?.sums
+      ?? computation.gradientSums.makeSums(
+        of: parameters, maximumContributions: max(1, maximumMicroBatches) * max(1, computation.contributions))
+    if let earlier {
+      precondition(
+        earlier.parameters.vector == parameters.vector && earlier.maximumMicroBatches == maximumMicroBatches,
+        "a trainer goes on with the same parameters and mini-batches")
+    }
     update = ParameterUpdate(
       sums, of: parameters, leaves: leaves ?? TrainedLeaves(all: parameters), workers: self.workers)
   }

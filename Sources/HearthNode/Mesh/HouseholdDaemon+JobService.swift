@@ -10,7 +10,7 @@ import TrainingCoordination
 
 extension HouseholdDaemon {
   /// Messages of jobs that wait to be sent; more are dropped, and said again.
-  private static let waitingJobMessages = 4096
+  static let waitingJobMessages = 4096
   /// Of the free disk, the share that blobs of jobs may take.
   private static let blobShare = 0.5
 
@@ -45,13 +45,11 @@ extension HouseholdDaemon {
       jobStartWaiters = []
     }
     guard let bulk, let blobs = doors.blobs else { return }
-    let (outbox, send) = AsyncStream.makeStream(
-      of: JobFarewell.self, bufferingPolicy: .bufferingOldest(Self.waitingJobMessages))
     let door = JobService.Doors(
       keys: peer.household.keys, stateDirectory: options.stateDirectory, desk: bulk, blobs: blobs,
       limits: DeviceLimits(threads: options.jobThreads, memoryBytes: options.jobMemory),
       pause: pause.reason,
-      send: { send.yield(JobFarewell(device: $0, body: $1)) },
+      send: { [jobMail] in jobMail.put(JobFarewell(device: $0, body: $1)) },
       measureLinks: { [weak self] in await self?.measuredLinks() })
     do {
       let service = try await JobService.start(door, household: jobHousehold, seed: seed, log: log)
@@ -60,11 +58,18 @@ extension HouseholdDaemon {
       // What changed while it was being made it has not heard.
       toldPause = door.pause
       await tellPause()
-      Task { for await message in outbox { handle(.job(to: message.device, body: message.body)) } }
+      // What it has said meanwhile waits for it to be there for the answers.
+      sendJobMail()
       tellJobs()
     } catch {
       log.error("no-jobs", metadata: ["error": "\(error)"])
     }
+  }
+
+  /// Sends what the jobs have said.
+  func sendJobMail() {
+    guard jobs != nil else { return }
+    for message in jobMail.takeAll() { handle(.job(to: message.device, body: message.body)) }
   }
 
   /// Returns once it is known whether this device trains.

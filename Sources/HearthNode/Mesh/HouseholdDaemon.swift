@@ -108,6 +108,8 @@ package actor HouseholdDaemon {
   var jobs: JobService?
   /// Whether it is still to be seen if this device trains; the mesh and its commands are up before.
   var isStartingJobs = true
+  /// What the jobs say to the other members.
+  nonisolated let jobMail: Mailbox<JobFarewell>
   /// Commands that wait until that is known.
   var jobStartWaiters: [CheckedContinuation<Void, Never>] = []
   /// Bulk sessions of jobs.
@@ -129,6 +131,8 @@ package actor HouseholdDaemon {
   private static let waitingBeacons = 64
   /// Devices on one machine whose connections count as from as many addresses.
   private static let loopbackDevices = 16
+  /// Events of the transport that are taken in one after the other.
+  private static let eventsOfATurn = 64
   /// How often power and memory are looked at again.
   private static let traitsInterval: Duration = .seconds(30)
 
@@ -182,6 +186,7 @@ package actor HouseholdDaemon {
     known: [KnownPeer], seed: UInt64
   ) {
     self.lane = lane
+    jobMail = Mailbox(limit: Self.waitingJobMessages, lane: lane)
     self.options = options
     self.log = log
     self.doors = doors
@@ -214,10 +219,7 @@ package actor HouseholdDaemon {
 
   /// Starts everything that tells this actor what happens.
   private func begin() {
-    lane.onAlarm { [weak self] in
-      guard let self else { return }
-      Task { await self.tick() }
-    }
+    lane.onAlarm { [weak self] in self?.assumeIsolated { $0.tick() } }
     doors.transport.receivePairing(at: desk)
     openBulkDesk()
     restoreInvitations()
@@ -242,7 +244,13 @@ package actor HouseholdDaemon {
   }
 
   private func listen() {
-    Task { for await event in doors.transport.events { handle(.transport(event)) } }
+    lane.onMail { [weak self] in
+      self?.assumeIsolated { daemon in
+        daemon.sendJobMail()
+        daemon.takeEvents()
+      }
+    }
+    doors.transport.tellOfEvents { [lane] in lane.ringBell() }
     Task { for await request in desk.requests { await ask(request) } }
     Task { for await request in doors.control.requests { Task { await answer(request) } } }
     if let beacon = doors.beacon {
@@ -266,6 +274,15 @@ package actor HouseholdDaemon {
         }
       }
     }
+  }
+
+  /// Takes in what the transport has; a part of it when there is much, so that commands and alarms have their turn.
+  private func takeEvents() {
+    for _ in 0..<Self.eventsOfATurn {
+      guard let event = doors.transport.nextEvent() else { return }
+      handle(.transport(event))
+    }
+    lane.ringBell()
   }
 
   private func use(_ interfaces: [LocalInterface]) {

@@ -57,10 +57,7 @@ actor InvitationSearch {
   deinit { lane.stop() }
 
   private func begin() {
-    lane.onAlarm { [weak self] in
-      guard let self else { return }
-      Task { await self.handle(.tick) }
-    }
+    lane.onAlarm { [weak self] in self?.assumeIsolated { $0.handle(.tick) } }
     interfaces = InterfaceWatch.current()
     handle(.seeksPairing(true))
     handle(.interfaces(interfaces))

@@ -222,7 +222,7 @@ extension PartTimes {
   }
 }
 
-/// One model at work, and the best times so far.
+/// One model at work, and the times of each of its passes.
 private final class MeasuredModel {
   private let technique: any TechniqueComputation
   /// The side network over taps that are there already; nil for techniques that run the backbone itself.
@@ -231,7 +231,8 @@ private final class MeasuredModel {
   private let sums: any GradientSums
   private let team: ComputeTeam
   private let clock: WorkClock
-  private var best: [[Double]]
+  /// By pass, and by whether all threads worked: a number for every round.
+  private var rounds: [[[Double]]]
   private var knowsExponents = false
 
   /// Passes that are measured; one more place takes what does not count.
@@ -265,7 +266,7 @@ private final class MeasuredModel {
       ).computation
     }
     sums = technique.gradientSums.makeSums(of: parameters, maximumContributions: Self.contributions)
-    best = Array(repeating: [.infinity, .infinity], count: Self.passes + 1)
+    rounds = Array(repeating: [[], []], count: Self.passes + 1)
   }
 
   /// Measures each pass once more: forward and training of the whole, and of the side network alone.
@@ -321,16 +322,23 @@ private final class MeasuredModel {
       } while MonotonicClock.seconds() - begin < leastTime
       let seconds = clock.seconds(since: start, threads: count) / Double(repeats)
       if let failure = failure.withLock({ $0 }) { throw failure }
-      best[pass][place] = min(best[pass][place], seconds)
+      rounds[pass][place].append(seconds)
     }
-    if team.width == 1 { best[pass][1] = best[pass][0] }
+    if team.width == 1 { rounds[pass][1] = rounds[pass][0] }
   }
 
-  /// The best times as parts.
+  /// The times as parts: of each pass the middle one.
+  ///
+  /// The least would be that of a machine at its best, which one that trains for minutes, on a share of its processor and
+  /// with others beside it, is not.
   var totals: PartTimes {
+    func middle(_ pass: Int, _ place: Int) -> Double {
+      let sorted = rounds[pass][place].sorted()
+      return sorted.isEmpty ? 0 : sorted[sorted.count / 2]
+    }
     func duration(_ pass: Int, less other: Int? = nil) -> UnitDuration {
       func time(_ place: Int) -> Int64 {
-        Int64((best[pass][place] - (other.map { best[$0][place] } ?? 0)) * 1e9)
+        Int64((middle(pass, place) - (other.map { middle($0, place) } ?? 0)) * 1e9)
       }
       return UnitDuration(alone: time(0), together: time(1))
     }

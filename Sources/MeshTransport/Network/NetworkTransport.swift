@@ -84,6 +84,12 @@ package final class NetworkTransport: MeshEndpoint {
   /// Accepted connections that have not proved themselves yet.
   package var unauthenticatedConnections: Int { door.waitingCount }
 
+  /// From now on `arrived` is called, on any thread, when events wait for `nextEvent`, in place of the stream `events`.
+  package func tellOfEvents(_ arrived: @escaping @Sendable () -> Void) { hub.events.tellOfEvents(arrived) }
+
+  /// The oldest event that waits; nil when none does.
+  package func nextEvent() -> TransportEvent? { hub.events.takeNext() }
+
   /// Does what is asked, in order.
   package func perform(_ commands: [TransportCommand]) { hub.perform(commands, over: sockets) }
 

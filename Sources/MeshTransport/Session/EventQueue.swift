@@ -42,6 +42,9 @@ package final class EventQueue: Sendable {
     var waitingDrops = 0
     var isFinished = false
     var waiters: [CheckedContinuation<TransportEvent?, Never>] = []
+    /// Whom the first event that waits is told, where nobody reads the stream.
+    var arrived: (@Sendable () -> Void)?
+    var isEmpty: Bool { head == entries.count }
 
     mutating func append(_ entry: Entry) {
       // The read part in front goes when it is the larger half.
@@ -77,6 +80,22 @@ package final class EventQueue: Sendable {
   /// The stream that reads this queue.
   package func makeStream() -> AsyncStream<TransportEvent> {
     AsyncStream(unfolding: { [self] in await next() })
+  }
+
+  /// Reads by `takeNext` from now on: `arrived` is called, on any thread, whenever the queue is no longer empty.
+  package func tellOfEvents(_ arrived: @escaping @Sendable () -> Void) {
+    let isEmpty = state.withLock { state in
+      state.arrived = arrived
+      return state.isEmpty
+    }
+    if !isEmpty { arrived() }
+  }
+
+  /// The oldest event, at once; nil when none waits.
+  package func takeNext() -> TransportEvent? {
+    guard let entry = state.withLock({ $0.popFirst() }) else { return nil }
+    wasRead(entry)
+    return entry.event
   }
 
   /// Adds an event that may not be lost; `afterRead` runs when its reader has it.
@@ -149,22 +168,22 @@ package final class EventQueue: Sendable {
   }
 
   private func deliver(_ entry: Entry) {
-    let waiter: CheckedContinuation<TransportEvent?, Never>? = state.withLock { state in
-      guard !state.isFinished else { return nil }
-      if !state.waiters.isEmpty { return state.waiters.removeFirst() }
-      state.append(entry)
-      return nil
-    }
+    let (waiter, arrived): (CheckedContinuation<TransportEvent?, Never>?, (@Sendable () -> Void)?) =
+      state.withLock { state in
+        guard !state.isFinished else { return (nil, nil) }
+        if !state.waiters.isEmpty { return (state.waiters.removeFirst(), nil) }
+        let isFirst = state.isEmpty
+        state.append(entry)
+        return (nil, isFirst ? state.arrived : nil)
+      }
+    arrived?()
     guard let waiter else { return }
     wasRead(entry)
     waiter.resume(returning: entry.event)
   }
 
   private func next() async -> TransportEvent? {
-    if let entry = state.withLock({ $0.popFirst() }) {
-      wasRead(entry)
-      return entry.event
-    }
+    if let event = takeNext() { return event }
     return await waitForNext()
   }
 

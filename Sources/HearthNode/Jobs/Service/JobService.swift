@@ -119,8 +119,9 @@ package actor JobService {
     let continuation: CheckedContinuation<Void, Never>
   }
 
-  private nonisolated let news: AsyncStream<News>.Continuation
-  private let queue: AsyncStream<News>
+  private nonisolated let news: Mailbox<News>
+  /// Jobs that are to be settled when the mail has been taken in; nil between two times.
+  private var unsettled: Set<JobID>?
 
   /// Takes up the jobs that an earlier start left, and begins to listen.
   package static func start(
@@ -147,16 +148,13 @@ package actor JobService {
     own = doors.keys.device
     pause = doors.pause
     generator = SeededGenerator(seed: seed)
-    (queue, news) = AsyncStream.makeStream(of: News.self, bufferingPolicy: .bufferingOldest(Self.waitingNews))
+    news = Mailbox(limit: Self.waitingNews, lane: lane)
   }
 
   deinit { lane.stop() }
 
   private func begin() throws {
-    lane.onAlarm { [weak self] in
-      guard let self else { return }
-      Task { await self.tick() }
-    }
+    lane.onAlarm { [weak self] in self?.assumeIsolated { $0.tick() } }
     let (records, damaged) = try directory.records()
     for job in damaged {
       log.error("job-record-damaged", metadata: ["job": "\(job.short)"])
@@ -165,23 +163,27 @@ package actor JobService {
     for record in records {
       open(record, isRestart: true, submission: directory.submission(of: record.specification.id))
     }
-    Task { [weak self, queue] in
-      for await item in queue {
-        guard let self else { return }
-        await self.take(item)
-      }
-    }
+    lane.onMail { [weak self] in self?.assumeIsolated { $0.takeNews() } }
   }
 
   // MARK: - From the mesh
 
   /// A member said something about a job.
   package nonisolated func receive(_ body: [UInt8], from device: DeviceID) {
-    news.yield(.message(body, device))
+    news.put(.message(body, device))
   }
 
   /// The household changed.
-  package nonisolated func update(_ household: JobHousehold) { news.yield(.household(household)) }
+  package nonisolated func update(_ household: JobHousehold) { news.put(.household(household)) }
+
+  /// Takes in everything that has come; what follows for watchers, alarms and the disk follows once for all of it.
+  private func takeNews() {
+    unsettled = []
+    for item in news.takeAll() { take(item) }
+    let touched = unsettled ?? []
+    unsettled = nil
+    for job in touched.sorted() { settle(job) }
+  }
 
   private func take(_ item: News) {
     switch item {
@@ -259,6 +261,10 @@ package actor JobService {
   }
 
   private func settle(_ id: JobID) {
+    if unsettled != nil {
+      unsettled?.insert(id)
+      return
+    }
     jobs[id]?.note()
     keepHistory(id)
     wakeWaiter()
@@ -433,7 +439,7 @@ package actor JobService {
     for watcher in watchers.values { watcher.continuation.finish() }
     watchers = [:]
     lane.setAlarm(nil)
-    news.finish()
+    news.close()
     return farewell ?? []
   }
 
