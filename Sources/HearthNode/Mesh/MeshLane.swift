@@ -44,7 +44,9 @@ final class MeshLane: SerialExecutor, @unchecked Sendable {
   /// The alarm is due at `instant`, in place of the one before; nil for none.
   func setAlarm(_ instant: MonotonicInstant?) { locked { alarm = instant } }
 
-  /// Mail has come; from any thread. What comes before the thread has looked is looked at once.
+  /// Says, from any thread, that mail has come.
+  ///
+  /// The thread looks once after however many times this is called before it has looked.
   func ringBell() { locked { hasMail = true } }
 
   func enqueue(_ job: consuming ExecutorJob) {
