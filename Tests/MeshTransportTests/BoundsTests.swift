@@ -214,6 +214,32 @@ struct EventQueueTests {
     #expect(await events.next() == nil)
   }
 
+  @Test("tells an owner that reads by itself when it is no longer empty, and gives events in order")
+  func told() {
+    let queue = EventQueue(limits: TransportLimits())
+    let told = Mutex(0)
+    queue.put(drop: .rateLimited)
+    queue.tellOfEvents { told.withLock { $0 += 1 } }
+    #expect(told.withLock { $0 } == 1, "what was there before is told of as well")
+    queue.put(drop: .brokenRecord)
+    #expect(told.withLock { $0 } == 1, "it has not looked yet")
+    #expect(queue.takeNext() == .dropped(.rateLimited))
+    #expect(queue.takeNext() == .dropped(.brokenRecord))
+    #expect(queue.takeNext() == nil)
+    queue.put(drop: .rateLimited)
+    #expect(told.withLock { $0 } == 2)
+
+    // What is read frees its place, as with a stream.
+    let resumed = Mutex(0)
+    let backlog = EventQueue.Backlog(marks: QueueMarks(low: 100, high: 200)) { resumed.withLock { $0 += 1 } }
+    let frame = MeshFrame(.gossip, body: [UInt8](repeating: 0, count: 242))
+    #expect(!queue.put(frame: frame, of: SessionID(1), backlog: backlog))
+    _ = queue.takeNext()
+    #expect(resumed.withLock { $0 } == 0)
+    _ = queue.takeNext()
+    #expect(resumed.withLock { $0 } == 1)
+  }
+
   @Test("wakes a reader that waits, and ends when its task is cancelled")
   func waiting() async {
     let queue = EventQueue(limits: TransportLimits())

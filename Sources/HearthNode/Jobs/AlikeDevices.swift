@@ -15,7 +15,7 @@ enum AlikeDevices {
   /// Equal inputs give equal outputs, in whatever order the devices are.
   static func pooled(_ reports: [DeviceReport]) -> [DeviceReport] {
     var pooled = reports
-    for kind in Set(reports.map(\.shapeDigest)) {
+    for kind in Set(reports.map(\.shapeDigest)).sorted() {
       let members = reports.indices.filter { reports[$0].shapeDigest == kind }
       let middle = Double(median(members.map { reports[$0].timings.model }))
       let near = members.filter {

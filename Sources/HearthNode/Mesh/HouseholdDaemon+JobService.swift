@@ -84,7 +84,10 @@ extension HouseholdDaemon {
     guard let service = jobs else { return }
     jobService = nil
     await service.leave("its daemon was stopped")
-    for message in await service.stop() { handle(.job(to: message.device, body: message.body)) }
+    let farewells = await service.stop()
+    // What was said before goes before.
+    sendJobMail()
+    for message in farewells { handle(.job(to: message.device, body: message.body)) }
     jobs = nil
     bulk?.shutdown()
   }
