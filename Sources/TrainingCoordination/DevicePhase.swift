@@ -61,6 +61,9 @@ package enum DevicePhase: UInt8, Hashable, Sendable, CaseIterable, Comparable {
     }
   }
 
+  /// Whether a device in this phase has a run that goes on.
+  package var isRunning: Bool { Self.filling.rank...Self.evaluating.rank ~= rank }
+
   /// Whether `left` comes before `right` in a job without an evaluation between.
   package static func < (left: DevicePhase, right: DevicePhase) -> Bool { left.rank < right.rank }
 }

@@ -4,19 +4,7 @@ import MeshModel
 /// What a device says without being asked.
 extension JobCoordinator {
   mutating func speak(at now: MonotonicInstant) {
-    if nextBeat <= now {
-      if isActive {
-        let isQuick = certificate != nil && !hasResult
-        nextBeat = now.advanced(by: isQuick ? JobLimits.beat : JobLimits.idleBeat)
-        for device in others { say(.progress(progress), to: device) }
-      } else {
-        nextBeat = now.advanced(by: JobLimits.watcherBeat)
-        let wanted = [specification.owner, leader(at: now) ?? specification.owner]
-        for device in Set(wanted).sorted() where device != own && membership.alive.contains(device) {
-          say(.progress(progress), to: device)
-        }
-      }
-    }
+    sayHowItIs(at: now)
     tellReport(at: now)
     guard nextResend <= now else { return wake(at: nextResend) }
     nextResend = now.advanced(by: JobLimits.resend)
@@ -30,6 +18,37 @@ extension JobCoordinator {
       for device in others where device == specification.owner || hasRole {
         say(.completed(completion), to: device)
       }
+    }
+  }
+
+  /// What happens is told to all at once; that nothing happens, to the neighbours often and to the others now and then.
+  ///
+  /// With eight devices that each told seven others every 0.4 s, this talk was 7 % of the processor time of a first epoch.
+  private mutating func sayHowItIs(at now: MonotonicInstant) {
+    let isRunning = isInStride
+    if !isRunning, let due = nextNeighbourBeat {
+      nextBeat = min(nextBeat, due)
+      nextNeighbourBeat = nil
+    }
+    if nextBeat <= now {
+      guard isActive else {
+        nextBeat = now.advanced(by: JobLimits.watcherBeat)
+        return tellProgress(to: [specification.owner, leader(at: now) ?? specification.owner])
+      }
+      let isQuick = certificate != nil && !hasResult
+      nextBeat = now.advanced(
+        by: isRunning ? JobLimits.distantBeat : isQuick ? JobLimits.beat : JobLimits.idleBeat)
+      nextNeighbourBeat = isRunning ? now.advanced(by: JobLimits.beat) : nil
+      for device in others { say(.progress(progress), to: device) }
+    } else if let due = nextNeighbourBeat, due <= now {
+      nextNeighbourBeat = now.advanced(by: JobLimits.beat)
+      tellProgress(to: current?.proposal.neighbours(of: own) ?? [])
+    }
+  }
+
+  private mutating func tellProgress(to devices: [DeviceID]) {
+    for device in Set(devices).sorted() where device != own && membership.alive.contains(device) {
+      say(.progress(progress), to: device)
     }
   }
 

@@ -114,7 +114,24 @@ extension JobCoordinator {
 
   func silenceLimit(of device: DeviceID) -> Duration {
     if isBusy(device) { return JobLimits.busySilence }
-    return isWatching(device) ? JobLimits.watcherSilence : JobLimits.silence
+    if isWatching(device) { return JobLimits.watcherSilence }
+    return situation.interruption == nil && isDistant(device) ? JobLimits.distantSilence : JobLimits.silence
+  }
+
+  /// Whether this device's run of the plan in force goes on, as far as it knows.
+  var isInStride: Bool {
+    situation.interruption == nil && leave == nil && !hasResult && run?.stamp == position
+      && place != nil && progress.phase.isRunning
+  }
+
+  /// Whether a device's run went on when it spoke last, and it is not this one's neighbour in the plan: it speaks to its
+  /// neighbours more often than to this device.
+  private func isDistant(_ device: DeviceID) -> Bool {
+    guard let current, stamps[device] == position, let told = devices[device], told.phase.isRunning,
+      !told.isLeaving
+    else { return false }
+    return current.proposal.participants.contains(device)
+      && !current.proposal.neighbours(of: own).contains(device)
   }
 
   /// Whether a device has no part in the plan in force and no vote on the next.
@@ -134,15 +151,21 @@ extension JobCoordinator {
     if device == own { return true }
     guard membership.alive.contains(device) else { return false }
     if let last = heard[device] {
-      if let interruption = situation.interruption, last <= interruption.since,
-        interruption.culprit == device || devices.values.contains(where: { $0.culprit == device }),
+      guard let interruption = situation.interruption else {
+        return last.duration(to: now) < silenceLimit(of: device)
+      }
+      let isBlamed =
+        interruption.culprit == device || devices.values.contains(where: { $0.culprit == device })
+      if isBlamed, last <= interruption.since,
         !membership.reachable.contains(device)
           || interruption.since.duration(to: now) >= JobLimits.culpritWait
       {
         // A run's connection to it has ended, and its session too: who leads in its place need not wait.
         return false
       }
-      return last.duration(to: now) < silenceLimit(of: device)
+      // Who had no reason to speak to this device often has one only since it knows of the interruption.
+      let due = isDistant(device) && !isBlamed ? max(last, interruption.since) : last
+      return due.duration(to: now) < silenceLimit(of: device)
     }
     return started.duration(to: now)
       < (certificate == nil ? JobLimits.busySilence : JobLimits.gatherWait)

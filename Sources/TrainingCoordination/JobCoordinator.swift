@@ -53,7 +53,10 @@ package struct JobCoordinator: Sendable {
   var noteCount: UInt32 = 0
   /// How long a run may stand still.
   var stallLimit = JobLimits.stall
+  /// When all others are told next how this device is.
   var nextBeat: MonotonicInstant
+  /// When the device's neighbours are; nil while all are told as often.
+  var nextNeighbourBeat: MonotonicInstant?
   var nextResend: MonotonicInstant
   /// The earliest time at which a wait of the last `advance` ends.
   var wake: MonotonicInstant?
@@ -185,7 +188,7 @@ package struct JobCoordinator: Sendable {
   /// When `tick` is due; nil when the job has ended.
   package var nextDeadline: MonotonicInstant? {
     guard record.outcome == nil else { return nil }
-    return [nextBeat, wake, decree.nextDeadline].compactMap { $0 }.min()
+    return [nextBeat, nextNeighbourBeat, wake, decree.nextDeadline].compactMap { $0 }.min()
   }
 
   /// Wakes this device at a time, if nothing does so before.

@@ -28,6 +28,8 @@ package enum JobLimits {
 
   /// Time between two reports of progress of one device while a plan is in force.
   package static let beat: Duration = .milliseconds(400)
+  /// The same for a device whose run goes on, to those that are not beside it in the plan.
+  package static let distantBeat: Duration = .milliseconds(1_200)
   /// The same before the first plan, and once the device's part is done.
   package static let idleBeat: Duration = .seconds(1)
   /// The same for a device without a part, to the owner and the leader alone.
@@ -42,6 +44,8 @@ package enum JobLimits {
   package static let reportWait: Duration = .seconds(30)
   /// How long a device that the run needs may say nothing.
   package static let silence: Duration = .seconds(2)
+  /// The same for one whose run goes on, to those that are not beside it in the plan: they learn of its loss from its neighbours.
+  package static let distantSilence: Duration = .seconds(6)
   /// The same for a device that is busy with measuring itself or fetching weights, and still has a session.
   package static let busySilence: Duration = .seconds(30)
   /// How long a leader waits for the devices of a run that was broken off to say how far they are.

@@ -6,15 +6,17 @@ package import WireCoding
 /// A plan that is put to the vote: for which plan epoch, and which devices its places mean.
 package struct PlanProposal: Hashable, Sendable, WireCodable {
   /// The job, its term and the plan epoch.
-  package var stamp: JobStamp
+  package let stamp: JobStamp
   /// The devices by their place in the plans.
-  package var household: [DeviceID]
+  package let household: [DeviceID]
   /// The plan.
-  package var plan: Plan
+  package let plan: Plan
   /// The plan that is prepared for while `plan` runs; nil when nothing is.
-  package var next: Plan?
+  package let next: Plan?
   /// Devices without a place that decide with the others, ascending.
-  package private(set) var witnesses: [DeviceID]
+  package let witnesses: [DeviceID]
+  /// The devices that compute something, in the order of their places.
+  package let participants: [DeviceID]
 
   /// Voters that a plan has at least, if there are as many devices: of two, the loss of the one whose vote weighs more would
   /// stop the job although the other is there.
@@ -33,10 +35,15 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
     self.plan = plan
     self.next = next
     self.witnesses = witnesses.sorted()
+    participants = plan.places.map { household[$0] }
   }
 
-  /// The devices that compute something, in the order of their places.
-  package var participants: [DeviceID] { plan.places.map { household[$0] } }
+  /// The participants before and after one in the order of their places, the last beside the first; none for others.
+  package func neighbours(of device: DeviceID) -> [DeviceID] {
+    guard let place = participants.firstIndex(of: device) else { return [] }
+    let (before, after) = (place + participants.count - 1, place + 1)
+    return [before, after].map { participants[$0 % participants.count] }.filter { $0 != device }
+  }
 
   /// The devices that compute nothing yet and have a role in the next plan, in the order of their places.
   package var learners: [DeviceID] {
@@ -59,13 +66,13 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
 
   /// The place of a device that computes something; nil for others.
   package func place(of device: DeviceID) -> Int? {
-    household.firstIndex(of: device).flatMap { plan.places.contains($0) ? $0 : nil }
+    participants.contains(device) ? household.firstIndex(of: device) : nil
   }
 
   /// Reads a proposal; no device has two places, and the plans have no place without a device.
   package init(from reader: inout ByteReader) throws(DecodingFailure) {
     stamp = try JobStamp(from: &reader)
-    household = []
+    var household: [DeviceID] = []
     for _ in 0..<(try reader.count("devices of a plan", limit: JobLimits.roster)) {
       let device = try DeviceID(from: &reader)
       guard !household.contains(device) else {
@@ -73,8 +80,8 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
       }
       household.append(device)
     }
-    plan = try Plan(from: &reader)
-    if try reader.flag("next plan") { next = try Plan(from: &reader) }
+    let plan = try Plan(from: &reader)
+    next = try reader.flag("next plan") ? Plan(from: &reader) : nil
     witnesses = try readDevices(&reader, "witnesses", limit: JobLimits.roster - household.count)
     if let twice = witnesses.firstIndex(where: household.contains) {
       throw .invalid(field: "witness with a place", value: UInt64(twice))
@@ -82,6 +89,8 @@ package struct PlanProposal: Hashable, Sendable, WireCodable {
     guard plan.fits(devices: household.count), next?.fits(devices: household.count) ?? true else {
       throw .invalid(field: "place of a plan without a device", value: UInt64(household.count))
     }
+    (self.household, self.plan) = (household, plan)
+    participants = plan.places.map { household[$0] }
   }
 
   /// Writes stamp, devices, plan, next plan and witnesses.

@@ -13,7 +13,11 @@ extension JobSimulation {
       dropRun(device, tells: true)
     }
     var proposal = certificate.proposal
-    if devices[device].misbehaviour == .startsAnotherPlan { proposal.household.reverse() }
+    if devices[device].misbehaviour == .startsAnotherPlan {
+      proposal = PlanProposal(
+        stamp: proposal.stamp, household: proposal.household.reversed(), plan: proposal.plan, next: proposal.next,
+        witnesses: proposal.witnesses)
+    }
     let household = proposal.household.compactMap { places[$0] }
     guard household.count == proposal.household.count, let place = household.firstIndex(of: device) else {
       return violate(.effectsFit, "device \(device) starts a plan that does not name it")
