@@ -158,10 +158,9 @@ extension DistributedRun {
 
   /// Takes this device's own state over to the trainer of the cached epochs.
   private func keepState(in trainer: MiniBatchTrainer) throws {
-    guard let phase = first.training else { return }
+    // Where it goes on with a whole trainer's state, it has the very same.
+    guard let phase = first.training, first.wholeTrainer == nil else { return }
     let old = phase.trainer.optimizer
-    // It has the very same moments where it goes on with them.
-    if trainer.optimizer.firstMoments.baseAddress == old.firstMoments.baseAddress { return }
     try trainer.restore(step: old.step, exponents: phase.trainer.exponents)
     _ = trainer.optimizer.firstMoments.update(fromContentsOf: old.firstMoments)
     _ = trainer.optimizer.secondMoments.update(fromContentsOf: old.secondMoments)

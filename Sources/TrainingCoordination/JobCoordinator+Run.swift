@@ -253,10 +253,13 @@ extension JobCoordinator {
     interrupt("nothing has moved for \(limit.components.seconds) seconds", culprit: nil, at: now)
   }
 
-  /// A run of an earlier plan that comes to no boundary is broken off: soon when some device of that plan is gone.
+  /// A run of an earlier plan that comes to no boundary is broken off: soon when some device of that plan is gone, or has
+  /// said under the present one that it has no run.
   mutating func checkDrain(at now: MonotonicInstant) {
     guard let run, run.stamp != position, run.wish == .drain else { return }
-    let isShort = run.participants.contains { $0 != own && !membership.reachable.contains($0) }
+    let isShort = run.participants.contains {
+      $0 != own && (!membership.reachable.contains($0) || situation.stopped.contains($0))
+    }
     // Whoever comes to the boundary first may have gone already: the others need no more than a moment then.
     if isShort, hasPassed(JobLimits.boundaryWait, since: situation.since, at: now) {
       return ask(.breakOff, reason: "it came to no boundary before a device of its plan was gone")

@@ -63,6 +63,22 @@ import Testing
     #expect(finished > quiet + 0.5 && finished < quiet + 3)
   }
 
+  /// A device was restarted between a plan and the run of it; the others waited 30 s for a boundary of the run before.
+  @Test(arguments: [(700_873, 6), (701_102, 3)] as [(UInt64, Int)])
+  func nobodyWaitsForABoundaryOfARunThatADeviceHasLost(_ seed: UInt64, _ devices: Int) throws {
+    let report = JobRunReport(of: try #require(JobScenario.named("job")).plan(seed: seed, devices: devices))
+    #expect(report.record.hasPassed, "\(report.text.joined(separator: "\n"))")
+  }
+
+  @Test func allFaultsAreOverWhenAJobIsJudged() throws {
+    let scenario = try #require(JobScenario.named("job"))
+    for seed in UInt64(1)...2_000 {
+      let steps = scenario.plan(seed: seed).steps
+      let settled = try #require(steps.lastIndex { $0.fault == .settled })
+      #expect(settled == steps.count - 1, "seed \(seed)")
+    }
+  }
+
   @Test func aFailureNamesTheCommandThatRepeatsIt() throws {
     var plan = try #require(JobScenario.named("job-quiet")).plan(seed: 3, devices: 3)
     plan.misbehaviours = [JobPlan.Misbehaviour(device: 1, kind: .losesUnit)]

@@ -78,6 +78,38 @@ import TrainingCoordination
     #expect(world.notes(0).contains(.joined(world.id(2))))
   }
 
+  @Test("In a run that goes on, devices tell their neighbours every 0.4 s how they are, and the others every 1.2 s")
+  func beats() {
+    var world = running(6, seed: 113)
+    world.steps = 100_000
+    world.run(3)
+    let before = world.told
+    world.run(12)
+    let circle = world.participants(0)
+    #expect(circle.count == 6)
+    for sender in 0..<6 {
+      for recipient in 0..<6 where recipient != sender {
+        let beats = world.told[circle[sender]][circle[recipient]] - before[circle[sender]][circle[recipient]]
+        let isNeighbour = [1, 5].contains((recipient - sender + 6) % 6)
+        // An epoch of this world ends every second, and that is told to all.
+        #expect((isNeighbour ? 29...37 : 9...13).contains(beats), "\(sender) to \(recipient): \(beats)")
+      }
+    }
+  }
+
+  @Test("A device that freezes is missed by its neighbours, and all others go on without it within five seconds")
+  func freezeOfMany() {
+    for frozen in 1..<6 {
+      var world = running(6, seed: UInt64(114 + frozen))
+      world.steps = 400
+      world.nodes[frozen].isFrozen = true
+      let (step, start) = (world.furthest, world.now)
+      world.run(20) { $0.furthest > step + 2 }
+      #expect(start.duration(to: world.now) <= .seconds(5), "without \(frozen)")
+      #expect(world.participants(0) == (0..<6).filter { $0 != frozen })
+    }
+  }
+
   @Test("A device that freezes for a second interrupts nothing")
   func shortFreeze() {
     var world = running(3, seed: 111)

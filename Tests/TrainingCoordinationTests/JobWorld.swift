@@ -87,13 +87,16 @@ struct JobWorld {
   var brokenLink: (Int, Int)?
   /// The plan of every plan epoch, as whichever disk had it first.
   var plans: [JobStamp: PlanProposal] = [:]
+  /// How often each device has told each other one how it is: by sender and recipient.
+  private(set) var told: [[Int]] = []
   private var parted: [Int: MonotonicInstant] = [:]
-  private var told: [Int: JobMembership] = [:]
+  private var memberships: [Int: JobMembership] = [:]
 
   init(count: Int, roster: Int, owner: Int = 0, leader: Int = 0, seed: UInt64) {
     specification = JobFixture.specification(roster, owner: owner, leader: leader)
     generator = SeededGenerator(seed: seed)
     nodes = JobFixture.devices.prefix(count).map { Node(keys: $0) }
+    told = Array(repeating: Array(repeating: 0, count: count), count: count)
   }
 
   func id(_ index: Int) -> DeviceID { nodes[index].keys.device }
@@ -134,8 +137,8 @@ struct JobWorld {
     }
     for own in nodes.indices where nodes[own].isUp && !nodes[own].isFrozen {
       let new = membership(of: own)
-      if told[own] != new {
-        told[own] = new
+      if memberships[own] != new {
+        memberships[own] = new
         handle(.membership(new), own)
       }
     }
@@ -353,6 +356,7 @@ struct JobWorld {
   // MARK: - The network
 
   private mutating func send(_ message: JobMessage, from sender: Int, to recipient: Int) {
+    if case .progress = message.body { told[sender][recipient] += 1 }
     if lossEvery > 0, generator.uniform(below: lossEvery) == 0 { return }
     let copies = repeatEvery > 0 && generator.uniform(below: repeatEvery) == 0 ? 2 : 1
     for _ in 0..<copies {
@@ -411,7 +415,7 @@ struct JobWorld {
   mutating func restart(_ own: Int) {
     nodes[own].isUp = true
     nodes[own].step = nodes[own].savedStep
-    told[own] = nil
+    memberships[own] = nil
     if let record = nodes[own].disk { begin(own, from: record) }
   }
 

@@ -27,6 +27,19 @@ import WireCoding
 
   private func wide(_ value: UInt8) -> [UInt8] { [value, 0, 0, 0, 0, 0, 0, 0] }
 
+  @Test("The neighbours of a participant are those before and after it in the plan, the last beside the first")
+  func neighbours() {
+    for count in 1...5 {
+      let devices = Array(JobFixture.ids.prefix(count))
+      let proposal = JobFixture.proposal(devices)
+      for (place, device) in devices.enumerated() {
+        let expected: Set = [devices[(place + 1) % count], devices[(place + count - 1) % count]]
+        #expect(Set(proposal.neighbours(of: device)) == expected.subtracting([device]))
+      }
+      #expect(proposal.neighbours(of: JobFixture.ids[count]).isEmpty)
+    }
+  }
+
   @Test("A plan is mode, micro-batches, stages by their ends, boundaries, cached members and six times")
   func layout() {
     let expected: [[UInt8]] = [

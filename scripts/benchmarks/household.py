@@ -388,21 +388,10 @@ def parse():
     return options
 
 
-def main():
-    options = parse()
-    # So that what is up comes down when somebody ends the benchmark.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    if not os.path.exists(os.path.join(options.model, "model.safetensors")):
-        sys.exit(f"scripts/benchmark: {options.model} has no model; run 'scripts/benchmark memory' once, which makes it")
-    options.loopback = options.loopback or not Lab.is_possible()[0]
-    run = {"machine": machine.description(), "load_before": quiet_share(),
-           "options": {key: value for key, value in vars(options).items() if key != "corpus"}, "jobs": []}
-    if options.earlier and os.path.exists(options.earlier):
-        with open(options.earlier) as file:
-            run["jobs"] = json.load(file)["jobs"]
-    bench = None
+def measure(options, run):
+    """All jobs, one after the other; what has been measured is on the disk after each."""
+    bench = Bench(options, tempfile.mkdtemp(prefix="household-", dir=options.cache))
     try:
-        bench = Bench(options, tempfile.mkdtemp(prefix="household-", dir=options.cache))
         cases = cases_of(options)
         for number, case in enumerate(cases):
             say(f"job {number + 1} of {len(cases)}: {case.name()}")
@@ -416,8 +405,25 @@ def main():
                 with open(options.json, "w") as file:
                     json.dump(run, file, indent=1)
     finally:
-        if bench:
-            bench.close()
+        bench.close()
+
+
+def main():
+    options = parse()
+    # So that what is up comes down when somebody ends the benchmark.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if not os.path.exists(os.path.join(options.model, "model.safetensors")):
+        sys.exit(f"scripts/benchmark: {options.model} has no model; run 'scripts/benchmark memory' once, which makes it")
+    options.loopback = options.loopback or not Lab.is_possible()[0]
+    run = {"machine": machine.description(), "load_before": quiet_share(),
+           "options": {key: value for key, value in vars(options).items() if key != "corpus"}, "jobs": []}
+    if options.earlier and os.path.exists(options.earlier):
+        with open(options.earlier) as file:
+            run["jobs"] = json.load(file)["jobs"]
+    say("memory: a virtual machine's free pages are touched once, so that none is fetched from its host while jobs run")
+    with machine.KeptPages() as pages:
+        run["kept_pages"] = pages.are_kept
+        measure(options, run)
     print(household_report.markdown(run))
     if options.document:
         household_report.replace(options.document, household_report.markdown(run))

@@ -26,10 +26,10 @@ package struct JobScenario: Sendable {
     let drawn = [2, 3, 3, 4, 4, 5, 6][dice.uniform(below: 7)]
     let count = min(max(devices ?? drawn, 2), JobPlan.deviceLimit)
     var plan = Self.quietPlan(name, seed: seed, devices: count, &dice)
-    let begins = plan.steps.count
+    let quiet = plan.steps
     faults(&plan, &dice)
-    let lastFault = plan.steps[begins...].map(\.time).max() ?? .zero
-    if plan.steps.count > begins {
+    let lastFault = plan.steps.map(\.time).max() ?? .zero
+    if plan.steps != quiet {
       let settled = Double(lastFault.nanoseconds) * 1e-9 + 0.2
       plan.steps.append(JobStep(settled, .settled))
       plan.duration = .seconds(settled + 120 + 4 * plan.quietSeconds)
@@ -184,7 +184,8 @@ enum JobFaultKind: CaseIterable {
   private func join(_ plan: inout JobPlan, _ device: Int, at time: Double) -> [JobStep] {
     guard device != plan.owner, plan.roster.count > 1, plan.roster.contains(device) else { return [] }
     plan.roster.removeAll { $0 == device }
-    plan.steps.removeAll { $0.fault == .start(device) }
+    // Its first start; those after crashes come later in the list.
+    if let first = plan.steps.firstIndex(where: { $0.fault == .start(device) }) { plan.steps.remove(at: first) }
     return [JobStep(time, .start(device))]
   }
 }
