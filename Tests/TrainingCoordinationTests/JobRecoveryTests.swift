@@ -78,7 +78,9 @@ import TrainingCoordination
     #expect(world.notes(0).contains(.joined(world.id(2))))
   }
 
-  @Test("In a run that goes on, devices tell their neighbours every 0.4 s how they are, and the others every 1.2 s")
+  @Test(
+    "In a run that goes on, devices tell their neighbours every 0.4 s how they are, and the others every 1.2 s"
+  )
   func beats() {
     var world = running(6, seed: 113)
     world.steps = 100_000
@@ -97,7 +99,8 @@ import TrainingCoordination
     }
   }
 
-  @Test("A device that freezes is missed by its neighbours, and all others go on without it within five seconds")
+  @Test(
+    "A device that freezes is missed by its neighbours, and all others go on without it within five seconds")
   func freezeOfMany() {
     for frozen in 1..<6 {
       var world = running(6, seed: UInt64(114 + frozen))

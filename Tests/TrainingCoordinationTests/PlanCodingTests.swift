@@ -27,7 +27,8 @@ import WireCoding
 
   private func wide(_ value: UInt8) -> [UInt8] { [value, 0, 0, 0, 0, 0, 0, 0] }
 
-  @Test("The neighbours of a participant are those before and after it in the plan, the last beside the first")
+  @Test(
+    "The neighbours of a participant are those before and after it in the plan, the last beside the first")
   func neighbours() {
     for count in 1...5 {
       let devices = Array(JobFixture.ids.prefix(count))

@@ -185,7 +185,9 @@ enum JobFaultKind: CaseIterable {
     guard device != plan.owner, plan.roster.count > 1, plan.roster.contains(device) else { return [] }
     plan.roster.removeAll { $0 == device }
     // Its first start; those after crashes come later in the list.
-    if let first = plan.steps.firstIndex(where: { $0.fault == .start(device) }) { plan.steps.remove(at: first) }
+    if let first = plan.steps.firstIndex(where: { $0.fault == .start(device) }) {
+      plan.steps.remove(at: first)
+    }
     return [JobStep(time, .start(device))]
   }
 }

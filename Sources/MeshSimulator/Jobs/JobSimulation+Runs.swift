@@ -15,7 +15,8 @@ extension JobSimulation {
     var proposal = certificate.proposal
     if devices[device].misbehaviour == .startsAnotherPlan {
       proposal = PlanProposal(
-        stamp: proposal.stamp, household: proposal.household.reversed(), plan: proposal.plan, next: proposal.next,
+        stamp: proposal.stamp, household: proposal.household.reversed(), plan: proposal.plan,
+        next: proposal.next,
         witnesses: proposal.witnesses)
     }
     let household = proposal.household.compactMap { places[$0] }
