@@ -235,6 +235,7 @@ def facts(run):
         f"{options['batch']} in units of {options['micro_batch']}, at most {options['length']} tokens, one thread and at "
         f"most {options['device_memory']} MiB a device; techniques without a cache one epoch of "
         f"{options.get('baseline_rows', options['rows'])} pairs",
+        *(["- a virtual machine, whose free pages stay with it while jobs run"] if run.get("kept_pages") else []),
         "- hours of MRPC are the measured rates times 3,668 samples and 3 epochs: extrapolated, on emulated devices",
         f"- load before the run: {run['load_before']:.2f}" + (" (**not a quiet machine: do not publish**)" if loud else "")])
 
