@@ -5,6 +5,8 @@
 package struct ControlGroupLimits: Sendable, Equatable {
   /// CPU time a second, in cores; nil when unlimited.
   package var cores: Double?
+  /// Seconds after which that CPU time is given anew; nil when unlimited.
+  package var period: Double?
   /// Most bytes of memory; nil when unlimited.
   package var memory: Int?
   /// Bytes under the memory limit that are still free or can be reclaimed from clean file pages.
@@ -43,7 +45,7 @@ package struct ControlGroupLimits: Sendable, Equatable {
     if let words = read(directory + "/cpu.max")?.split(whereSeparator: \.isWhitespace), words.count >= 2,
       let quota = Double(words[0]), let period = Double(words[1]), quota > 0, period > 0
     {
-      limit(cores: quota / period)
+      limit(cores: quota / period, period: period * 1e-6)
     }
     if let limit = read(directory + "/memory.max").flatMap(Self.number),
       let used = read(directory + "/memory.current").flatMap(Self.number)
@@ -58,7 +60,7 @@ package struct ControlGroupLimits: Sendable, Equatable {
     if let quota = read(directory + "/cpu.cfs_quota_us").flatMap(Self.number), quota > 0,
       let period = read(directory + "/cpu.cfs_period_us").flatMap(Self.number), period > 0
     {
-      limit(cores: Double(quota) / Double(period))
+      limit(cores: Double(quota) / Double(period), period: Double(period) * 1e-6)
     }
   }
 
@@ -73,7 +75,10 @@ package struct ControlGroupLimits: Sendable, Equatable {
     self.limit(memory: limit, used: used - reclaimable)
   }
 
-  private mutating func limit(cores: Double) { self.cores = min(self.cores ?? cores, cores) }
+  private mutating func limit(cores: Double, period: Double) {
+    if let tightest = self.cores, tightest <= cores { return }
+    (self.cores, self.period) = (cores, period)
+  }
 
   private mutating func limit(memory limit: Int, used: Int) {
     memory = min(memory ?? limit, limit)

@@ -11,6 +11,8 @@ package struct MachineProfile: Sendable {
   package var usableCores: Int
   /// CPU quota of the control groups, in cores; nil when there is none.
   package var coreQuota: Double?
+  /// Seconds after which that quota is given anew; nil when there is none.
+  package var quotaPeriod: Double?
   /// Bytes of memory: the machine's, or the control group's when that is less.
   package var totalMemory: Int
   /// Bytes that can be had without swapping or reaching a limit.
@@ -28,10 +30,18 @@ package struct MachineProfile: Sendable {
       cpu: CPUFeatures.detect(),
       onlineCores: max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN)))),
       usableCores: usableCoreCount(),
-      coreQuota: limits.cores,
+      coreQuota: limits.cores, quotaPeriod: limits.period,
       totalMemory: min(total, limits.memory ?? total),
       availableMemory: min(available, limits.memoryLeft ?? available),
       memoryLimit: limits.memory.flatMap { $0 < total ? $0 : nil })
+  }
+
+  /// Seconds for which a message waits in the mean until a processor takes it up that has used up its quota of the period:
+  /// nothing without a quota, or when it lasts for so many threads.
+  package func standstill(threads: Int) -> Double {
+    guard let coreQuota, let quotaPeriod, quotaPeriod > 0 else { return 0 }
+    let stopped = max(0, 1 - coreQuota / Double(threads)) * quotaPeriod
+    return stopped * stopped / (2 * quotaPeriod)
   }
 
   /// Bytes that an ordinary user may still write at `path`, or at its nearest existing ancestor.

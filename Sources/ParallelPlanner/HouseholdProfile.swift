@@ -60,6 +60,8 @@ package struct DeviceProfile: Sendable, Hashable {
   package var freshBytesPerSecond: Int64
   /// Rate at which weights in a file are read for the first time, when the file is in memory already.
   package var mappedBytesPerSecond: Int64
+  /// Time for which a hop of a ring waits in the mean because the device's quota of the processor is used up, in nanoseconds.
+  package var standstill: Int64
   /// Times by kind of layer, in the order of the model's kinds.
   package var times: [UnitTimes]
 
@@ -68,7 +70,7 @@ package struct DeviceProfile: Sendable, Hashable {
     name: String, memoryBudget: Int64, workers: Int = 1, cacheBudget: Int64, diskWriteBytesPerSecond: Int64,
     diskReadBytesPerSecond: Int64, updateBytesPerSecond: Int64 = PlanningLimits.bytes,
     exchangeBytesPerSecond: Int64 = PlanningLimits.bytes, freshBytesPerSecond: Int64 = PlanningLimits.bytes,
-    mappedBytesPerSecond: Int64 = PlanningLimits.bytes, times: [UnitTimes]
+    mappedBytesPerSecond: Int64 = PlanningLimits.bytes, standstill: Int64 = 0, times: [UnitTimes]
   ) {
     self.name = name
     self.memoryBudget = memoryBudget
@@ -80,6 +82,7 @@ package struct DeviceProfile: Sendable, Hashable {
     self.exchangeBytesPerSecond = exchangeBytesPerSecond
     self.freshBytesPerSecond = freshBytesPerSecond
     self.mappedBytesPerSecond = mappedBytesPerSecond
+    self.standstill = standstill
     self.times = times
   }
 }

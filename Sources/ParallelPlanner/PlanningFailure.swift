@@ -74,6 +74,7 @@ extension HouseholdProfile {
       try check("the exchange rate of \(device.name)", device.exchangeBytesPerSecond, rates)
       try check("the rate of fresh memory of \(device.name)", device.freshBytesPerSecond, rates)
       try check("the rate of mapped weights of \(device.name)", device.mappedBytesPerSecond, rates)
+      try check("the standstill of \(device.name)", device.standstill, 0...PlanningLimits.layerNanoseconds)
       guard device.times.count == kinds else {
         throw .inconsistent(
           what: "\(device.name) has times for \(device.times.count) of \(kinds) kinds of layers")

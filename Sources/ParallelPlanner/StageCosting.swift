@@ -478,17 +478,18 @@ final class StageCosting {
     guard count > 1, bytes > 0 else { return 0 }
     let sums = (bytes * costs.sumBytes + 3) / 4
     var rate = Int64.max
-    var latency: Int64 = 0
+    var (latency, standstill): (Int64, Int64) = (0, 0)
     var previous = 63 - group.leadingZeroBitCount
     for device in DeviceSet(group) {
       let link = household.link(previous, device)
       rate = min(rate, link.bytesPerSecond, household.devices[device].exchangeBytesPerSecond)
       latency = max(latency, link.latency)
+      standstill = max(standstill, household.devices[device].standstill)
       previous = device
     }
     let rounds = 2 * (count - 1)
     return rounds
-      * (latency + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
+      * (latency + standstill + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
   }
 }
 

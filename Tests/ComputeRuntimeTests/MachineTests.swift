@@ -76,7 +76,7 @@ import Testing
         "/cg/user/job/memory.stat": "anon 1000\ninactive_file 2000\n",
         "/cg/user/memory.max": "8192\n", "/cg/user/memory.current": "8000\n",
       ])
-    #expect(limits.cores == 1.5)
+    #expect(limits.cores == 1.5 && limits.period == 100_000 * 1e-6)
     #expect(limits.memory == 4096)
     #expect(limits.memoryLeft == 192)
   }
@@ -89,9 +89,22 @@ import Testing
         "/cg/memory/memory.limit_in_bytes": "1000000\n", "/cg/memory/memory.usage_in_bytes": "400000\n",
         "/cg/memory/memory.stat": "cache 9\ntotal_inactive_file 100000\n",
       ])
-    #expect(limits.cores == 0.5)
+    #expect(limits.cores == 0.5 && limits.period == 100_000 * 1e-6)
     #expect(limits.memory == 1_000_000)
     #expect(limits.memoryLeft == 700_000)
+  }
+
+  @Test func aMessageWaitsForWhatIsLeftOfAPeriodWhenTheQuotaIsUsedUp() {
+    var machine = MachineProfile.current()
+    (machine.coreQuota, machine.quotaPeriod) = (0.2, 0.020)
+    // It comes at any time of the period: in 16 of 20 ms nothing runs, and then it waits 8 ms in the mean.
+    #expect(abs(machine.standstill(threads: 1) - 0.0064) < 1e-9)
+    // Two threads use the quota up in 2 ms.
+    #expect(abs(machine.standstill(threads: 2) - 0.0081) < 1e-9)
+    (machine.coreQuota, machine.quotaPeriod) = (2, 0.1)
+    #expect(machine.standstill(threads: 2) == 0)
+    (machine.coreQuota, machine.quotaPeriod) = (nil, nil)
+    #expect(machine.standstill(threads: 2) == 0)
   }
 
   @Test func version1WritesNoLimitAsAHugeNumberAndNoQuotaAsMinusOne() {

@@ -302,7 +302,8 @@ struct ExhaustiveSearch {
     let neighbours = group.indices.map { household.link(group[$0], group[($0 + 1) % group.count]) }
     let part = (bytes + Int64(group.count) - 1) / Int64(group.count)
     let rates = neighbours.map(\.bytesPerSecond) + group.map { household.devices[$0].exchangeBytesPerSecond }
-    let hop = neighbours.map(\.latency).max()! + nanoseconds(part, rates.min()!)
+    let standstill = group.map { household.devices[$0].standstill }.max()!
+    let hop = neighbours.map(\.latency).max()! + standstill + nanoseconds(part, rates.min()!)
     return Int64(2 * (group.count - 1)) * hop
   }
 }

@@ -72,6 +72,7 @@ struct InstanceMaker {
       exchangeBytesPerSecond: number(1_000_000...60_000_000),
       freshBytesPerSecond: number(1_000_000...60_000_000),
       mappedBytesPerSecond: number(1_000_000...60_000_000),
+      standstill: slowness > 6 ? 4_000 * slowness : 0,
       times: (0..<kinds).map { _ in
         UnitTimes(
           forward: table(slowness), backward: table(slowness), fill: table(slowness), cached: table(slowness))

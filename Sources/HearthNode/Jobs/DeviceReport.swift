@@ -102,7 +102,7 @@ package struct DeviceReport: Sendable, Codable, Equatable {
       updateBytesPerSecond: timings.updateBytesPerSecond,
       exchangeBytesPerSecond: timings.exchangeBytesPerSecond,
       freshBytesPerSecond: timings.freshBytesPerSecond, mappedBytesPerSecond: timings.mappedBytesPerSecond,
-      times: timings.unitTimes(work, units: units))
+      standstill: timings.standstill ?? 0, times: timings.unitTimes(work, units: units))
   }
 }
 
@@ -117,7 +117,7 @@ struct MeasuredDevice: Codable, Equatable {
 /// Measurements of this device by shape, below the state directory: a second job of a shape need not measure.
 struct MeasuredDevices {
   /// Changed when what is measured changes.
-  private static let version = 4
+  private static let version = 5
   private static let maximumBytes = 64 << 10
   private let directory: String
 

@@ -74,6 +74,7 @@ struct PartProbe {
     }
     let rest = blocks.reduce(totals[0]) { $0 - $1 }
     let cache = try measureCache()
+    let standstill = Int64(1e9 * min(1, MachineProfile.current().standstill(threads: team.width)))
     let touch = try TouchProbe(clock: clock, directory: directory).measure()
     return PartTimings(
       threads: team.width,
@@ -83,7 +84,7 @@ struct PartProbe {
       },
       head: rest.share(shares.head), cacheWrite: cache.write, cacheRead: cache.read,
       updateOfMillion: try measureUpdate(), exchangeOfMebibyte: try measureExchange(),
-      freshMebibyte: touch.fresh, mappedMebibyte: touch.mapped)
+      freshMebibyte: touch.fresh, mappedMebibyte: touch.mapped, standstill: standstill > 0 ? standstill : nil)
   }
 
   /// How embeddings and head share what blocks leave: by their operations, the backbone's embeddings by their tokens; and

@@ -95,12 +95,15 @@ package struct PartTimings: Sendable, Codable, Hashable {
   /// Time of a mebibyte of a mapped file that is read for the first time and in memory already, in nanoseconds; nil when it
   /// was not measured.
   package var mappedMebibyte: Int64?
+  /// Time for which a message waits in the mean because the device's quota of the processor is used up, in nanoseconds; nil
+  /// without a quota.
+  package var standstill: Int64?
 
   /// What was measured.
   package init(
     threads: Int, stacks: [Stack], head: PartTimes, cacheWrite: UnitDuration, cacheRead: UnitDuration,
     updateOfMillion: Int64, exchangeOfMebibyte: Int64? = nil, freshMebibyte: Int64? = nil,
-    mappedMebibyte: Int64? = nil
+    mappedMebibyte: Int64? = nil, standstill: Int64? = nil
   ) {
     self.threads = threads
     self.stacks = stacks
@@ -111,6 +114,7 @@ package struct PartTimings: Sendable, Codable, Hashable {
     self.exchangeOfMebibyte = exchangeOfMebibyte
     self.freshMebibyte = freshMebibyte
     self.mappedMebibyte = mappedMebibyte
+    self.standstill = standstill
   }
 
   /// Times for `units` units and fewer of every kind of layer of a model.
@@ -182,6 +186,7 @@ package struct PartTimings: Sendable, Codable, Hashable {
     guard (0...most).contains(exchangeOfMebibyte ?? 0) else {
       return "an exchange takes \(exchangeOfMebibyte ?? 0) ns a mebibyte"
     }
+    guard (0...most).contains(standstill ?? 0) else { return "it stands still for \(standstill ?? 0) ns" }
     for touch in [freshMebibyte ?? 0, mappedMebibyte ?? 0] where !(0...most).contains(touch) {
       return "the first touch of a mebibyte takes \(touch) ns"
     }

@@ -225,6 +225,7 @@ package struct PlanningModel: Sendable {
         exchangeBytesPerSecond: measured?.exchangeBytesPerSecond ?? PlanningLimits.bytes,
         freshBytesPerSecond: measured?.freshBytesPerSecond ?? PlanningLimits.bytes,
         mappedBytesPerSecond: measured?.mappedBytesPerSecond ?? PlanningLimits.bytes,
+        standstill: measured?.standstill ?? 0,
         times: measured?.unitTimes(work, units: units) ?? times(device))
     }
     func profile(_ link: HouseholdFile.Link) -> LinkProfile {

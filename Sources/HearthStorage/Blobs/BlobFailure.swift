@@ -12,6 +12,8 @@ package enum BlobFailure: Error, Equatable, Sendable, CustomStringConvertible {
   case missingChunk(ContentDigest, chunk: Int)
   /// The bytes are not those that the manifest names.
   case wrongBytes(ContentDigest, chunk: Int)
+  /// The blob has another length than whoever named it said. Bytes.
+  case otherLength(ContentDigest, found: Int, expected: Int)
   /// A file that a blob refers to was changed or removed.
   case changed(path: String)
   /// A file is too long for a blob. Bytes.
@@ -32,6 +34,9 @@ package enum BlobFailure: Error, Equatable, Sendable, CustomStringConvertible {
     case .missingChunk(let id, let chunk): "chunk \(chunk) of blob \(id) is not here; fetch it first"
     case .wrongBytes(let id, let chunk):
       "chunk \(chunk) of blob \(id) is not what its manifest names; fetch it from another device"
+    case .otherLength(let id, let found, let expected):
+      "blob \(id) has \(found) bytes where \(expected) were announced; bring all devices to one version of Hearth and run "
+        + "the same command again"
     case .changed(let path):
       "\(path) has changed since it was offered to the other devices; submit the job again"
     case .tooLarge(let path, let byteCount, let limit):

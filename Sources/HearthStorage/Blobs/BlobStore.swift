@@ -110,12 +110,33 @@ package final class BlobStore: Sendable {
     }
     var bytes: [UInt8] = []
     bytes.reserveCapacity(manifest.byteCount)
+    try forEachChunk(of: id, manifest) { bytes += $0 }
+    return bytes
+  }
+
+  /// Reads all bytes of a blob, verified again, into memory of exactly that size; no second copy of them is made.
+  package func readAll(
+    _ id: ContentDigest, into target: UnsafeMutableRawBufferPointer
+  ) throws(BlobFailure) {
+    let manifest = try blob(id).manifest
+    guard manifest.byteCount == target.count else {
+      throw .otherLength(id, found: manifest.byteCount, expected: target.count)
+    }
+    var start = 0
+    try forEachChunk(of: id, manifest) { part in
+      UnsafeMutableRawBufferPointer(rebasing: target[start...]).copyBytes(from: part)
+      start += part.count
+    }
+  }
+
+  private func forEachChunk(
+    of id: ContentDigest, _ manifest: BlobManifest, _ body: ([UInt8]) -> Void
+  ) throws(BlobFailure) {
     for chunk in 0..<manifest.chunkCount {
       let part = try read(chunk, of: id)
       guard manifest.verifies(part, as: chunk) else { throw .wrongBytes(id, chunk: chunk) }
-      bytes += part
+      body(part)
     }
-    return bytes
   }
 
   private func blob(_ id: ContentDigest) throws(BlobFailure) -> Blob {

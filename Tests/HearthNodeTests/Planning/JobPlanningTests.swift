@@ -76,12 +76,14 @@ import Testing
     var measured = report("desk")
     measured.timings.exchangeOfMebibyte = 1 << 20
     measured.timings.freshMebibyte = 1 << 19
+    measured.timings.standstill = 6_400_000
     let work = try PlanningModel(try shape()).work
     let profile = measured.profile(work, units: 8)
     // A nanosecond and half of one for a byte.
     #expect(profile.exchangeBytesPerSecond == 1_000_000_000)
     #expect(profile.freshBytesPerSecond == 2_000_000_000)
     #expect(profile.mappedBytesPerSecond == PlanningLimits.bytes)
+    #expect(profile.standstill == 6_400_000)
     measured.timings.mappedMebibyte = -1
     let bytes = try measured.encoded()
     #expect(throws: JobPlanningFailure.self) { try DeviceReport(decoding: bytes) }

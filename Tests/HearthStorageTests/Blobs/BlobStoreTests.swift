@@ -67,6 +67,12 @@ struct BlobStoreTests {
     #expect(try store.read(2, of: id) == Array(content[2 << 20..<3_000_000]))
     #expect(try store.readAll(id, limit: 3_000_000) == content)
     #expect(throws: BlobFailure.self) { try store.readAll(id, limit: 2_999_999) }
+    var copy = [UInt8](repeating: 0, count: 3_000_000)
+    try copy.withUnsafeMutableBytes { try store.readAll(id, into: $0) }
+    #expect(copy == content)
+    #expect(throws: BlobFailure.otherLength(id, found: 3_000_000, expected: 2_999_999)) {
+      try copy.withUnsafeMutableBytes { try store.readAll(id, into: .init(rebasing: $0.dropLast())) }
+    }
     #expect(try Data(contentsOf: URL(fileURLWithPath: store.dataPath(of: id))) == Data(content))
     try store.remove(id)
     #expect(store.ids.isEmpty && store.usedBytes == 0)

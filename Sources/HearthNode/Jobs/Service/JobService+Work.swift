@@ -322,27 +322,25 @@ extension JobService {
   ) async throws -> TrainSummary {
     guard let submission = jobs[id]?.submission else { throw JobServiceFailure.noSubmission }
     let package = try await material(id).package
-    let parameters = try await result(id, completion, from: devices)
+    let result = try await fetchedResult(id, completion, from: devices)
+    let blobs = doors.blobs
     let output = JobOutput(
-      submission: submission, package: package, parameters: parameters, digest: completion.digest,
+      submission: submission, package: package, count: Int(result.byteCount) / MemoryLayout<Float>.stride,
+      read: { try blobs.readAll(result.digest, into: $0) }, digest: completion.digest,
       results: mergedResults(id, completion),
       cacheBytes: Int(clamping: jobs[id]?.coordinator.cacheBytes ?? 0), threads: threads)
     return try await onOwnThread("job-save") { try output.write() }
   }
 
-  /// The trained values: this device's own, or fetched from one that has them.
-  private func result(
+  /// The blob of the trained values: this device's own, or fetched from one that has them.
+  private func fetchedResult(
     _ id: JobID, _ completion: RunCompletion, from devices: [DeviceID]
-  ) async throws -> [Float] {
+  ) async throws -> BlobReference {
     guard let reference = completion.result, reference.byteCount <= UInt64(JobOutput.resultLimit) else {
       throw JobServiceFailure.noResult
     }
-    let blobs = doors.blobs
     try await doors.desk.fetch(reference.digest, for: id, from: devices)
-    return try await onOwnThread("job-result") {
-      let bytes = try blobs.readAll(reference.digest, limit: JobOutput.resultLimit)
-      return bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
-    }
+    return reference
   }
 
   /// What was measured: by the run that ended complete, and by what devices told on the way.
