@@ -72,10 +72,11 @@ import Testing
 
   @Test func allFaultsAreOverWhenAJobIsJudged() throws {
     let scenario = try #require(JobScenario.named("job"))
-    for seed in UInt64(1)...2_000 {
+    // The last seed had a device killed after all faults were said to be over.
+    for seed in Array(UInt64(1)...2_000) + [702_161] {
       let steps = scenario.plan(seed: seed).steps
-      let settled = try #require(steps.lastIndex { $0.fault == .settled })
-      #expect(settled == steps.count - 1, "seed \(seed)")
+      let isFaulty = steps.contains { if case .start = $0.fault { false } else { true } }
+      #expect(!isFaulty || steps.last?.fault == .settled, "seed \(seed)")
     }
   }
 
