@@ -72,7 +72,12 @@ class KeptPages:
         except OSError:
             return self
         self.before = before
-        self.touch()
+        try:
+            self.touch()
+        except BaseException:
+            # Interrupted: what was set must not stay.
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_):
