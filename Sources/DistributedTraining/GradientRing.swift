@@ -4,8 +4,8 @@ import NeuralNetworks
 
 /// Runs the ring of one group over some sums: the shell of `RingReduction`.
 final class GradientRing {
-  /// Elements of a message: 256 KiB of 64-bit sums.
-  static let pieceElements = 1 << 15
+  /// Elements of a message: 1 MiB of 64-bit sums.
+  static let pieceElements = 1 << 17
 
   /// The members' places in the plan, in the order of the ring.
   let members: [Int]

@@ -29,7 +29,7 @@ package enum JobLimits {
   /// Time between two reports of progress of one device while a plan is in force.
   package static let beat: Duration = .milliseconds(400)
   /// The same for a device whose run goes on, to those that are not beside it in the plan.
-  package static let distantBeat: Duration = .milliseconds(1_200)
+  package static let distantBeat: Duration = .seconds(2)
   /// The same before the first plan, and once the device's part is done.
   package static let idleBeat: Duration = .seconds(1)
   /// The same for a device without a part, to the owner and the leader alone.

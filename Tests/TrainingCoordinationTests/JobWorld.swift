@@ -72,6 +72,8 @@ struct JobWorld {
   /// What a device's run gives; different digests are a defect that must be seen.
   var digests: [Int: UInt8] = [:]
   var steps: UInt64 = 40
+  /// Steps of one pass over the samples: a second's.
+  var stepsPerEpoch: UInt64 = 20
   var joining = Joining.direct
   /// Devices to which no session leads, although gossip goes round.
   var unreachable: Set<DeviceID> = []
@@ -335,8 +337,7 @@ struct JobWorld {
       if step % 10 == 0 { nodes[own].savedStep = step }
       var progress = DeviceProgress(.cached)
       progress.committedStep = step
-      // Epochs of about a second.
-      progress.epoch = UInt32(step / 20 + 1)
+      progress.epoch = UInt32(step / stepsPerEpoch + 1)
       progress.samplesPerSecond = Double(8 * places.count)
       progress.secondsPerStep = secondsPerStep[own]
       nodes[own].waiting.append((now, .progressed(certificate.stamp, progress)))

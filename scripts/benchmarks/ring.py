@@ -171,7 +171,7 @@ def markdown(run):
     lines = [
         f"- {facts['processor']}, {facts['processors']} processors, {facts['system']}; all members share them",
         f"- vectors of {options['mebibytes']} MiB of {options['element']}, medians of {options['rounds']} rounds in turn",
-        "- Hearth: encrypted bulk sessions, pieces of 256 KiB; "
+        "- Hearth: encrypted bulk sessions, pieces of 1 MiB; "
         + (f"peer: PyTorch {torch}, gloo, not encrypted" if torch else "no peer was measured"),
         f"- load before the run: {run['load_before']:.2f}"
         + (" (**not a quiet machine: do not publish**)" if run["load_before"] > 0.25 * facts["processors"] else ""),
