@@ -13,6 +13,13 @@ package enum Choices {
   /// The storage of a cached activation unless a person says otherwise.
   package static let defaultCacheElement = ActivationElement.float16.rawValue
 
+  /// What the side network of an encoder can be asked for.
+  package static let poolings = ParallelAdapterConfiguration.Pooling.allCases.map(\.rawValue)
+  /// The pooling of that name.
+  package static func pooling(_ name: String) -> ParallelAdapterConfiguration.Pooling? {
+    ParallelAdapterConfiguration.Pooling(rawValue: name)
+  }
+
   /// How a frozen backbone's matrices can be kept.
   package static let weightPrecisions = WeightPrecision.allCases.map(\.rawValue)
   /// The precision of this name.

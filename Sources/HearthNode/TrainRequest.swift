@@ -142,6 +142,8 @@ package struct TrainRequest: Sendable, Codable, Equatable {
   package var rowLimit: Int?
   /// 0-based backbone layers that feed a side block; nil leaves it to the preset.
   package var taps: [Int]?
+  /// Which states the prediction is made from; nil compares pairs under the preset `default` and takes all tokens else.
+  package var pooling: ParallelAdapterConfiguration.Pooling?
   /// Passes over the training rows.
   package var epochs: Int
   /// How a cached activation element is stored.
@@ -194,6 +196,7 @@ package struct TrainRequest: Sendable, Codable, Equatable {
     maximumTargetLength = nil
     rowLimit = nil
     taps = nil
+    pooling = nil
     epochs = 3
     cache = .float16
     keepCache = false

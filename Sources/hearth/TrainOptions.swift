@@ -166,6 +166,14 @@ struct AdapterOptions: ParsableArguments {
       valueName: "layers"))
   var taps: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "What the side network of an encoder (BERT) is asked for: tokens (the mean of all states) or segments (the states "
+        + "of the two texts of a pair apart, and what they differ in). "
+        + "(default: segments for pairs under the preset default, else tokens)",
+      valueName: "pooling"))
+  var pooling: String?
+
   func validate() throws {
     try check("--reduction", reduction, in: 1...64)
     try check("--rank", rank, in: 1...1_024)
@@ -178,6 +186,7 @@ struct AdapterOptions: ParsableArguments {
       throw ValidationError("--lora-targets is '\(loraTargets ?? "")'; name each layer once")
     }
     if let precision { try check("--precision", precision, among: Choices.weightPrecisions) }
+    if let pooling { try check("--pooling", pooling, among: Choices.poolings) }
     try checkTechnique()
     if let taps, TapSelection.parse(taps) == nil {
       throw ValidationError(
@@ -195,6 +204,7 @@ struct AdapterOptions: ParsableArguments {
     let chosen = technique ?? defaults.technique
     let options: [(name: String, isGiven: Bool, techniques: [RunTechnique])] = [
       ("--preset", preset != nil, [.parallel]), ("--taps", taps != nil, [.parallel]),
+      ("--pooling", pooling != nil, [.parallel]),
       ("--precision \(precision ?? "")", precision.map { $0 != "float32" } ?? false, [.parallel]),
       ("--reduction", reduction != nil, [.parallel, .houlsby]), ("--rank", rank != nil, [.lora]),
       ("--alpha", alpha != nil, [.lora]), ("--lora-targets", loraTargets != nil, [.lora]),
@@ -214,7 +224,7 @@ struct AdapterOptions: ParsableArguments {
       + (rank == nil ? [] : ["--rank"]) + (alpha == nil ? [] : ["--alpha"])
       + (loraTargets == nil ? [] : ["--lora-targets"]) + (dropout == nil ? [] : ["--dropout"])
       + (checkpointActivations ? ["--checkpoint-activations"] : [])
-      + (precision == nil ? [] : ["--precision"])
+      + (precision == nil ? [] : ["--precision"]) + (pooling == nil ? [] : ["--pooling"])
   }
 
   func apply(to request: inout TrainRequest) {
@@ -228,6 +238,7 @@ struct AdapterOptions: ParsableArguments {
     request.checkpointsActivations = checkpointActivations ? true : nil
     request.precision = precision.flatMap(Choices.weightPrecision)
     request.taps = taps.flatMap(TapSelection.parse)
+    request.pooling = pooling.flatMap(Choices.pooling)
   }
 }
 

@@ -38,8 +38,9 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
   static func parallel(_ model: String = "tiny-t5", _ head: TaskHead = .classes(3)) -> TinyJob {
     var job = TinyJob(model: model, head: head)
     if model == "tiny-bert" {
-      job.technique = .parallel(
-        ParallelAdapterConfiguration(preset: .default, reduction: 4, layersPerStack: 3))
+      var configuration = ParallelAdapterConfiguration(preset: .default, reduction: 4, layersPerStack: 3)
+      configuration.pooling = .segments
+      job.technique = .parallel(configuration)
     }
     return job
   }
@@ -74,8 +75,10 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
       }
     let decoder: [Int32] =
       !hasDecoder ? [] : head == .languageModel ? [0] + written.dropLast() : [0]
+    // Where nothing is decoded the samples are pairs.
+    let first = hasDecoder ? encoder.count : (encoder.count + 1) / 2
     return TrainingSample(
-      encoderIDs: encoder, encoderTypes: Array(repeating: 0, count: encoder.count), decoderIDs: decoder,
+      encoderIDs: encoder, encoderTypes: encoder.indices.map { $0 < first ? 0 : 1 }, decoderIDs: decoder,
       target: target)
   }
 

@@ -127,6 +127,8 @@ import Testing
       for (options, name) in [
         (["--rank", "4"], "--rank"), (["--technique", "lora", "--preset", "lst"], "--preset"),
         (["--technique", "full", "--keep-cache"], "--keep-cache"),
+        (["--technique", "lora", "--pooling", "segments"], "--pooling"),
+        (["--pooling", "mean"], "--pooling"),
         (["--technique", "lora", "--lora-targets", "query,quer"], "--lora-targets"),
         (["--max-target-length", "9"], "--max-target-length"),
       ] {

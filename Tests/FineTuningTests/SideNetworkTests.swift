@@ -40,7 +40,10 @@ enum TestBackbones {
     }
   }
 
-  static func microBatch(decoder: Bool, head: TaskHead, lengths: [Int] = [5, 1, 9]) -> PackedMicroBatch {
+  /// - Parameter firstTexts: tokens of each sample's first text; the rest are its second's.
+  static func microBatch(
+    decoder: Bool, head: TaskHead, lengths: [Int] = [5, 1, 9], firstTexts: [Int]? = nil
+  ) -> PackedMicroBatch {
     let dataset = lengths.enumerated().map { index, length in
       let decoderIDs: [Int32] = decoder ? (head == .languageModel ? [0, 3, 4] : [0]) : []
       let target: TrainingTarget =
@@ -49,9 +52,10 @@ enum TestBackbones {
         case .value: .value(Float(index) - 0.7)
         case .languageModel: .tokens([3, 4, Int32(index)])
         }
+      let first = firstTexts?[index] ?? length
       return TrainingSample(
-        encoderIDs: (0..<length).map { Int32($0 + index) }, encoderTypes: Array(repeating: 0, count: length),
-        decoderIDs: decoderIDs, target: target)
+        encoderIDs: (0..<length).map { Int32($0 + index) },
+        encoderTypes: (0..<length).map { $0 < first ? 0 : 1 }, decoderIDs: decoderIDs, target: target)
     }
     return PackedMicroBatch(samples: Array(dataset.indices), of: dataset)
   }
@@ -74,13 +78,18 @@ struct SideNetworkTests {
     var preset: ParallelAdapterConfiguration.Preset
     var decoder: Bool
     var head: TaskHead
-    var testDescription: String { "\(preset), \(decoder ? "encoder-decoder" : "encoder"), \(head)" }
+    var pooling: ParallelAdapterConfiguration.Pooling?
+    var testDescription: String {
+      "\(preset), \(decoder ? "encoder-decoder" : "encoder"), \(head)\(pooling.map { ", \($0)" } ?? "")"
+    }
   }
 
   static let cases: [Case] = ParallelAdapterConfiguration.Preset.allCases.flatMap { preset in
     [
       Case(preset: preset, decoder: false, head: .classes(3)),
       Case(preset: preset, decoder: false, head: .value),
+      Case(preset: preset, decoder: false, head: .classes(3), pooling: .segments),
+      Case(preset: preset, decoder: false, head: .value, pooling: .segments),
       Case(preset: preset, decoder: true, head: .classes(2)),
       Case(preset: preset, decoder: true, head: .languageModel),
     ]
@@ -98,11 +107,18 @@ struct SideNetworkTests {
     init(_ testCase: Case, element: ActivationElement = .float32, seed: UInt64 = 3) throws {
       let layers = 4
       let architecture = TestBackbones.architecture(layers: layers, width: 16, decoder: testCase.decoder)
-      let configuration = ParallelAdapterConfiguration(
+      var configuration = ParallelAdapterConfiguration(
         preset: testCase.preset, reduction: 2, layersPerStack: layers)
+      configuration.pooling = testCase.pooling
       shape = try SideNetworkShape(configuration, head: testCase.head, backbone: architecture)
       tree = TestBackbones.randomParameters(shape, seed: seed)
-      batch = TestBackbones.microBatch(decoder: testCase.decoder, head: testCase.head)
+      if shape.comparesSegments, let head = tree.parameter(named: "head.weight") {
+        // Four times as many inputs, products among them: losses, and with them their noise, stay as small as the others'.
+        for index in 0..<head.count { head.values[index] *= 0.2 }
+      }
+      // Two texts, one alone, two again.
+      batch = TestBackbones.microBatch(
+        decoder: testCase.decoder, head: testCase.head, firstTexts: testCase.pooling == nil ? nil : [2, 1, 6])
       let capacity = MicroBatchCapacity([batch])
       constants = Arena(floatCount: 16 + 50 * 16)
       var generator = SeededGenerator(seed: seed, 99)
@@ -131,7 +147,7 @@ struct SideNetworkTests {
 
   @Test("has gradients that equal finite differences along random directions", arguments: cases)
   func finiteDifferences(testCase: Case) throws {
-    let fixture = try Fixture(testCase)
+    let fixture = try Fixture(testCase, seed: testCase.pooling == .segments ? 4 : 3)
     let (_, gradients) = fixture.gradients()
     var generator = SeededGenerator(seed: 17)
     for parameter in fixture.tree.parameters {
@@ -149,7 +165,8 @@ struct SideNetworkTests {
       }
       // Richardson's extrapolation removes the cubic term, which gates (temperature 0.1) have a lot of; float32
       // losses carry about 1e-6 of noise, under 1e-3 of a slope of 1 at these steps.
-      let step: Float = parameter.name.hasSuffix("ix") ? 2e-3 : 6e-3
+      // |u − v| has a kink at 0, which a smaller step crosses less often, and these texts not at all.
+      let step: Float = testCase.pooling == .segments ? 1e-3 : parameter.name.hasSuffix("ix") ? 2e-3 : 6e-3
       let numeric = (4 * slope(step / 2) - slope(step)) / 3
       for index in 0..<parameter.count { parameter.values[index] = original[index] }
       let analytic = (0..<parameter.count).reduce(0.0) {
@@ -157,6 +174,59 @@ struct SideNetworkTests {
       }
       let tolerance = 0.02 * max(abs(numeric), abs(analytic)) + 5e-3
       #expect(abs(numeric - analytic) < tolerance, "\(parameter.name): \(numeric) against \(analytic)")
+    }
+  }
+
+  @Test("reads u, v, |u − v| and u ⊙ v of two texts (Conneau et al. 2017, §3.1)")
+  func comparison() throws {
+    let width = 16
+    let fixture = try Fixture(
+      Case(preset: .default, decoder: false, head: .classes(4 * width), pooling: .segments))
+    let head = try #require(fixture.tree.parameter(named: "head.weight"))
+    let bias = try #require(fixture.tree.parameter(named: "head.bias"))
+    // A head that says what it reads.
+    for row in 0..<head.rows {
+      for column in 0..<head.columns { head.values[row * head.columns + column] = row == column ? 1 : 0 }
+      bias.values[row] = 0
+    }
+    let read = fixture.network.predict(fixture.batch, taps: fixture.taps)
+    #expect(read.rows == 3 && read.columns == 4 * width)
+    for sample in 0..<3 {
+      for column in 0..<width {
+        let (u, v) = (read[sample, column], read[sample, width + column])
+        #expect(abs(read[sample, 2 * width + column] - abs(u - v)) < 1e-5)
+        #expect(abs(read[sample, 3 * width + column] - u * v) < 1e-5)
+      }
+    }
+    // What the other pooling reads is the mean of u and v by their tokens: up-projection and mix are affine.
+    let whole = try Fixture(Case(preset: .default, decoder: false, head: .classes(width)))
+    for parameter in whole.tree.parameters where !parameter.name.hasPrefix("head.") {
+      let source = try #require(fixture.tree.parameter(named: parameter.name))
+      for index in 0..<parameter.count { parameter.values[index] = source.values[index] }
+    }
+    let wholeHead = try #require(whole.tree.parameter(named: "head.weight"))
+    let wholeBias = try #require(whole.tree.parameter(named: "head.bias"))
+    for row in 0..<width {
+      for column in 0..<width { wholeHead.values[row * width + column] = row == column ? 1 : 0 }
+      wholeBias.values[row] = 0
+    }
+    let mean = whole.network.predict(fixture.batch, taps: fixture.taps)
+    for (sample, (first, length)) in [(2, 5), (1, 1), (6, 9)].enumerated() {
+      for column in 0..<width {
+        let (u, v) = (read[sample, column], read[sample, width + column])
+        let expected = (Float(first) * u + Float(length - first) * v) / Float(length)
+        #expect(abs(mean[sample, column] - expected) < 1e-5, "sample \(sample), column \(column)")
+      }
+    }
+  }
+
+  @Test("has no two texts to compare where a decoder predicts")
+  func comparisonOfDecoder() {
+    let architecture = TestBackbones.architecture(layers: 2, width: 16, decoder: true)
+    var configuration = ParallelAdapterConfiguration(preset: .default, reduction: 2, layersPerStack: 2)
+    configuration.pooling = .segments
+    #expect(throws: SideNetworkFailure.noSegments(backbone: "test")) {
+      try SideNetworkShape(configuration, head: .value, backbone: architecture)
     }
   }
 

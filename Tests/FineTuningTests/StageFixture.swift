@@ -15,14 +15,18 @@ struct SideStageFixture {
     var preset: ParallelAdapterConfiguration.Preset
     var head: TaskHead
     var element = ActivationElement.float16
+    var pooling: ParallelAdapterConfiguration.Pooling?
 
-    var testDescription: String { "\(model), \(preset), \(head), \(element)" }
+    var testDescription: String {
+      "\(model), \(preset), \(head), \(element)\(pooling.map { ", \($0)" } ?? "")"
+    }
   }
 
   static let cases: [Case] = ParallelAdapterConfiguration.Preset.allCases.flatMap { preset in
     [
       Case(model: "tiny-bert", preset: preset, head: .classes(3)),
       Case(model: "tiny-bert", preset: preset, head: .value, element: .int8),
+      Case(model: "tiny-bert", preset: preset, head: .classes(2), pooling: .segments),
       Case(model: "tiny-t5", preset: preset, head: .classes(2)),
       Case(model: "tiny-t5", preset: preset, head: .languageModel, element: .float32),
       Case(model: "tiny-bart", preset: preset, head: .value, element: .int8),
@@ -41,8 +45,9 @@ struct SideStageFixture {
     self.testCase = testCase
     backbone = try TinyModels.backbone(testCase.model)
     let architecture = backbone.architecture
-    let configuration = ParallelAdapterConfiguration(
+    var configuration = ParallelAdapterConfiguration(
       preset: testCase.preset, reduction: 2, layersPerStack: architecture.stacks.map(\.layers).min() ?? 0)
+    configuration.pooling = testCase.pooling
     shape = try SideNetworkShape(configuration, head: testCase.head, backbone: architecture)
     parameters = TestBackbones.randomParameters(shape, seed: 11)
     let samples = PipelineSamples.samples(architecture, head: testCase.head, count: 3 * units)

@@ -27,6 +27,16 @@ private final class Scratch {
     try write("labels.tsv", (0..<count).map { "\(Self.text($0))\t\($0 % 2 == 0 ? "yes" : "no")" })
   }
 
+  /// Pairs of which the second text is the first or another one.
+  func pairs(_ count: Int = 40) throws -> String {
+    try write(
+      "pairs.tsv",
+      ["sentence1\tsentence2\tlabel"]
+        + (0..<count).map {
+          "\(Self.text($0))\t\(Self.text($0 % 2 == 0 ? $0 : $0 + 1))\t\($0 % 2 == 0 ? "same" : "other")"
+        })
+  }
+
   /// Texts with a text to write that differs in its length.
   func texts(_ count: Int = 32) throws -> String {
     try write(
@@ -159,6 +169,58 @@ struct TechniqueTrainingTests {
     settle(&request, .houlsby)
     request.reduction = 64
     #expect(throws: TechniqueFailure.reduction(found: 64, width: 48)) { try run(request) }
+  }
+
+  @Test("compares the texts of a pair unless a person or another preset says otherwise")
+  func pooling() throws {
+    let scratch = try Scratch()
+    func pooling(_ output: String, change: (inout TrainRequest) throws -> Void = { _ in }) throws
+      -> ParallelAdapterConfiguration.Pooling?
+    {
+      var request = try request("tiny-bert", .parallel, scratch: scratch, output: output)
+      request.data = DataOptions()
+      request.dataFile = try scratch.pairs()
+      request.validationFile = request.dataFile
+      request.epochs = 1
+      try change(&request)
+      let summary = try run(request)
+      let path = request.output + "/adapter.json"
+      let description = try AdapterDescription(
+        decoding: [UInt8](Data(contentsOf: URL(fileURLWithPath: path))), path: path)
+      guard case .parallel(let configuration) = description.technique else { return nil }
+      // What is read from the files gives what the run measured.
+      var evaluation = EvaluateRequest(adapterDirectory: request.output, dataFile: request.dataFile)
+      evaluation.data = request.data
+      evaluation.threads = 1
+      let measured = try evaluate(evaluation, cancellation: CancellationFlag(), report: { _ in })
+      #expect(measured.metrics == summary.metrics)
+      return configuration.pooling
+    }
+    #expect(try pooling("pairs") == .segments)
+    #expect(try pooling("tokens") { $0.pooling = .tokens } == nil)
+    #expect(try pooling("lst") { $0.preset = .lst } == nil)
+    #expect(try pooling("asked") { ($0.preset, $0.pooling) = (.lst, .segments) } == .segments)
+    #expect(
+      try pooling("texts") {
+        $0.dataFile = try scratch.labels()
+        $0.validationFile = $0.dataFile
+        ($0.data.header, $0.data.textColumn, $0.data.labelColumn) = (false, "1", "2")
+      } == nil)
+    #expect(try pooling("t5") { $0.modelDirectory = fixtures + "/tiny-t5" } == nil)
+    #expect(throws: SideNetworkFailure.self) {
+      try pooling("decoder") { ($0.modelDirectory, $0.pooling) = (fixtures + "/tiny-t5", .segments) }
+    }
+    #expect {
+      try pooling("none") {
+        $0.dataFile = try scratch.labels()
+        $0.validationFile = nil
+        ($0.data.header, $0.data.textColumn, $0.data.labelColumn) = (false, "1", "2")
+        $0.pooling = .segments
+      }
+    } throws: { error in
+      guard case RunFailure.badInput(_, _, let detail) = error else { return false }
+      return detail.contains("--pooling tokens")
+    }
   }
 
   @Test("of the first format is still read")

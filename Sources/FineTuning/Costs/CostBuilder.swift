@@ -150,11 +150,12 @@ struct CostBuilder {
     let last = architecture.stacks.last?.kind ?? .encoder
     let outputRows = last == .decoder ? workload.decoderTokens : workload.encoderTokens
     let isLanguageModel = head == .languageModel
+    let inputs = side?.headInputs ?? width
     counter.weight(
-      rows: isLanguageModel ? workload.decoderTokens : workload.samples, inputs: width,
+      rows: isLanguageModel ? workload.decoderTokens : workload.samples, inputs: inputs,
       outputs: isLanguageModel ? architecture.vocabulary : head.outputs,
       trains: !isLanguageModel || trainsBackbone, passes: passes || side != nil)
-    part.trainableParameters += head.outputs * (width + 1)
+    part.trainableParameters += head.outputs * (inputs + 1)
     guard let side else {
       (part.forward, part.backward) = (counter.forward, counter.backward)
       return part

@@ -23,6 +23,14 @@ public struct ParallelAdapterConfiguration: Codable, Sendable, Equatable {
     case mixed
   }
 
+  /// Which tokens' states an encoder-only backbone's prediction is made from.
+  public enum Pooling: String, Codable, Sendable, CaseIterable {
+    /// The mean over all tokens.
+    case tokens
+    /// The mean `u` over the first text and `v` over the second; the head reads `[u, v, |u − v|, u ⊙ v]`.
+    case segments
+  }
+
   /// How the side blocks start.
   public enum Initialization: String, Codable, Sendable {
     /// Normal(0, 0.02) blocks and Normal(0, 0.01) projections.
@@ -53,6 +61,8 @@ public struct ParallelAdapterConfiguration: Codable, Sendable, Equatable {
   public var heads: HeadRule
   /// How the side blocks start.
   public var initialization: Initialization
+  /// Which tokens' states an encoder-only backbone's prediction is made from; nil is `tokens`.
+  public var pooling: Pooling?
 
   /// The settings of a preset.
   ///

@@ -33,7 +33,7 @@ extension SideNetworkShape {
     if configuration.output == .mixed {
       shapes.append(ParameterShape("outputMix", rows: 1, columns: 1, kind: .gate))
     }
-    if head.outputs > 0 { shapes += linear("head", outputs: head.outputs, inputs: backboneWidth) }
+    if head.outputs > 0 { shapes += linear("head", outputs: head.outputs, inputs: headInputs) }
     return shapes
   }
 

@@ -55,6 +55,8 @@ public enum SideNetworkFailure: Error, Equatable, CustomStringConvertible {
   case indivisible(quantity: String, value: Int, by: Int)
   /// A chosen layer does not exist.
   case noSuchLayer(Int, layers: Int)
+  /// Two texts are to be read apart where the prediction is a decoder's.
+  case noSegments(backbone: String)
 
   /// One line: what is wrong and what to change.
   public var description: String {
@@ -63,6 +65,8 @@ public enum SideNetworkFailure: Error, Equatable, CustomStringConvertible {
       "\(quantity) \(value) is not divisible by \(by); choose another --reduction"
     case .noSuchLayer(let layer, let layers):
       "there is no layer \(layer): the backbone has layers 0 to \(layers - 1); change --taps"
+    case .noSegments(let backbone):
+      "\(backbone) predicts with its decoder, which has no two texts to compare; choose --pooling tokens"
     }
   }
 }
@@ -83,6 +87,13 @@ package struct SideNetworkShape: Sendable, Equatable {
   /// Temperature of the gates (Ladder Side-Tuning: 0.1).
   package static let gateTemperature: Float = 0.1
 
+  /// Whether the head compares the two texts of a sample.
+  package var comparesSegments: Bool { configuration.pooling == .segments }
+  /// Pooled rows of a sample.
+  package var pooledRows: Int { comparesSegments ? 2 : 1 }
+  /// Values of a sample that the head reads: `u`, `v`, `|u − v|` and `u ⊙ v` where it compares.
+  package var headInputs: Int { comparesSegments ? 4 * backboneWidth : backboneWidth }
+
   /// Layers of each of the backbone's stacks.
   package var depths: [Int] { stacks.map(\.depth) }
 
@@ -93,6 +104,9 @@ package struct SideNetworkShape: Sendable, Equatable {
     self.configuration = configuration
     self.head = head
     backboneWidth = backbone.width
+    if configuration.pooling == .segments, head == .languageModel || backbone.stacks.last?.kind == .decoder {
+      throw .noSegments(backbone: backbone.name)
+    }
     width = try Self.reduced("the backbone's width", backbone.width, by: configuration.reduction)
     var stacks: [SideStackShape] = []
     for (index, stack) in backbone.stacks.enumerated() {

@@ -4,10 +4,14 @@ import TensorKernels
 
 /// What follows the last block of a side network: pooling, up-projection, the mix with the backbone's own states, head
 /// and loss.
+///
+/// A sample has one pooled row, or under `ParallelAdapterConfiguration.Pooling.segments` two: `u` of its first text and
+/// `v` of its second, which share the up-projection and the mix; the head then reads `[u, v, |u − v|, u ⊙ v]`
+/// (Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", §3.1).
 struct SideOutput {
   /// Rows that no micro-batch needs between its forward and its backward.
   struct Scratch {
-    let decoded, sideGradient, pooledGradient, parameter: Int
+    let decoded, sideGradient, pooledGradient, comparisonGradient, parameter: Int
   }
 
   /// What a forward or a backward of one micro-batch works with.
@@ -22,8 +26,10 @@ struct SideOutput {
   private let up: LinearParameters
   private let outputMix: Parameter?
   private let head: LinearParameters?
-  /// Offsets of P rows, one a sample or one a decoder token; `gradient` only under the backbone's own head.
-  private let pooled, side, final, mixed, logits, gradient: Int
+  /// Offsets of P rows, one or two a sample or one a decoder token.
+  private let pooled, side, final, mixed, gradient: Int
+  /// Offsets of a row a sample: what the head reads of two texts, and what it says.
+  private let comparison, logits: Int
 
   /// Reserves what a micro-batch keeps between its forward and its backward.
   init(
@@ -41,6 +47,7 @@ struct SideOutput {
     side = layout.reserve(wide)
     final = layout.reserve(wide)
     mixed = layout.reserve(wide)
+    comparison = layout.reserve(shape.comparesSegments ? capacity.sequences * shape.headInputs : 0)
     logits = layout.reserve(rows * max(1, shape.head.outputs))
     gradient = layout.reserve(training ? wide : 0)
   }
@@ -51,20 +58,37 @@ struct SideOutput {
   ) -> Scratch {
     let rows = rows(shape, capacity)
     let outputs = max(1, shape.head.outputs)
-    let largestWeight = max(shape.width, outputs) * shape.backboneWidth + max(shape.backboneWidth, outputs)
+    let largestWeight =
+      max(shape.width * shape.backboneWidth, outputs * shape.headInputs) + max(shape.backboneWidth, outputs)
     return Scratch(
       decoded: layout.reserve(max(capacity.longestEncoder, 1, rows) * shape.backboneWidth),
       sideGradient: layout.reserve(training ? rows * shape.backboneWidth : 0),
       pooledGradient: layout.reserve(training ? rows * shape.width : 0),
+      comparisonGradient: layout.reserve(
+        training && shape.comparesSegments ? capacity.sequences * shape.headInputs : 0),
       parameter: layout.reserve(training ? largestWeight : 0))
   }
 
   private static func rows(_ shape: SideNetworkShape, _ capacity: MicroBatchCapacity) -> Int {
-    shape.head == .languageModel ? capacity.decoderTokens : capacity.sequences
+    shape.head == .languageModel ? capacity.decoderTokens : capacity.sequences * shape.pooledRows
   }
 
   private func rows(_ batch: PackedMicroBatch) -> Int {
-    shape.head == .languageModel ? (batch.decoder?.tokens ?? 0) : batch.encoder.count
+    shape.head == .languageModel
+      ? (batch.decoder?.tokens ?? 0) : batch.encoder.count * shape.pooledRows
+  }
+
+  /// The encoder tokens whose mean a pooled row of a sample is.
+  ///
+  /// The second text begins at the first token of another segment than 0; a sample without one has no tokens there.
+  private func tokens(_ sample: Int, _ batch: PackedMicroBatch) -> [Range<Int>] {
+    let (first, end) = (
+      batch.encoder.offsets[sample], batch.encoder.offsets[sample] + batch.encoder.length(sample)
+    )
+    guard shape.comparesSegments else { return [first..<end] }
+    let types = batch.encoderTypes
+    let second = types.count < end ? end : types[first..<end].firstIndex { $0 != 0 } ?? end
+    return [first..<second, second..<end]
   }
 
   // MARK: Forward
@@ -93,9 +117,27 @@ struct SideOutput {
   /// Scores or values, one row a sample; a language-model head's are never in memory.
   func logits(_ output: Matrix, _ pass: Pass) -> Matrix {
     guard let head else { preconditionFailure("a language-model head has no predictions to return") }
-    let logits = pass.arena.matrix(self.logits, rows: output.rows, columns: shape.head.outputs)
-    head.forward(output, into: logits)
+    let read = shape.comparesSegments ? compare(output, pass) : output
+    let logits = pass.arena.matrix(self.logits, rows: read.rows, columns: shape.head.outputs)
+    head.forward(read, into: logits)
     return logits
+  }
+
+  /// `[u, v, |u − v|, u ⊙ v]` of each sample's two rows.
+  private func compare(_ output: Matrix, _ pass: Pass) -> Matrix {
+    let width = shape.backboneWidth
+    let features = pass.arena.matrix(comparison, rows: output.rows / 2, columns: shape.headInputs)
+    for sample in 0..<features.rows {
+      let (u, v) = (output.base + 2 * sample * output.stride, output.base + (2 * sample + 1) * output.stride)
+      let row = features.base + sample * features.stride
+      for column in 0..<width {
+        row[column] = u[column]
+        row[width + column] = v[column]
+        row[2 * width + column] = abs(u[column] - v[column])
+        row[3 * width + column] = u[column] * v[column]
+      }
+    }
+    return features
   }
 
   /// The loss sum of the states before the head, keeping what `backward` needs if there is one.
@@ -123,15 +165,15 @@ struct SideOutput {
 
   /// Picks the rows that the prediction is made from.
   ///
-  /// Encoder-only models: the mean over a sample's tokens. Encoder-decoder models: decoder step 0, or every
+  /// Encoder-only models: the mean over a sample's tokens, or over each of its texts. Encoder-decoder models: decoder step 0, or every
   /// decoder token under a language-model head.
   private func pool(_ states: Matrix, _ batch: PackedMicroBatch, into pooled: Matrix) {
     guard let decoder = batch.decoder else {
       for sample in 0..<batch.encoder.count {
-        columnSums(
-          sampleRows(sample, states, batch.encoder), into: pooled.base + sample * pooled.stride,
-          accumulate: false)
-        scale(pooled.rowRange(sample, count: 1), by: 1 / Float(batch.encoder.length(sample)))
+        for (place, tokens) in tokens(sample, batch).enumerated() {
+          let row = pooled.rowRange(sample * shape.pooledRows + place, count: 1)
+          mean(states.rowRange(tokens.lowerBound, count: tokens.count), into: row)
+        }
       }
       return
     }
@@ -144,13 +186,12 @@ struct SideOutput {
   /// The backbone's own final state of each output row, from its last tap.
   private func poolBackbone(_ tap: EncodedRows, _ pass: Pass, into final: Matrix) {
     guard let decoder = pass.batch.decoder else {
-      let encoder = pass.batch.encoder
-      for sample in 0..<encoder.count {
-        let length = encoder.length(sample)
-        let decoded = wide(pass.scratch.decoded, length, pass.arena)
-        decodeRows(tap.rowRange(encoder.offsets[sample], count: length), into: decoded)
-        columnSums(decoded, into: final.base + sample * final.stride, accumulate: false)
-        scale(final.rowRange(sample, count: 1), by: 1 / Float(length))
+      for sample in 0..<pass.batch.encoder.count {
+        for (place, tokens) in tokens(sample, pass.batch).enumerated() {
+          let decoded = wide(pass.scratch.decoded, tokens.count, pass.arena)
+          decodeRows(tap.rowRange(tokens.lowerBound, count: tokens.count), into: decoded)
+          mean(decoded, into: final.rowRange(sample * shape.pooledRows + place, count: 1))
+        }
       }
       return
     }
@@ -174,11 +215,41 @@ struct SideOutput {
     let gradient = wide(self.gradient, rows, pass.arena)
     if let head {
       let output = wide(shape.configuration.output == .side ? side : mixed, rows, pass.arena)
-      let slopes = pass.arena.matrix(logits, rows: rows, columns: shape.head.outputs)
-      head.parameterGradients(slopes, output, scratch: pass.arena.base + pass.scratch.parameter, sink: sink)
-      head.inputGradient(slopes, into: gradient, accumulate: false)
+      let samples = rows / shape.pooledRows
+      let slopes = pass.arena.matrix(logits, rows: samples, columns: shape.head.outputs)
+      let read =
+        shape.comparesSegments
+        ? pass.arena.matrix(comparison, rows: samples, columns: shape.headInputs) : output
+      head.parameterGradients(slopes, read, scratch: pass.arena.base + pass.scratch.parameter, sink: sink)
+      if shape.comparesSegments {
+        let readGradient = pass.arena.matrix(
+          pass.scratch.comparisonGradient, rows: samples, columns: shape.headInputs)
+        head.inputGradient(slopes, into: readGradient, accumulate: false)
+        compareBackward(readGradient, of: output, into: gradient)
+      } else {
+        head.inputGradient(slopes, into: gradient, accumulate: false)
+      }
     }
     unpool(mixBackward(gradient, pass, sink: sink), pass.batch, into: stateGradient)
+  }
+
+  /// From the gradient of `[u, v, |u − v|, u ⊙ v]` to that of `u` and `v`; where they are equal, `|u − v|` has none.
+  private func compareBackward(_ slopes: Matrix, of output: Matrix, into gradient: Matrix) {
+    let width = shape.backboneWidth
+    for sample in 0..<slopes.rows {
+      let (u, v) = (output.base + 2 * sample * output.stride, output.base + (2 * sample + 1) * output.stride)
+      let uGradient = gradient.base + 2 * sample * gradient.stride
+      let vGradient = uGradient + gradient.stride
+      let slope = slopes.base + sample * slopes.stride
+      for column in 0..<width {
+        let difference = u[column] - v[column]
+        let away =
+          difference == 0 ? 0 : difference > 0 ? slope[2 * width + column] : -slope[2 * width + column]
+        let joint = slope[3 * width + column]
+        uGradient[column] = slope[column] + away + joint * v[column]
+        vGradient[column] = slope[width + column] - away + joint * u[column]
+      }
+    }
   }
 
   /// From the gradient before the head to the gradient of the pooled side states.
@@ -205,10 +276,12 @@ struct SideOutput {
   private func unpool(_ pooledGradient: Matrix, _ batch: PackedMicroBatch, into gradient: Matrix) {
     guard let decoder = batch.decoder else {
       for sample in 0..<batch.encoder.count {
-        let share = 1 / Float(batch.encoder.length(sample))
-        let rows = sampleRows(sample, gradient, batch.encoder)
-        for row in 0..<rows.rows {
-          for column in 0..<rows.columns { rows[row, column] = share * pooledGradient[sample, column] }
+        for (place, tokens) in tokens(sample, batch).enumerated() {
+          let (share, source) = (1 / Float(max(1, tokens.count)), sample * shape.pooledRows + place)
+          let rows = gradient.rowRange(tokens.lowerBound, count: tokens.count)
+          for row in 0..<rows.rows {
+            for column in 0..<rows.columns { rows[row, column] = share * pooledGradient[source, column] }
+          }
         }
       }
       return
@@ -221,8 +294,11 @@ struct SideOutput {
 
   // MARK: Views
 
-  private func sampleRows(_ sample: Int, _ matrix: Matrix, _ sequences: PackedSequences) -> Matrix {
-    matrix.rowRange(sequences.offsets[sample], count: sequences.length(sample))
+  /// The mean of some rows; zero when there are none.
+  private func mean(_ rows: Matrix, into mean: Matrix) {
+    guard rows.rows > 0 else { return mean.base.update(repeating: 0, count: mean.columns) }
+    columnSums(rows, into: mean.base, accumulate: false)
+    scale(mean, by: 1 / Float(rows.rows))
   }
 
   private func wide(_ offset: Int, _ rows: Int, _ arena: Arena) -> Matrix {

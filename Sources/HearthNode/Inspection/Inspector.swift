@@ -195,6 +195,7 @@ package enum Inspector {
         Inspection.Fact("reduction", .number(settings.reduction)),
         Inspection.Fact("output", .text(settings.output.rawValue)),
         Inspection.Fact("gates", .flag(settings.gates)),
+        Inspection.Fact("pooling", .text((settings.pooling ?? .tokens).rawValue)),
       ]
         + (settings.layers.map { [Inspection.Fact("tapped_layers", .list($0.map { .number($0) }))] } ?? [])
     case .full(let settings): [Inspection.Fact("dropout", .real(Double(settings.dropout)))]

@@ -16,6 +16,14 @@ package func evaluate(
   let file = try TrainingRows.read(
     request.dataFile, options: request.data, labels: TrainingRows.labelKind(task))
   for warning in file.warnings + adapted.adapter.warnings { report(.warning(warning)) }
+  if case .parallel(let side) = adapted.description.technique, side.pooling == .segments,
+    !file.examples.contains(where: { $0.pair != nil })
+  {
+    report(
+      .warning(
+        "'\(request.dataFile)': no row has a second text, and the adapter was trained to compare two; name its column "
+          + "with --pair-column"))
+  }
   let rows = try TrainingRows.samples(
     file.examples, task: task, model: adapted.model, maximumLength: adapted.description.maximumLength)
   report(.phase(.evaluation))

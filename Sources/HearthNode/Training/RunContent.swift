@@ -62,8 +62,10 @@ package struct RunContent: Sendable {
     let held = try TrainingRows.samples(heldOut, task: task, model: model, maximumLength: length)
     let cut = rows.truncatedTargets + held.truncatedTargets
     if cut > 0 { warnings.append("\(cut) texts to write were cut at --max-target-length") }
+    let technique = try Self.configuration(
+      request, architecture: model.architecture, hasPairs: training.contains { $0.pair != nil })
     self.init(
-      task: task, technique: Self.configuration(request, architecture: model.architecture),
+      task: task, technique: technique,
       maximumLength: length, training: rows.samples, heldOut: held.samples)
     heldOutTexts = held.targetTexts
     skippedRows = skipped
@@ -101,11 +103,11 @@ package struct RunContent: Sendable {
   }
 
   private static func configuration(
-    _ request: TrainRequest, architecture: BackboneArchitecture
-  ) -> TechniqueConfiguration {
+    _ request: TrainRequest, architecture: BackboneArchitecture, hasPairs: Bool
+  ) throws -> TechniqueConfiguration {
     let dropout = Float(request.dropout ?? 0)
     switch request.technique {
-    case .parallel: return .parallel(sideNetwork(request, architecture: architecture))
+    case .parallel: return .parallel(try sideNetwork(request, architecture: architecture, hasPairs: hasPairs))
     case .full: return .full(FullConfiguration(dropout: dropout))
     case .houlsby: return .houlsby(HoulsbyConfiguration(reduction: request.reduction, dropout: dropout))
     case .lora:
@@ -121,13 +123,23 @@ package struct RunContent: Sendable {
   }
 
   private static func sideNetwork(
-    _ request: TrainRequest, architecture: BackboneArchitecture
-  ) -> ParallelAdapterConfiguration {
+    _ request: TrainRequest, architecture: BackboneArchitecture, hasPairs: Bool
+  ) throws -> ParallelAdapterConfiguration {
     let preset = ParallelAdapterConfiguration.Preset(rawValue: request.preset.rawValue) ?? .default
     var configuration = ParallelAdapterConfiguration(
       preset: preset, reduction: request.reduction,
       layersPerStack: architecture.stacks.map(\.layers).min() ?? 0)
     if let taps = request.taps { configuration.layers = taps }
+    if request.pooling == .segments, !hasPairs {
+      throw RunFailure.badInput(
+        role: "data file", path: request.dataFile,
+        detail:
+          "no row has a second text to compare; name its column with --pair-column, or choose --pooling tokens"
+      )
+    }
+    let isEncoder = architecture.stacks.allSatisfy { $0.kind == .encoder }
+    let compares = request.pooling.map { $0 == .segments } ?? (preset == .default && isEncoder && hasPairs)
+    if compares { configuration.pooling = .segments }
     return configuration
   }
 }
