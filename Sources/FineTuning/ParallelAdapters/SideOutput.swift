@@ -165,8 +165,8 @@ struct SideOutput {
 
   /// Picks the rows that the prediction is made from.
   ///
-  /// Encoder-only models: the mean over a sample's tokens, or over each of its texts. Encoder-decoder models: decoder step 0, or every
-  /// decoder token under a language-model head.
+  /// Encoder-only models: the mean over a sample's tokens, or over each of its texts. Encoder-decoder models: decoder
+  /// step 0, or every decoder token under a language-model head.
   private func pool(_ states: Matrix, _ batch: PackedMicroBatch, into pooled: Matrix) {
     guard let decoder = batch.decoder else {
       for sample in 0..<batch.encoder.count {
