@@ -91,6 +91,10 @@ struct CachedPhase {
       }
     }
     if let known = CachedPhase.earlierOption(costing, earlier) { options.append(known) }
+    if costing.job.cachedEpochs == .all {
+      let most = options.reduce(0) { max($0, $1.group.nonzeroBitCount) }
+      options.removeAll { $0.group.nonzeroBitCount < most }
+    }
     options.sort {
       ($0.step, $0.group.nonzeroBitCount, $0.group) < ($1.step, $1.group.nonzeroBitCount, $1.group)
     }

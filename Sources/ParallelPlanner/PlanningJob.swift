@@ -18,6 +18,15 @@ package enum FirstEpochPolicy: String, Sendable, Codable, CaseIterable {
   case fill
 }
 
+/// Which devices read the cache in the epochs after the first.
+package enum CachedEpochsPolicy: String, Sendable, Codable, CaseIterable {
+  /// As many as make these epochs fastest; one may be best.
+  case auto
+  /// As many as the cache and a mini-batch's units allow (PAC §5.2), whether or not that is faster; so there are such
+  /// epochs also where running the backbone again would be.
+  case all
+}
+
 /// How a plan runs its epochs.
 package enum PlanMode: String, Sendable, Codable, CaseIterable {
   /// Every epoch runs the backbone; there is no cache.
@@ -56,6 +65,8 @@ package struct PlanningJob: Sendable, Hashable {
   package var planner: PlannerKind
   /// How the first epoch may run.
   package var firstEpoch: FirstEpochPolicy
+  /// Which devices read the cache in the epochs after the first.
+  package var cachedEpochs: CachedEpochsPolicy
   /// Whether later epochs may read cached activations.
   package var usesCache: Bool
   /// What is left of a job that has begun; nil for a whole job.
@@ -64,8 +75,8 @@ package struct PlanningJob: Sendable, Hashable {
   /// A job for the planner.
   package init(
     epochs: Int, stepsPerEpoch: Int, unitsPerMiniBatch: Int, microBatchCounts: [Int] = [],
-    planner: PlannerKind = .pac, firstEpoch: FirstEpochPolicy = .auto, usesCache: Bool = true,
-    remaining: RemainingSteps? = nil
+    planner: PlannerKind = .pac, firstEpoch: FirstEpochPolicy = .auto,
+    cachedEpochs: CachedEpochsPolicy = .auto, usesCache: Bool = true, remaining: RemainingSteps? = nil
   ) {
     self.epochs = epochs
     self.stepsPerEpoch = stepsPerEpoch
@@ -73,6 +84,7 @@ package struct PlanningJob: Sendable, Hashable {
     self.microBatchCounts = microBatchCounts
     self.planner = planner
     self.firstEpoch = firstEpoch
+    self.cachedEpochs = cachedEpochs
     self.usesCache = usesCache
     self.remaining = remaining
   }
@@ -105,7 +117,9 @@ package struct PlanningJob: Sendable, Hashable {
   func modes(canCache: Bool) -> [PlanMode] {
     guard canCache && usesCache else { return [.live] }
     switch firstEpoch {
-    case .auto: return epochs > 1 ? [.hybrid, .fill, .live] : [.live, .fill]
+    case .auto:
+      guard epochs > 1 else { return [.live, .fill] }
+      return cachedEpochs == .all ? [.hybrid, .fill] : [.hybrid, .fill, .live]
     case .hybrid: return epochs > 1 ? [.hybrid] : [.live]
     case .fill: return [.fill]
     }

@@ -110,6 +110,7 @@ struct PlanCommand: ReportingCommand {
     request.technique = technique
     request.plannerName = sharing.wishes.planner
     request.firstEpochName = sharing.wishes.firstEpoch
+    request.cachedEpochsName = sharing.wishes.cachedEpochs
     let report = try PreparedPlanning(request, environment: ProcessInfo.processInfo.environment).plan()
     if let svg { try report.writeDrawing(to: svg) }
     try OutputStream.standard.write(reporting.json ? jsonLine(report) + "\n" : report.text(explain: explain))

@@ -395,19 +395,29 @@ struct PlannerOptions: ParsableArguments {
       valueName: "mode"))
   var firstEpoch: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "Devices of the epochs from the cache: auto (as many as make them fastest) or all (each that holds a share of "
+        + "the cache). (default: \(JobWishes().cachedEpochs))",
+      valueName: "devices"))
+  var cachedEpochs: String?
+
   func validate() throws {
     if let planner { try check("--planner", planner, among: PlanRequest.planners) }
     if let firstEpoch { try check("--first-epoch", firstEpoch, among: PlanRequest.firstEpochs) }
+    if let cachedEpochs { try check("--cached-epochs", cachedEpochs, among: PlanRequest.cachedEpochs) }
   }
 
   var given: [String] {
     (planner == nil ? [] : ["--planner"]) + (firstEpoch == nil ? [] : ["--first-epoch"])
+      + (cachedEpochs == nil ? [] : ["--cached-epochs"])
   }
 
   var wishes: JobWishes {
     var wishes = JobWishes()
     if let planner { wishes.planner = planner }
     if let firstEpoch { wishes.firstEpoch = firstEpoch }
+    if let cachedEpochs { wishes.cachedEpochs = cachedEpochs }
     return wishes
   }
 }

@@ -31,29 +31,14 @@ import Testing
 
     /// Submits the job and returns in its cached phase, with the devices that compute then beside the submitting one.
     ///
-    /// Whether another device pays is the planner's to say, who measures links and processors that a busy machine makes
-    /// slow: where a test needs others, a job that gets none is stopped and submitted again.
+    /// All devices read the cache, whether or not the planner finds links and processors of a busy machine fast enough.
     func begin(
-      on device: HouseholdDevice, needsOthers: Bool = true
-    ) throws -> (training: HearthProcess.Running, others: [String]) {
-      for attempt in 1..<6 where needsOthers {
-        let found = try submit(on: device, output: "out-\(attempt)")
-        if !found.others.isEmpty { return found }
-        let jobs = try #require(try device.run("jobs", "--json").lastEvent["jobs"] as? [[String: Any]])
-        let job = try #require(jobs.first { $0["state"] as? String == "training" }, "\(jobs)")
-        #expect(try device.run("stop", try #require(job["id"] as? String)).exitCode == 0)
-        _ = found.training.wait()
-      }
-      return try submit(on: device, output: "out")
-    }
-
-    private func submit(
-      on device: HouseholdDevice, output: String
+      on device: HouseholdDevice
     ) throws -> (training: HearthProcess.Running, others: [String]) {
       let training = try device.start(
         try device.trainingWords(
-          output: output, rows: Self.rows,
-          extra: ["--planner", "eddl"] + Self.sizes + ["--epochs", "\(epochs)"]))
+          output: "out", rows: Self.rows,
+          extra: ["--planner", "eddl", "--cached-epochs", "all"] + Self.sizes + ["--epochs", "\(epochs)"]))
       var others: [String] = []
       let cached = training.waitForLine(limit: .max) { line in
         if line.contains(#""event":"planned""#), let plan = try? HouseholdDevice.object(line) {
@@ -123,7 +108,7 @@ import Testing
   func lostOwner() throws {
     try withHousehold("desk", "laptop", "tablet") { devices in
       let (desk, laptop, tablet) = (devices[0], devices[1], devices[2])
-      let (training, _) = try Self.short.begin(on: desk, needsOthers: false)
+      let (training, _) = try Self.short.begin(on: desk)
       let watch = try laptop.start(["watch", "--json"])
       let id = try #require(try Self.onlyJob(on: desk)["id"] as? String)
       _ = try desk.down(SIGKILL)
@@ -182,7 +167,7 @@ import Testing
   @Test("every daemon is killed and started again: the job goes on from what lies on their disks")
   func powerCut() throws {
     try withHousehold("desk", "laptop", "tablet") { devices in
-      let (training, _) = try Self.short.begin(on: devices[0], needsOthers: false)
+      let (training, _) = try Self.short.begin(on: devices[0])
       for device in devices { _ = try device.down(SIGKILL) }
       #expect(training.wait().exitCode == 68)
       for (index, device) in devices.enumerated() { try device.up(knowing: Array(devices.prefix(index))) }

@@ -133,7 +133,9 @@ import Testing
           kind: 0, frozenBytes: 1000, trainableBytes: 1_000_000, retainedBytes: 10, cacheBytes: 10,
           forwardBoundaryBytes: 10, backwardBoundaryBytes: 10, fillBoundaryBytes: 10)
       ], canCache: true)
-    func readers(_ exchange: Int64) throws -> (count: Int, epoch: Int64) {
+    func readers(
+      _ exchange: Int64, of cachedEpochs: CachedEpochsPolicy = .auto
+    ) throws -> (count: Int, epoch: Int64) {
       let device = DeviceProfile(
         name: "d", memoryBudget: 1 << 30, cacheBudget: 1 << 30, diskWriteBytesPerSecond: 1 << 30,
         diskReadBytesPerSecond: 1 << 30, exchangeBytesPerSecond: exchange,
@@ -144,7 +146,8 @@ import Testing
       let household = HouseholdProfile(
         devices: Array(repeating: device, count: 4),
         link: LinkProfile(bytesPerSecond: 125_000_000, latency: 0))
-      let job = PlanningJob(epochs: 5, stepsPerEpoch: 10, unitsPerMiniBatch: 4, firstEpoch: .hybrid)
+      let job = PlanningJob(
+        epochs: 5, stepsPerEpoch: 10, unitsPerMiniBatch: 4, firstEpoch: .hybrid, cachedEpochs: cachedEpochs)
       let plan = try ParallelPlanner().plan(costs, household: household, job: job).plan
       return (plan.cached.count, plan.predicted.cachedEpoch)
     }
@@ -154,6 +157,9 @@ import Testing
     // At 2 MB/s the ring of four takes 750 ms and that of two 500 ms: one device alone is best.
     let slow = try readers(2_000_000)
     #expect(slow.count == 1 && slow.epoch == 10 * 400_000_000)
+    // The paper's way, if a person wants it: four all the same, 100 + 750 ms.
+    let all = try readers(2_000_000, of: .all)
+    #expect(all.count == 4 && all.epoch == 10 * 850_000_000)
     // At 10 MB/s: four take 100 + 150 ms, two 200 + 100 ms.
     let middle = try readers(10_000_000)
     #expect(middle.count == 4 && middle.epoch == 10 * 250_000_000)

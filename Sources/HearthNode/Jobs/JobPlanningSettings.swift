@@ -156,6 +156,8 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
   package var planner: PlannerKind
   /// How the first epoch may run.
   package var firstEpoch: FirstEpochPolicy
+  /// Which devices read the cache in the epochs after the first.
+  package var cachedEpochs: CachedEpochsPolicy
   /// Whether later epochs may read cached activations.
   package var usesCache: Bool
 
@@ -167,9 +169,10 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
   ///   - configurationText: the text of the model's `config.json`.
   ///   - planner: which plans are looked at.
   ///   - firstEpoch: how the first epoch may run.
+  ///   - cachedEpochs: which devices read the cache.
   package init(
     run: PreparedRun, modelName: String, configurationText: String, planner: PlannerKind = .pac,
-    firstEpoch: FirstEpochPolicy = .auto
+    firstEpoch: FirstEpochPolicy = .auto, cachedEpochs: CachedEpochsPolicy = .auto
   ) throws(JobPlanningFailure) {
     let batches = run.batches.flatMap { $0 }
     let texts = max(1, batches.reduce(0) { $0 + $1.samples.count })
@@ -190,6 +193,7 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
     samples = run.sampleCount
     self.planner = planner
     self.firstEpoch = firstEpoch
+    self.cachedEpochs = cachedEpochs
     usesCache = run.usesCache
   }
 
@@ -197,7 +201,7 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
   package init(
     shape: JobShape, modelName: String, longestEncoder: Int, longestDecoder: Int, epochs: Int,
     stepsPerEpoch: Int, lanes: Int, samples: Int, planner: PlannerKind = .pac,
-    firstEpoch: FirstEpochPolicy = .auto, usesCache: Bool = true
+    firstEpoch: FirstEpochPolicy = .auto, cachedEpochs: CachedEpochsPolicy = .auto, usesCache: Bool = true
   ) {
     self.shape = shape
     self.modelName = modelName
@@ -209,6 +213,7 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
     self.samples = samples
     self.planner = planner
     self.firstEpoch = firstEpoch
+    self.cachedEpochs = cachedEpochs
     self.usesCache = usesCache
   }
 
@@ -247,7 +252,7 @@ package struct JobPlanningSettings: Sendable, Codable, Equatable {
   package var planningJob: PlanningJob {
     PlanningJob(
       epochs: epochs, stepsPerEpoch: stepsPerEpoch, unitsPerMiniBatch: lanes, planner: planner,
-      firstEpoch: firstEpoch, usesCache: usesCache)
+      firstEpoch: firstEpoch, cachedEpochs: cachedEpochs, usesCache: usesCache)
   }
 
   /// The model as the planner sees it.

@@ -32,6 +32,8 @@ package struct PlanRequest: Sendable, Equatable {
   package var planner: PlannerKind
   /// How the first epoch may run.
   package var firstEpoch: FirstEpochPolicy
+  /// Which devices read the cache in the epochs after the first.
+  package var cachedEpochs: CachedEpochsPolicy
 
   /// A request with the documented defaults.
   package init(model: String) {
@@ -48,6 +50,7 @@ package struct PlanRequest: Sendable, Equatable {
     cache = .float16
     planner = .pac
     firstEpoch = .auto
+    cachedEpochs = .auto
   }
 
   /// The name of the planner; a name that is none of `planners` changes nothing.
@@ -62,10 +65,18 @@ package struct PlanRequest: Sendable, Equatable {
     set { firstEpoch = FirstEpochPolicy(rawValue: newValue) ?? firstEpoch }
   }
 
+  /// The name of what the devices of the cached epochs are; a name that is none of `cachedEpochs` changes nothing.
+  package var cachedEpochsName: String {
+    get { cachedEpochs.rawValue }
+    set { cachedEpochs = CachedEpochsPolicy(rawValue: newValue) ?? cachedEpochs }
+  }
+
   /// The names of all planners.
   package static var planners: [String] { PlannerKind.allCases.map(\.rawValue) }
   /// The names of all modes of the first epoch.
   package static var firstEpochs: [String] { FirstEpochPolicy.allCases.map(\.rawValue) }
+  /// The names of all ways to choose the devices of the cached epochs.
+  package static var cachedEpochs: [String] { CachedEpochsPolicy.allCases.map(\.rawValue) }
   /// The names of all techniques.
   package static let techniques = ["parallel", "full", "houlsby", "lora"]
 
@@ -132,7 +143,7 @@ package struct PreparedPlanning: Sendable {
     job = PlanningJob(
       epochs: request.epochs, stepsPerEpoch: max(1, (samples + request.batch - 1) / request.batch),
       unitsPerMiniBatch: request.batch / request.microBatch, planner: request.planner,
-      firstEpoch: request.firstEpoch)
+      firstEpoch: request.firstEpoch, cachedEpochs: request.cachedEpochs)
   }
 
   private static func rows(_ path: String) throws -> Int {

@@ -8,6 +8,8 @@ package struct JobWishes: Sendable, Equatable {
   package var planner = PlannerKind.pac.rawValue
   /// How the first epoch may run; a name of `PlanRequest.firstEpochs`.
   package var firstEpoch = FirstEpochPolicy.auto.rawValue
+  /// Which devices read the cache; a name of `PlanRequest.cachedEpochs`.
+  package var cachedEpochs = CachedEpochsPolicy.auto.rawValue
 
   /// The defaults.
   package init() {}
@@ -97,7 +99,8 @@ package struct HouseholdTraining {
     return try JobPlanningSettings(
       run: run, modelName: Self.name(model.directory), configurationText: text,
       planner: PlannerKind(rawValue: wishes.planner) ?? .pac,
-      firstEpoch: FirstEpochPolicy(rawValue: wishes.firstEpoch) ?? .auto
+      firstEpoch: FirstEpochPolicy(rawValue: wishes.firstEpoch) ?? .auto,
+      cachedEpochs: CachedEpochsPolicy(rawValue: wishes.cachedEpochs) ?? .auto
     ).encoded()
   }
 
