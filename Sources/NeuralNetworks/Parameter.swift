@@ -130,6 +130,8 @@ package enum ParameterKind: Sendable, Equatable {
   case norm
   /// A scalar that mixes two paths.
   case gate
+  /// A vector that tokens are weighted by, which starts at zero.
+  case query
 }
 
 /// Name, shape and kind of a leaf that does not exist yet.

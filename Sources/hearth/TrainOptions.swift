@@ -168,9 +168,9 @@ struct AdapterOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "What the side network of an encoder (BERT) is asked for: tokens (the mean of all states) or segments (the states "
-        + "of the two texts of a pair apart, and what they differ in). "
-        + "(default: segments for pairs under the preset default, else tokens)",
+      "What the side network of an encoder (BERT) is asked for: tokens (the mean of all states), attention (also, of every "
+        + "tap, the tokens that a learned query picks) or segments (the states of the two texts of a pair apart, and what "
+        + "they differ in). (default: under the preset default segments for pairs and attention else; tokens under others)",
       valueName: "pooling"))
   var pooling: String?
 

@@ -131,15 +131,36 @@ struct CostBuilder {
     part.fillBoundaryBytes = 4 * tokens * width
     part.forwardBoundaryBytes = 4 * tokens * (width + (side?.width ?? 0))
     part.backwardBoundaryBytes = 4 * tokens * (side?.width ?? (passes ? width : 0))
+    if let side, side.poolsTaps {
+      let sums = 4 * workload.samples * side.pooledRows * side.width
+      part.forwardBoundaryBytes += sums
+      part.backwardBoundaryBytes += sums
+    }
   }
 
   private func addTap(_ part: inout PartCosts, _ index: Int, _ stack: StackShape, tap: Int) {
     guard let side, side.stacks[index].taps.contains(tap) else { return }
     let tokens = workload.tokens(stack.kind)
+    addPooling(&part, side, tokens)
     part.cacheBytes = tokens * counting.cacheElement.rowBytes(width: width)
     // The engine reads a tap as the cache has it; autograd keeps the input of its projection.
     part.activationBytes += part.cacheBytes
     part.autogradBytes += 4 * tokens * width
+  }
+
+  /// What pools a tap: the query's products with the tokens, the weighted sums, and the projection of the averages.
+  private func addPooling(_ part: inout PartCosts, _ side: SideNetworkShape, _ tokens: Int) {
+    guard side.poolsTaps else { return }
+    let rows = workload.samples * side.pooledRows
+    var counter = ProductCounter()
+    counter.weight(rows: tokens, inputs: width, outputs: 1, trains: true, passes: true)
+    counter.weight(rows: tokens, inputs: width, outputs: 1, trains: false, passes: false)
+    counter.weight(rows: rows, inputs: width, outputs: side.width, trains: true, passes: true)
+    part.sideForward += counter.forward
+    part.sideBackward += counter.backward
+    part.trainableParameters += width + side.width * (width + 1)
+    part.activationBytes += 4 * (tokens + rows * (width + 1))
+    part.autogradBytes += 4 * (2 * tokens + 2 * rows * width)
   }
 
   // MARK: Head
@@ -163,6 +184,11 @@ struct CostBuilder {
     counter.weight(rows: outputRows, inputs: side.width, outputs: width, trains: true, passes: true)
     part.trainableParameters += width * (side.width + 1)
     if side.configuration.output == .mixed { part.trainableParameters += 1 }
+    if side.poolsTaps {
+      counter.weight(
+        rows: workload.samples, inputs: side.width, outputs: head.outputs, trains: true, passes: true)
+      part.trainableParameters += head.outputs * side.width
+    }
     (part.sideForward, part.sideBackward) = (counter.forward, counter.backward)
     return part
   }

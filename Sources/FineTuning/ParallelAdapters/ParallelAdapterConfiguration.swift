@@ -27,6 +27,8 @@ public struct ParallelAdapterConfiguration: Codable, Sendable, Equatable {
   public enum Pooling: String, Codable, Sendable, CaseIterable {
     /// The mean over all tokens.
     case tokens
+    /// The mean over all tokens, and of every tap an average of its tokens that a learned query weights.
+    case attention
     /// The mean `u` over the first text and `v` over the second; the head reads `[u, v, |u − v|, u ⊙ v]`.
     case segments
   }

@@ -34,7 +34,21 @@ extension SideNetworkShape {
       shapes.append(ParameterShape("outputMix", rows: 1, columns: 1, kind: .gate))
     }
     if head.outputs > 0 { shapes += linear("head", outputs: head.outputs, inputs: headInputs) }
-    return shapes
+    return shapes + poolingShapes()
+  }
+
+  /// What pools the taps; last, so that all others start as without it.
+  private func poolingShapes() -> [ParameterShape] {
+    guard poolsTaps else { return [] }
+    var shapes: [ParameterShape] = []
+    for stack in stacks {
+      for tap in stack.taps {
+        let prefix = Self.poolingPrefix(stack.name, tap: tap)
+        shapes.append(ParameterShape("\(prefix).query", rows: 1, columns: backboneWidth, kind: .query))
+        shapes += linear("\(prefix).down", outputs: width, inputs: backboneWidth)
+      }
+    }
+    return shapes + [ParameterShape("head.taps.weight", rows: head.outputs, columns: width, kind: .weight)]
   }
 
   /// All trainable parameters.
@@ -97,18 +111,28 @@ extension SideNetworkShape {
     _ shape: ParameterShape, seed: UInt64, index: Int, into values: UnsafeMutableBufferPointer<Float>
   ) {
     switch shape.kind {
-    case .bias, .gate: return
+    case .bias, .gate, .query: return
     case .norm:
       let start: Float = shape.name.hasSuffix(".bias") ? 0 : 1
       for index in 0..<values.count { values[index] = start }
     case .weight, .embedding:
-      // The paths between the networks start small (Ladder Side-Tuning: 0.01), blocks and head as BERT's (0.02).
-      let isPath =
-        shape.name.hasPrefix("up.") || shape.name.contains(".down.weight") && !shape.name.contains("feed")
-      let deviation: Float = isPath ? 0.01 : 0.02
+      let deviation = startingDeviation(shape)
       var generator = SeededGenerator(seed: seed, 0x7061_7261, UInt64(index))
       for index in 0..<values.count { values[index] = deviation * generator.normalFloat() }
     }
+  }
+}
+
+extension SideNetworkShape {
+  /// The standard deviation of a matrix's starting values.
+  ///
+  /// The paths between the networks start small (Ladder Side-Tuning: 0.01), blocks and head as BERT's (0.02). An average of a
+  /// tap has √d as its length and nothing before it to keep small: its projection starts at d^−½, with values of about 1.
+  private func startingDeviation(_ shape: ParameterShape) -> Float {
+    if shape.name.contains(".pooling.") { return 1 / Float(backboneWidth).squareRoot() }
+    let isPath =
+      shape.name.hasPrefix("up.") || shape.name.contains(".down.weight") && !shape.name.contains("feed")
+    return isPath ? 0.01 : 0.02
   }
 }
 

@@ -11,6 +11,7 @@ struct SideNetworkPart {
   /// Rows that the micro-batches of one thread share.
   struct Scratch {
     fileprivate let stacks: [SideStack.Scratch]
+    fileprivate let pooling: TapPooling.Scratch?
     fileprivate let output: SideOutput.Scratch?
     /// Gradient of the encoder's final states where another stage has the encoder's last layer.
     fileprivate let encoderGradient: Int
@@ -26,6 +27,8 @@ struct SideNetworkPart {
 
   let shape: SideNetworkShape
   private let stacks: [SideStack]
+  /// Of the encoder alone, which is the only stack where taps are pooled.
+  private let pooling: TapPooling?
   /// Nil where the network does not end.
   let output: SideOutput?
   /// The side encoder's final states where another stage has the encoder's last layer.
@@ -41,6 +44,9 @@ struct SideNetworkPart {
       SideStack(
         shape.stacks[$0.stack], part: $0, network: shape, tree: tree, capacity: capacity, training: training,
         layout: &layout)
+    }
+    pooling = parts.first.flatMap {
+      TapPooling(shape, part: $0, tree: tree, capacity: capacity, training: training, layout: &layout)
     }
     output =
       Self.endsNetwork(shape, parts)
@@ -60,6 +66,7 @@ struct SideNetworkPart {
           shape.stacks[$0.stack], network: shape, tree: tree, capacity: capacity, training: training,
           layout: &layout)
       },
+      pooling: TapPooling.scratch(shape, capacity: capacity, training: training, layout: &layout),
       output: endsNetwork(shape, parts)
         ? SideOutput.scratch(shape, capacity: capacity, training: training, layout: &layout) : nil,
       encoderGradient: layout.reserve(training ? foreignEncoderFloats(shape, parts, capacity) : 0))
@@ -83,6 +90,7 @@ struct SideNetworkPart {
   func forward(_ pass: Pass) -> Matrix {
     var states: Matrix?
     for index in stacks.indices { states = stacks[index].forward(stackPass(index, pass)) }
+    if let (pooling, poolingPass) = pooling(pass) { pooling.forward(poolingPass) }
     guard let states else { preconditionFailure("a part of a side network has at least one layer") }
     return states
   }
@@ -119,16 +127,18 @@ struct SideNetworkPart {
       stacks[index].backward(
         stackPass(index, pass), encoderGradient: isDecoder ? encoderGradient(pass) : nil, sink: sink)
     }
+    if let (pooling, poolingPass) = pooling(pass) { pooling.backward(poolingPass, sink: sink) }
   }
 
   // MARK: What crosses to other stages
 
   /// What the stage before sends: nothing to the first stage, an encoder's state inside it, the encoder's final
-  /// states to a decoder, with a state inside it.
+  /// states to a decoder, with a state inside it; the sum of the pooled taps last.
   func statesFromPrevious(_ pass: Pass) -> [Matrix] {
     let first = stacks[0]
     let state = first.part.startsStack ? [] : [first.state(tokens: tokens(0, pass), arena: pass.arena)]
     return (foreignEncoderStates(pass).map { [$0] } ?? []) + state
+      + (first.part.startsStack ? [] : tapSums(pass))
   }
 
   /// What `forward` leaves for the next stage, in the order of its `statesFromPrevious`.
@@ -136,7 +146,7 @@ struct SideNetworkPart {
     guard output == nil, let last = stacks.last else { return [] }
     let index = stacks.count - 1
     let states = last.finalStates(tokens: tokens(index, pass), arena: pass.arena)
-    return (last.shape.kind == .decoder ? [encoderStates(pass)] : []) + [states]
+    return (last.shape.kind == .decoder ? [encoderStates(pass)] : []) + [states] + tapSums(pass)
   }
 
   /// The gradients that the next stage sends, of what `statesForNext` gave it, with running sums for the biases.
@@ -144,12 +154,13 @@ struct SideNetworkPart {
     guard output == nil, let last = stacks.last else { return [] }
     let index = stacks.count - 1
     return (last.shape.kind == .decoder ? [encoderGradient(pass)] : []) + [gradient(index, pass)]
-      + (last.part.endsStack ? [] : biasGradient(index, pass))
+      + (last.part.endsStack ? [] : biasGradient(index, pass)) + tapSumGradient(pass)
   }
 
   /// What `backward` leaves for the stage before, in the order of its `gradientsFromNext`.
   func gradientsForPrevious(_ pass: Pass) -> [Matrix] {
-    let own = stacks[0].part.startsStack ? [] : [gradient(0, pass)] + biasGradient(0, pass)
+    let own =
+      stacks[0].part.startsStack ? [] : [gradient(0, pass)] + biasGradient(0, pass) + tapSumGradient(pass)
     return (foreignEncoderGradient(pass).map { [$0] } ?? []) + own
   }
 
@@ -178,7 +189,31 @@ struct SideNetworkPart {
     guard let output, let scratch = pass.scratch.output else {
       preconditionFailure("the network does not end here")
     }
-    return (output, SideOutput.Pass(batch: pass.batch, scratch: scratch, arena: pass.arena))
+    return (
+      output,
+      SideOutput.Pass(
+        batch: pass.batch, scratch: scratch, arena: pass.arena, tapSums: tapSums(pass).first,
+        tapSumGradient: tapSumGradient(pass).first)
+    )
+  }
+
+  private func pooling(_ pass: Pass) -> (TapPooling, TapPooling.Pass)? {
+    guard let pooling, let scratch = pass.scratch.pooling else { return nil }
+    return (
+      pooling,
+      TapPooling.Pass(
+        taps: pass.taps.rows[stacks[0].part.stack], batch: pass.batch, scratch: scratch, arena: pass.arena)
+    )
+  }
+
+  /// The sum of the pooled taps, if the network pools them.
+  private func tapSums(_ pass: Pass) -> [Matrix] {
+    pooling.map { [$0.sums(pass.batch, pass.arena)] } ?? []
+  }
+
+  private func tapSumGradient(_ pass: Pass) -> [Matrix] {
+    guard let (pooling, poolingPass) = pooling(pass) else { return [] }
+    return [pooling.gradient(poolingPass.scratch, pass.batch, pass.arena)]
   }
 
   private func gradient(_ index: Int, _ pass: Pass) -> Matrix {

@@ -55,8 +55,8 @@ public enum SideNetworkFailure: Error, Equatable, CustomStringConvertible {
   case indivisible(quantity: String, value: Int, by: Int)
   /// A chosen layer does not exist.
   case noSuchLayer(Int, layers: Int)
-  /// Two texts are to be read apart where the prediction is a decoder's.
-  case noSegments(backbone: String)
+  /// An encoder's tokens are to be pooled where the prediction is a decoder's.
+  case predictsWithDecoder(backbone: String, pooling: String)
 
   /// One line: what is wrong and what to change.
   public var description: String {
@@ -65,8 +65,9 @@ public enum SideNetworkFailure: Error, Equatable, CustomStringConvertible {
       "\(quantity) \(value) is not divisible by \(by); choose another --reduction"
     case .noSuchLayer(let layer, let layers):
       "there is no layer \(layer): the backbone has layers 0 to \(layers - 1); change --taps"
-    case .noSegments(let backbone):
-      "\(backbone) predicts with its decoder, which has no two texts to compare; choose --pooling tokens"
+    case .predictsWithDecoder(let backbone, let pooling):
+      "\(backbone) predicts with its decoder's states, not with a text's: it has no pooling '\(pooling)'; choose "
+        + "--pooling tokens"
     }
   }
 }
@@ -87,12 +88,36 @@ package struct SideNetworkShape: Sendable, Equatable {
   /// Temperature of the gates (Ladder Side-Tuning: 0.1).
   package static let gateTemperature: Float = 0.1
 
+  /// Whether the head reads averages of every tap's tokens too.
+  package var poolsTaps: Bool { configuration.pooling == .attention }
   /// Whether the head compares the two texts of a sample.
   package var comparesSegments: Bool { configuration.pooling == .segments }
   /// Pooled rows of a sample.
   package var pooledRows: Int { comparesSegments ? 2 : 1 }
   /// Values of a sample that the head reads: `u`, `v`, `|u − v|` and `u ⊙ v` where it compares.
   package var headInputs: Int { comparesSegments ? 4 * backboneWidth : backboneWidth }
+
+  /// Taps whose averages are added up.
+  package var pooledTaps: Int { poolsTaps ? stacks.reduce(0) { $0 + $1.taps.count } : 0 }
+
+  /// The prefix of the names of what pools a tap: it belongs to the layer that makes the tap, tap 0 to the stack's input.
+  package static func poolingPrefix(_ stack: String, tap: Int) -> String {
+    tap == 0 ? "\(stack).pooling" : "\(stack).layers.\(tap - 1).pooling"
+  }
+
+  /// The encoder tokens of each pooled row, sample by sample; none for a text that is not there.
+  ///
+  /// The second text of a sample begins at the first token of another segment than 0.
+  package func pooledTokens(_ batch: PackedMicroBatch) -> [Range<Int>] {
+    (0..<batch.encoder.count).flatMap { sample -> [Range<Int>] in
+      let first = batch.encoder.offsets[sample]
+      let end = first + batch.encoder.length(sample)
+      guard comparesSegments else { return [first..<end] }
+      let types = batch.encoderTypes
+      let second = types.count < end ? end : types[first..<end].firstIndex { $0 != 0 } ?? end
+      return [first..<second, second..<end]
+    }
+  }
 
   /// Layers of each of the backbone's stacks.
   package var depths: [Int] { stacks.map(\.depth) }
@@ -104,8 +129,10 @@ package struct SideNetworkShape: Sendable, Equatable {
     self.configuration = configuration
     self.head = head
     backboneWidth = backbone.width
-    if configuration.pooling == .segments, head == .languageModel || backbone.stacks.last?.kind == .decoder {
-      throw .noSegments(backbone: backbone.name)
+    if let pooling = configuration.pooling, pooling != .tokens,
+      head == .languageModel || backbone.stacks.last?.kind == .decoder
+    {
+      throw .predictsWithDecoder(backbone: backbone.name, pooling: pooling.rawValue)
     }
     width = try Self.reduced("the backbone's width", backbone.width, by: configuration.reduction)
     var stacks: [SideStackShape] = []

@@ -7,11 +7,12 @@ import TensorKernels
 ///
 /// A sample has one pooled row, or under `ParallelAdapterConfiguration.Pooling.segments` two: `u` of its first text and
 /// `v` of its second, which share the up-projection and the mix; the head then reads `[u, v, |u − v|, u ⊙ v]`
-/// (Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", §3.1).
+/// (Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", §3.1). Under `attention` what the head says
+/// of a sample's one row is added to `V·gelu(s / √n)` for the sum `s` of the n pooled taps (`TapPooling`).
 struct SideOutput {
   /// Rows that no micro-batch needs between its forward and its backward.
   struct Scratch {
-    let decoded, sideGradient, pooledGradient, comparisonGradient, parameter: Int
+    let decoded, sideGradient, pooledGradient, comparisonGradient, parameter, tapGradient: Int
   }
 
   /// What a forward or a backward of one micro-batch works with.
@@ -19,6 +20,10 @@ struct SideOutput {
     let batch: PackedMicroBatch
     let scratch: Scratch
     let arena: Arena
+    /// The sum of the pooled taps, [P × r], where the network has it.
+    let tapSums: Matrix?
+    /// Where a backward leaves its gradient.
+    let tapSumGradient: Matrix?
   }
 
   private let shape: SideNetworkShape
@@ -26,10 +31,13 @@ struct SideOutput {
   private let up: LinearParameters
   private let outputMix: Parameter?
   private let head: LinearParameters?
+  private let tapHead: LinearParameters?
   /// Offsets of P rows, one or two a sample or one a decoder token.
   private let pooled, side, final, mixed, gradient: Int
   /// Offsets of a row a sample: what the head reads of two texts, and what it says.
   private let comparison, logits: Int
+  /// Offsets of P rows: the sum of the pooled taps over √n, and its activation.
+  private let scaledTaps, activeTaps: Int
 
   /// Reserves what a micro-batch keeps between its forward and its backward.
   init(
@@ -41,7 +49,12 @@ struct SideOutput {
     up = LinearParameters(tree, "up", bias: true)
     outputMix = tree.parameter(named: "outputMix")
     head = shape.head.outputs > 0 ? LinearParameters(tree, "head", bias: true) : nil
+    tapHead =
+      shape.poolsTaps ? LinearParameters(weight: tree["head.taps.weight"], bias: nil) : nil
     let rows = Self.rows(shape, capacity)
+    let taps = shape.poolsTaps ? rows * shape.width : 0
+    scaledTaps = layout.reserve(taps)
+    activeTaps = layout.reserve(taps)
     let wide = rows * shape.backboneWidth
     pooled = layout.reserve(rows * shape.width)
     side = layout.reserve(wide)
@@ -66,7 +79,8 @@ struct SideOutput {
       pooledGradient: layout.reserve(training ? rows * shape.width : 0),
       comparisonGradient: layout.reserve(
         training && shape.comparesSegments ? capacity.sequences * shape.headInputs : 0),
-      parameter: layout.reserve(training ? largestWeight : 0))
+      parameter: layout.reserve(training ? largestWeight : 0),
+      tapGradient: layout.reserve(training && shape.poolsTaps ? rows * shape.width : 0))
   }
 
   private static func rows(_ shape: SideNetworkShape, _ capacity: MicroBatchCapacity) -> Int {
@@ -76,19 +90,6 @@ struct SideOutput {
   private func rows(_ batch: PackedMicroBatch) -> Int {
     shape.head == .languageModel
       ? (batch.decoder?.tokens ?? 0) : batch.encoder.count * shape.pooledRows
-  }
-
-  /// The encoder tokens whose mean a pooled row of a sample is.
-  ///
-  /// The second text begins at the first token of another segment than 0; a sample without one has no tokens there.
-  private func tokens(_ sample: Int, _ batch: PackedMicroBatch) -> [Range<Int>] {
-    let (first, end) = (
-      batch.encoder.offsets[sample], batch.encoder.offsets[sample] + batch.encoder.length(sample)
-    )
-    guard shape.comparesSegments else { return [first..<end] }
-    let types = batch.encoderTypes
-    let second = types.count < end ? end : types[first..<end].firstIndex { $0 != 0 } ?? end
-    return [first..<second, second..<end]
   }
 
   // MARK: Forward
@@ -120,8 +121,23 @@ struct SideOutput {
     let read = shape.comparesSegments ? compare(output, pass) : output
     let logits = pass.arena.matrix(self.logits, rows: read.rows, columns: shape.head.outputs)
     head.forward(read, into: logits)
+    addTaps(to: logits, pass)
     return logits
   }
+
+  /// Adds what the pooled taps say.
+  private func addTaps(to logits: Matrix, _ pass: Pass) {
+    guard let tapHead else { return }
+    guard let sums = pass.tapSums else { preconditionFailure("the output needs the pooled taps") }
+    let (scaled, active) = (narrow(scaledTaps, pass), narrow(activeTaps, pass))
+    blendRows(sums, sums, weight: 1, into: scaled)
+    scale(scaled, by: tapScale)
+    applyActivation(.gelu, scaled, into: active)
+    tapHead.forward(active, into: logits, accumulate: true)
+  }
+
+  /// 1 / √n for n pooled taps: their sum varies as one of them does.
+  private var tapScale: Float { 1 / Float(max(1, shape.pooledTaps)).squareRoot() }
 
   /// `[u, v, |u − v|, u ⊙ v]` of each sample's two rows.
   private func compare(_ output: Matrix, _ pass: Pass) -> Matrix {
@@ -169,11 +185,9 @@ struct SideOutput {
   /// step 0, or every decoder token under a language-model head.
   private func pool(_ states: Matrix, _ batch: PackedMicroBatch, into pooled: Matrix) {
     guard let decoder = batch.decoder else {
-      for sample in 0..<batch.encoder.count {
-        for (place, tokens) in tokens(sample, batch).enumerated() {
-          let row = pooled.rowRange(sample * shape.pooledRows + place, count: 1)
-          mean(states.rowRange(tokens.lowerBound, count: tokens.count), into: row)
-        }
+      for (row, tokens) in shape.pooledTokens(batch).enumerated() {
+        mean(
+          states.rowRange(tokens.lowerBound, count: tokens.count), into: pooled.rowRange(row, count: 1))
       }
       return
     }
@@ -186,12 +200,10 @@ struct SideOutput {
   /// The backbone's own final state of each output row, from its last tap.
   private func poolBackbone(_ tap: EncodedRows, _ pass: Pass, into final: Matrix) {
     guard let decoder = pass.batch.decoder else {
-      for sample in 0..<pass.batch.encoder.count {
-        for (place, tokens) in tokens(sample, pass.batch).enumerated() {
-          let decoded = wide(pass.scratch.decoded, tokens.count, pass.arena)
-          decodeRows(tap.rowRange(tokens.lowerBound, count: tokens.count), into: decoded)
-          mean(decoded, into: final.rowRange(sample * shape.pooledRows + place, count: 1))
-        }
+      for (row, tokens) in shape.pooledTokens(pass.batch).enumerated() {
+        let decoded = wide(pass.scratch.decoded, tokens.count, pass.arena)
+        decodeRows(tap.rowRange(tokens.lowerBound, count: tokens.count), into: decoded)
+        mean(decoded, into: final.rowRange(row, count: 1))
       }
       return
     }
@@ -220,6 +232,7 @@ struct SideOutput {
       let read =
         shape.comparesSegments
         ? pass.arena.matrix(comparison, rows: samples, columns: shape.headInputs) : output
+      tapsBackward(slopes, pass, sink: sink)
       head.parameterGradients(slopes, read, scratch: pass.arena.base + pass.scratch.parameter, sink: sink)
       if shape.comparesSegments {
         let readGradient = pass.arena.matrix(
@@ -231,6 +244,20 @@ struct SideOutput {
       }
     }
     unpool(mixBackward(gradient, pass, sink: sink), pass.batch, into: stateGradient)
+  }
+
+  /// From the gradient of the logits to that of the sum of the pooled taps.
+  private func tapsBackward(_ slopes: Matrix, _ pass: Pass, sink: any GradientSink) {
+    guard let tapHead else { return }
+    guard let sumGradient = pass.tapSumGradient else {
+      preconditionFailure("the gradient of the pooled taps has no place")
+    }
+    let (scaled, active) = (narrow(scaledTaps, pass), narrow(activeTaps, pass))
+    tapHead.parameterGradients(slopes, active, scratch: pass.arena.base + pass.scratch.parameter, sink: sink)
+    let activeGradient = narrow(pass.scratch.tapGradient, pass)
+    tapHead.inputGradient(slopes, into: activeGradient, accumulate: false)
+    activationBackward(.gelu, input: scaled, gradient: activeGradient, into: sumGradient)
+    scale(sumGradient, by: tapScale)
   }
 
   /// From the gradient of `[u, v, |u − v|, u ⊙ v]` to that of `u` and `v`; where they are equal, `|u − v|` has none.
@@ -275,13 +302,11 @@ struct SideOutput {
 
   private func unpool(_ pooledGradient: Matrix, _ batch: PackedMicroBatch, into gradient: Matrix) {
     guard let decoder = batch.decoder else {
-      for sample in 0..<batch.encoder.count {
-        for (place, tokens) in tokens(sample, batch).enumerated() {
-          let (share, source) = (1 / Float(max(1, tokens.count)), sample * shape.pooledRows + place)
-          let rows = gradient.rowRange(tokens.lowerBound, count: tokens.count)
-          for row in 0..<rows.rows {
-            for column in 0..<rows.columns { rows[row, column] = share * pooledGradient[source, column] }
-          }
+      for (source, tokens) in shape.pooledTokens(batch).enumerated() {
+        let share = 1 / Float(max(1, tokens.count))
+        let rows = gradient.rowRange(tokens.lowerBound, count: tokens.count)
+        for row in 0..<rows.rows {
+          for column in 0..<rows.columns { rows[row, column] = share * pooledGradient[source, column] }
         }
       }
       return
@@ -303,6 +328,10 @@ struct SideOutput {
 
   private func wide(_ offset: Int, _ rows: Int, _ arena: Arena) -> Matrix {
     arena.matrix(offset, rows: rows, columns: shape.backboneWidth)
+  }
+
+  private func narrow(_ offset: Int, _ pass: Pass) -> Matrix {
+    pass.arena.matrix(offset, rows: rows(pass.batch), columns: shape.width)
   }
 
   private func scale(_ matrix: Matrix, by factor: Float) {

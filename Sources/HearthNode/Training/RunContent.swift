@@ -138,8 +138,10 @@ package struct RunContent: Sendable {
       )
     }
     let isEncoder = architecture.stacks.allSatisfy { $0.kind == .encoder }
-    let compares = request.pooling.map { $0 == .segments } ?? (preset == .default && isEncoder && hasPairs)
-    if compares { configuration.pooling = .segments }
+    let pooling =
+      request.pooling ?? (preset == .default && isEncoder ? hasPairs ? .segments : .attention : .tokens)
+    // `tokens` is what adapters have that say nothing.
+    if pooling != .tokens { configuration.pooling = pooling }
     return configuration
   }
 }
