@@ -142,8 +142,11 @@ package struct TrainRequest: Sendable, Codable, Equatable {
   package var rowLimit: Int?
   /// 0-based backbone layers that feed a side block; nil leaves it to the preset.
   package var taps: [Int]?
-  /// Which states the prediction is made from; nil compares pairs under the preset `default` and takes all tokens else.
+  /// What an encoder's prediction is made from; nil leaves it to the preset and the rows.
   package var pooling: ParallelAdapterConfiguration.Pooling?
+  /// Whether preset and rows choose the pooling where none is given; nil in a record of an earlier build, which took the mean
+  /// of all tokens.
+  package var choosesPooling: Bool?
   /// Passes over the training rows.
   package var epochs: Int
   /// How a cached activation element is stored.
@@ -197,6 +200,7 @@ package struct TrainRequest: Sendable, Codable, Equatable {
     rowLimit = nil
     taps = nil
     pooling = nil
+    choosesPooling = true
     epochs = 3
     cache = .float16
     keepCache = false

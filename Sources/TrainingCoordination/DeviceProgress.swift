@@ -56,6 +56,37 @@ package struct FinishedEpoch: Hashable, Sendable, WireCodable {
   }
 }
 
+/// What a device's transition to the cached epochs took, and what it freed.
+package struct TransitionFigures: Hashable, Sendable, WireCodable {
+  /// Seconds from the end of the first phase to the first step from the cache.
+  package var seconds: Double
+  /// Resident bytes of the process before the backbone was released.
+  package var residentBefore: UInt64
+  /// Resident bytes afterwards.
+  package var residentAfter: UInt64
+
+  /// A transition.
+  package init(seconds: Double, residentBefore: UInt64, residentAfter: UInt64) {
+    self.seconds = seconds
+    self.residentBefore = residentBefore
+    self.residentAfter = residentAfter
+  }
+
+  /// Reads a transition.
+  package init(from reader: inout ByteReader) throws(DecodingFailure) {
+    seconds = try readNumber(&reader, "seconds of the transition")
+    residentBefore = try reader.integer("resident bytes before")
+    residentAfter = try reader.integer("resident bytes after")
+  }
+
+  /// Writes the transition; a number that is none is written as 0.
+  package func encode(to writer: inout ByteWriter) {
+    writer.integer((seconds.isFinite ? seconds : 0).bitPattern)
+    writer.integer(residentBefore)
+    writer.integer(residentAfter)
+  }
+}
+
 /// What went over one device's link to another.
 package struct LinkBytes: Hashable, Sendable {
   /// The other device's place in the plan.
@@ -103,6 +134,8 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
   package var links: [LinkBytes] = []
   /// The last finished epoch.
   package var finished: FinishedEpoch?
+  /// Its transition to the cached epochs; nil before it.
+  package var transition: TransitionFigures?
   /// After how many epochs `metrics` were measured.
   package var metricsEpoch: UInt32 = 0
   /// What was measured last on held-out samples.
@@ -158,6 +191,7 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
           received: try reader.integer("bytes received")))
     }
     if try reader.flag("finished epoch") { finished = try FinishedEpoch(from: &reader) }
+    if try reader.flag("transition") { transition = try TransitionFigures(from: &reader) }
     metricsEpoch = try reader.integer("epoch of the metrics")
     for _ in 0..<(try reader.count("metrics", limit: JobLimits.metrics)) {
       let name = try reader.text("name of a metric", limit: JobLimits.metricNameBytes)
@@ -193,6 +227,8 @@ package struct DeviceProgress: Hashable, Sendable, WireCodable {
     }
     writer.flag(finished != nil)
     finished?.encode(to: &writer)
+    writer.flag(transition != nil)
+    transition?.encode(to: &writer)
     writer.integer(metricsEpoch)
     let told = metrics.filter { $0.value.isFinite && $0.name.utf8.count <= JobLimits.metricNameBytes }
       .prefix(JobLimits.metrics)

@@ -36,7 +36,7 @@ struct DataParallelTests {
     "PAC §5: a first epoch that fills, then cached epochs round a ring, give the bits of one device",
     arguments: [
       TinyJob.parallel(), .parallel("tiny-t5", .languageModel), .parallel("tiny-bert", .value),
-      .parallel("tiny-bart", .classes(2)),
+      .parallel("tiny-bart", .classes(2)), .pooled,
     ], [PlanMode.hybrid, .fill])
   func cached(job: TinyJob, mode: PlanMode) throws {
     var job = job

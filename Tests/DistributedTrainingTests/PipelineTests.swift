@@ -29,6 +29,25 @@ struct PipelineTests {
   ]
 
   @Test(
+    "What the taps' averages sum to goes through the stages, and its gradient back: the bits of one device")
+  func pooledTaps() throws {
+    let job = TinyJob.pooled
+    let reference = try job.reference()
+    let plans: [(devices: Int, layers: [Range<Int>], stages: [[(Int, Int)]])] = [
+      (2, [0..<1, 1..<3], [[(1, 2)], [(0, 2)]]), (3, [0..<2, 2..<3], [[(0, 1), (2, 1)], [(1, 2)]]),
+      (3, [0..<1, 1..<2, 2..<3], (0..<3).map { [($0, 2)] }),
+    ]
+    for plan in plans {
+      for (mode, shares) in [(PlanMode.hybrid, [(0, 3), (1, 1)]), (.fill, [(1, 4)])] {
+        let outcomes = try job.run(
+          .test(mode, microBatches: 2, layers: plan.layers, stages: plan.stages, cached: shares),
+          devices: plan.devices)
+        expectSame(outcomes, reference, complete: shares.map(\.0), "\(plan.layers) \(mode)")
+      }
+    }
+  }
+
+  @Test(
     "PAC §5.1: a hybrid pipeline that fills, then cached epochs, give the bits of one device, and so does fill",
     arguments: jobs, [PlanMode.hybrid, .fill])
   func cached(job: TinyJob, mode: PlanMode) throws {

@@ -45,6 +45,13 @@ struct TinyJob: Sendable, CustomTestStringConvertible {
     return job
   }
 
+  /// A job whose head reads every tap, of single texts.
+  static var pooled: TinyJob {
+    var configuration = ParallelAdapterConfiguration(preset: .default, reduction: 4, layersPerStack: 3)
+    configuration.pooling = .attention
+    return TinyJob(model: "tiny-bert", technique: .parallel(configuration), head: .classes(3))
+  }
+
   static func tuned(_ technique: TechniqueConfiguration, _ model: String, _ head: TaskHead) -> TinyJob {
     TinyJob(model: model, technique: technique, head: head)
   }

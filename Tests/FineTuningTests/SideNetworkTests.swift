@@ -1,5 +1,6 @@
 import Determinism
 import FineTuning
+import Foundation
 import LanguageModels
 import NeuralNetworks
 import TensorKernels
@@ -90,6 +91,8 @@ struct SideNetworkTests {
       Case(preset: preset, decoder: false, head: .value),
       Case(preset: preset, decoder: false, head: .classes(3), pooling: .segments),
       Case(preset: preset, decoder: false, head: .value, pooling: .segments),
+      Case(preset: preset, decoder: false, head: .classes(3), pooling: .attention),
+      Case(preset: preset, decoder: false, head: .value, pooling: .attention),
       Case(preset: preset, decoder: true, head: .classes(2)),
       Case(preset: preset, decoder: true, head: .languageModel),
     ]
@@ -220,12 +223,92 @@ struct SideNetworkTests {
     }
   }
 
-  @Test("has no two texts to compare where a decoder predicts")
-  func comparisonOfDecoder() {
+  @Test("adds V·gelu(Σ(D·g + e) / √n) of the taps' averages, weighted by softmax(b·q) and scaled to √d")
+  func attention() throws {
+    let (width, layers) = (16, 4)
+    let pooled = try Fixture(
+      Case(preset: .default, decoder: false, head: .classes(3), pooling: .attention), seed: 8)
+    let plain = try Fixture(Case(preset: .default, decoder: false, head: .classes(3)), seed: 8)
+    for parameter in plain.tree.parameters {
+      let source = try #require(pooled.tree.parameter(named: parameter.name))
+      for index in 0..<parameter.count { parameter.values[index] = source.values[index] }
+    }
+    func value(_ name: String) throws -> [Double] {
+      let parameter = try #require(pooled.tree.parameter(named: name))
+      return (0..<parameter.count).map { Double(parameter.values[$0]) }
+    }
+    let narrow = pooled.shape.width
+    let scores = pooled.network.predict(pooled.batch, taps: pooled.taps)
+    let without = plain.network.predict(plain.batch, taps: plain.taps)
+    let head = try value("head.taps.weight")
+    for sample in 0..<3 {
+      let tokens = pooled.batch.encoder.offsets[sample]..<pooled.batch.encoder.offsets[sample + 1]
+      var sums = [Double](repeating: 0, count: narrow)
+      for tap in 0...layers {
+        let prefix = tap == 0 ? "encoder.pooling" : "encoder.layers.\(tap - 1).pooling"
+        let (query, down) = (try value("\(prefix).query"), try value("\(prefix).down.weight"))
+        let rows = Arena(floatCount: pooled.batch.encoder.tokens * width)
+        let states = rows.matrix(0, rows: pooled.batch.encoder.tokens, columns: width)
+        decodeRows(pooled.taps.rows[0][tap], into: states)
+        let weights = tokens.map { token in
+          exp((0..<width).reduce(0.0) { $0 + Double(states[token, $1]) * query[$1] })
+        }
+        var average = (0..<width).map { column in
+          zip(tokens, weights).reduce(0.0) { $0 + Double(states[$1.0, column]) * $1.1 }
+        }
+        let length = average.reduce(0.0) { $0 + $1 * $1 }.squareRoot()
+        average = average.map { $0 * Double(width).squareRoot() / length }
+        let bias = try value("\(prefix).down.bias")
+        for row in 0..<narrow {
+          sums[row] += bias[row] + (0..<width).reduce(0.0) { $0 + down[row * width + $1] * average[$1] }
+        }
+      }
+      let active = sums.map { sum -> Double in
+        let x = sum / Double(layers + 1).squareRoot()
+        return x * 0.5 * (1 + erf(x / 2.0.squareRoot()))
+      }
+      for output in 0..<3 {
+        let added = (0..<narrow).reduce(0.0) { $0 + head[output * narrow + $1] * active[$1] }
+        #expect(abs(Double(scores[sample, output] - without[sample, output]) - added) < 1e-4)
+      }
+    }
+  }
+
+  @Test(
+    "pools the taps without moving any other starting value, with queries of zero and averages of about 1")
+  func attentionStarts() throws {
+    let backbone = try TinyModels.backbone("tiny-bert")
+    func tree(_ pooling: ParallelAdapterConfiguration.Pooling?) throws -> ParameterTree {
+      var configuration = ParallelAdapterConfiguration(preset: .default, reduction: 4, layersPerStack: 3)
+      configuration.pooling = pooling
+      return try SideNetworkShape(configuration, head: .classes(2), backbone: backbone.architecture)
+        .initialParameters(seed: 5, backbone: backbone)
+    }
+    let (plain, pooled) = (try tree(nil), try tree(.attention))
+    for parameter in plain.parameters {
+      let other = try #require(pooled.parameter(named: parameter.name))
+      #expect((0..<parameter.count).allSatisfy { parameter.values[$0] == other.values[$0] })
+    }
+    let width = backbone.architecture.width
+    for prefix in ["encoder.pooling", "encoder.layers.0.pooling", "encoder.layers.2.pooling"] {
+      let query = try #require(pooled.parameter(named: "\(prefix).query"))
+      #expect((0..<query.count).allSatisfy { query.values[$0] == 0 } && query.count == width)
+      let down = try #require(pooled.parameter(named: "\(prefix).down.weight"))
+      let square = (0..<down.count).reduce(0.0) { $0 + Double(down.values[$1] * down.values[$1]) }
+      #expect(abs(square / Double(down.count) * Double(width) - 1) < 0.2)
+    }
+  }
+
+  @Test(
+    "has no encoder's tokens to pool where a decoder predicts",
+    arguments: [
+      ParallelAdapterConfiguration.Pooling.segments, .attention,
+    ])
+  func poolingOfDecoder(pooling: ParallelAdapterConfiguration.Pooling) {
     let architecture = TestBackbones.architecture(layers: 2, width: 16, decoder: true)
     var configuration = ParallelAdapterConfiguration(preset: .default, reduction: 2, layersPerStack: 2)
-    configuration.pooling = .segments
-    #expect(throws: SideNetworkFailure.noSegments(backbone: "test")) {
+    configuration.pooling = pooling
+    #expect(throws: SideNetworkFailure.predictsWithDecoder(backbone: "test", pooling: pooling.rawValue)) {
       try SideNetworkShape(configuration, head: .value, backbone: architecture)
     }
   }

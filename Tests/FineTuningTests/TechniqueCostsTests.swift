@@ -109,6 +109,14 @@ struct TechniqueCostsTests {
         #expect(costs.trainableParameters == side.parameterCount, "\(shape.rawValue) \(preset)")
       }
     }
+    for pooling in ParallelAdapterConfiguration.Pooling.allCases {
+      var configuration = ParallelAdapterConfiguration(preset: .default, layersPerStack: 6)
+      configuration.pooling = pooling
+      let side = try SideNetworkShape(
+        configuration, head: .classes(3), backbone: ModelShape.miniLM.architecture)
+      let costs = try techniqueCosts(.miniLM, .parallel(configuration), head: .classes(3))
+      #expect(costs.trainableParameters == side.parameterCount, "\(pooling)")
+    }
     // 1.5 of the sizes behind Fig. 8b: 5.097 M, 9.097 M and 17.718 M.
     for (shape, millions) in [(ModelShape.t5Base, 5.097), (.bartLarge, 9.097), (.t5Large, 17.718)] {
       let costs = try techniqueCosts(shape, sideNetwork(shape), head: .languageModel)

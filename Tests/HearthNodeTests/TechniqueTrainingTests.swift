@@ -37,6 +37,13 @@ private final class Scratch {
         })
   }
 
+  /// The first texts of such pairs alone.
+  func unpaired() throws -> String {
+    try write(
+      "unpaired.tsv",
+      ["sentence\tlabel"] + (0..<8).map { "\(Self.text($0))\t\($0 % 2 == 0 ? "same" : "other")" })
+  }
+
   /// Texts with a text to write that differs in its length.
   func texts(_ count: Int = 32) throws -> String {
     try write(
@@ -171,50 +178,89 @@ struct TechniqueTrainingTests {
     #expect(throws: TechniqueFailure.reduction(found: 64, width: 48)) { try run(request) }
   }
 
+  /// The pooling of what `change` of a run on pairs trains, which the files that it leaves must give again.
+  private func trainedPooling(
+    _ scratch: Scratch, _ output: String, change: (inout TrainRequest) throws -> Void = { _ in }
+  ) throws -> ParallelAdapterConfiguration.Pooling? {
+    var request = try request("tiny-bert", .parallel, scratch: scratch, output: output)
+    request.data = DataOptions()
+    request.dataFile = try scratch.pairs()
+    request.validationFile = request.dataFile
+    request.epochs = 1
+    try change(&request)
+    let summary = try run(request)
+    let path = request.output + "/adapter.json"
+    let description = try AdapterDescription(
+      decoding: [UInt8](Data(contentsOf: URL(fileURLWithPath: path))), path: path)
+    guard case .parallel(let configuration) = description.technique else { return nil }
+    var evaluation = EvaluateRequest(adapterDirectory: request.output, dataFile: request.dataFile)
+    evaluation.data = request.data
+    evaluation.threads = 1
+    let measured = try evaluate(evaluation, cancellation: CancellationFlag(), report: { _ in })
+    #expect(measured.metrics == summary.metrics)
+    if configuration.pooling == .segments {
+      var warnings: [String] = []
+      (evaluation.dataFile, evaluation.data) = (try scratch.unpaired(), DataOptions())
+      _ = try evaluate(evaluation, cancellation: CancellationFlag()) {
+        if case .warning(let text) = $0 { warnings.append(text) }
+      }
+      #expect(warnings.contains { $0.contains("trained to compare two") }, "\(warnings)")
+    }
+    return configuration.pooling
+  }
+
+  /// The same run on rows of one text.
+  private func onTexts(_ request: inout TrainRequest, _ scratch: Scratch) throws {
+    request.dataFile = try scratch.labels()
+    request.validationFile = request.dataFile
+    (request.data.header, request.data.textColumn, request.data.labelColumn) = (false, "1", "2")
+  }
+
   @Test("compares the texts of a pair unless a person or another preset says otherwise")
-  func pooling() throws {
+  func poolingOfPairs() throws {
     let scratch = try Scratch()
-    func pooling(_ output: String, change: (inout TrainRequest) throws -> Void = { _ in }) throws
-      -> ParallelAdapterConfiguration.Pooling?
-    {
-      var request = try request("tiny-bert", .parallel, scratch: scratch, output: output)
-      request.data = DataOptions()
-      request.dataFile = try scratch.pairs()
-      request.validationFile = request.dataFile
-      request.epochs = 1
-      try change(&request)
-      let summary = try run(request)
-      let path = request.output + "/adapter.json"
-      let description = try AdapterDescription(
-        decoding: [UInt8](Data(contentsOf: URL(fileURLWithPath: path))), path: path)
-      guard case .parallel(let configuration) = description.technique else { return nil }
-      // What is read from the files gives what the run measured.
-      var evaluation = EvaluateRequest(adapterDirectory: request.output, dataFile: request.dataFile)
-      evaluation.data = request.data
-      evaluation.threads = 1
-      let measured = try evaluate(evaluation, cancellation: CancellationFlag(), report: { _ in })
-      #expect(measured.metrics == summary.metrics)
-      return configuration.pooling
-    }
-    #expect(try pooling("pairs") == .segments)
-    #expect(try pooling("tokens") { $0.pooling = .tokens } == nil)
-    #expect(try pooling("lst") { $0.preset = .lst } == nil)
-    #expect(try pooling("asked") { ($0.preset, $0.pooling) = (.lst, .segments) } == .segments)
+    #expect(try trainedPooling(scratch, "pairs") == .segments)
+    #expect(try trainedPooling(scratch, "tokens") { $0.pooling = .tokens } == nil)
+    #expect(try trainedPooling(scratch, "whole pair") { $0.pooling = .attention } == .attention)
+    #expect(try trainedPooling(scratch, "lst") { $0.preset = .lst } == nil)
     #expect(
-      try pooling("texts") {
-        $0.dataFile = try scratch.labels()
-        $0.validationFile = $0.dataFile
-        ($0.data.header, $0.data.textColumn, $0.data.labelColumn) = (false, "1", "2")
-      } == nil)
-    #expect(try pooling("t5") { $0.modelDirectory = fixtures + "/tiny-t5" } == nil)
+      try trainedPooling(scratch, "asked") { ($0.preset, $0.pooling) = (.lst, .segments) } == .segments)
+    #expect(try trainedPooling(scratch, "t5") { $0.modelDirectory = fixtures + "/tiny-t5" } == nil)
     #expect(throws: SideNetworkFailure.self) {
-      try pooling("decoder") { ($0.modelDirectory, $0.pooling) = (fixtures + "/tiny-t5", .segments) }
+      try trainedPooling(scratch, "decoder") {
+        ($0.modelDirectory, $0.pooling) = (fixtures + "/tiny-t5", .segments)
+      }
     }
+  }
+
+  @Test("pools the taps of single texts unless a person, another preset or an earlier build says otherwise")
+  func poolingOfTexts() throws {
+    let scratch = try Scratch()
+    #expect(try trainedPooling(scratch, "texts") { try onTexts(&$0, scratch) } == .attention)
+    #expect(
+      try trainedPooling(scratch, "mean") {
+        try onTexts(&$0, scratch)
+        $0.pooling = .tokens
+      } == nil)
+    #expect(
+      try trainedPooling(scratch, "timing") {
+        try onTexts(&$0, scratch)
+        $0.preset = .timing
+      } == nil)
+    #expect(
+      try trainedPooling(scratch, "earlier") {
+        // As a run's record is that an earlier build left.
+        try onTexts(&$0, scratch)
+        var record = try #require(
+          try JSONSerialization.jsonObject(with: JSONEncoder().encode($0)) as? [String: Any])
+        record["choosesPooling"] = nil
+        $0 = try JSONDecoder().decode(
+          TrainRequest.self, from: JSONSerialization.data(withJSONObject: record))
+      } == nil)
     #expect {
-      try pooling("none") {
-        $0.dataFile = try scratch.labels()
+      try trainedPooling(scratch, "none") {
+        try onTexts(&$0, scratch)
         $0.validationFile = nil
-        ($0.data.header, $0.data.textColumn, $0.data.labelColumn) = (false, "1", "2")
         $0.pooling = .segments
       }
     } throws: { error in

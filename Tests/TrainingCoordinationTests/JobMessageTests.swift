@@ -34,6 +34,7 @@ import WireCoding
     progress.links = [LinkBytes(place: 0, sent: 5, received: 6), LinkBytes(place: 2, sent: 7, received: 8)]
     progress.finished = FinishedEpoch(
       index: 1, isCached: false, seconds: 2.5, samplesPerSecond: 12, loss: 0.5)
+    progress.transition = TransitionFigures(seconds: 0.5, residentBefore: 1 << 30, residentAfter: 1 << 28)
     progress.metrics = [NamedMetric(name: "accuracy", value: 0.75)]
     progress.committedStep = 57
     progress.secondsPerStep = 0.125

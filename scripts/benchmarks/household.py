@@ -314,6 +314,9 @@ def summary(case, events, program):
             for device in fields["devices"]:
                 peak = found.setdefault("memory_peaks", {})
                 peak[device["name"]] = max(peak.get(device["name"], 0), device.get("memory_bytes") or 0)
+                if device.get("transition_seconds") is not None:
+                    found.setdefault("transitions", {})[device["name"]] = [
+                        device["transition_seconds"], device.get("transition_freed_bytes") or 0]
         elif name == "result" or "adapter_digest" in fields:
             found["digest"] = fields.get("adapter_digest")
             found["result"] = {key: fields.get(key) for key in

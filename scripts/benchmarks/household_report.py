@@ -52,6 +52,17 @@ def phase_seconds(job, name):
     return None
 
 
+def transition_seconds(job):
+    """Seconds between the first epoch and the cached ones on the slowest device; None when no device told."""
+    return max((seconds for seconds, _ in job.get("transitions", {}).values()), default=None)
+
+
+def freed(job):
+    """What the devices that computed in the first epoch freed then: the least and the most."""
+    sizes = sorted(size / MIB for _, size in job.get("transitions", {}).values())
+    return f", {sizes[0]:.0f} to {sizes[-1]:.0f} MiB freed" if sizes else ""
+
+
 def samples(job):
     epoch = job["epochs"][0]
     return epoch["seconds"] * epoch["samples_per_second"]
@@ -79,7 +90,7 @@ def hours(job):
     scale = MRPC_SAMPLES / samples(job) / 3600
     cached = cached_epochs(job)
     if cached:
-        transition = phase_seconds(job, "transition") or 0
+        transition = transition_seconds(job) or 0
         return scale * (first_epoch(job) + transition + (MRPC_EPOCHS - 1) * statistics.median(cached))
     return scale * MRPC_EPOCHS * statistics.median(epoch["seconds"] for epoch in job["epochs"])
 
@@ -140,7 +151,7 @@ def sizes_table(jobs):
         processor = f"{used[0] / least[0]:.2f}x" if used and least else "–"
         gain = (f"{statistics.median(cached_epochs(one)) / statistics.median(cached):.2f}x"
                 if one and cached and cached_epochs(one) else "–")
-        transition = phase_seconds(job, "transition")
+        transition = transition_seconds(job)
         whole = first_epoch(job) + (transition or 0) + sum(cached)
         first_off, cached_off = deviation(job)
         peaks = job.get("memory_peaks") or {}
@@ -150,7 +161,7 @@ def sizes_table(jobs):
         rows.append([
             job["name"], grouping(job), f"{first_rate(job):.2f}", efficiency, of_ceiling, processor, seconds(statistics.median(cached) if cached else None),
             gain, f"{percent(first_off)} / {percent(cached_off)}",
-            "–" if transition is None else f"{transition:.1f} s ({100 * transition / whole:.0f} %)",
+            "–" if transition is None else f"{transition:.2f} s ({100 * transition / whole:.1f} %{freed(job)})",
             f"{peak / MIB:.0f} MiB", f"{sent / MIB:.0f} MiB"])
     header = ["", "stages", "first epoch, samples/s", "of N times one device", "of N apart at once",
               "processor time, of one device's", "a cached epoch", "against one device",

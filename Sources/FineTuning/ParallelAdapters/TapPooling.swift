@@ -108,9 +108,10 @@ struct TapPooling {
   func forward(_ pass: Pass) {
     let sums = sums(pass.batch, pass.arena)
     if part.startsStack { sums.base.update(repeating: 0, count: sums.rows * sums.columns) }
+    let pooled = shape.pooledTokens(pass.batch)
     for tap in taps {
       let averages = wide(tap.averages, pass)
-      for (row, tokens) in shape.pooledTokens(pass.batch).enumerated() {
+      for (row, tokens) in pooled.enumerated() {
         average(tap, tokens, row, into: averages.rowRange(row, count: 1), pass)
       }
       tap.down.forward(averages, into: sums, accumulate: true)
@@ -146,13 +147,14 @@ struct TapPooling {
     let gradient = gradient(pass.scratch, pass.batch, pass.arena)
     let averageGradient = wide(pass.scratch.averageGradient, pass)
     let parameter = pass.arena.base + pass.scratch.parameter
+    let pooled = shape.pooledTokens(pass.batch)
     for tap in taps {
       let averages = wide(tap.averages, pass)
       tap.down.parameterGradients(gradient, averages, scratch: parameter, sink: sink)
       tap.down.inputGradient(gradient, into: averageGradient, accumulate: false)
       let queryGradient = Matrix(parameter, rows: 1, columns: shape.backboneWidth)
       queryGradient.base.update(repeating: 0, count: queryGradient.columns)
-      for (row, tokens) in shape.pooledTokens(pass.batch).enumerated() {
+      for (row, tokens) in pooled.enumerated() {
         unscale(
           averageGradient.rowRange(row, count: 1), average: averages.rowRange(row, count: 1),
           factor: pass.arena.base[tap.factors + row])

@@ -198,6 +198,10 @@ extension JobReport {
     package var samplesPerSecond: Double?
     /// Share of the phase's time in which it waited for other devices, 0 to 1; nil while unknown.
     package var waitingShare: Double?
+    /// Seconds of its transition to the cached epochs; nil before it.
+    package var transitionSeconds: Double?
+    /// Bytes of memory that the transition freed, the backbone's above all; nil before it.
+    package var transitionFreedBytes: Int64?
     /// What it sent and received, link by link.
     package var links: [Link]
     /// What it says beside that.
@@ -218,6 +222,8 @@ extension JobReport {
       fetchBytes = 0
       samplesPerSecond = nil
       waitingShare = nil
+      transitionSeconds = nil
+      transitionFreedBytes = nil
       links = []
       note = nil
     }

@@ -1,7 +1,7 @@
 import Synchronization
 
 /// What waits for an actor on a lane: in order, bounded, from any thread, and taken in as many at once as there are.
-final class Mailbox<Item: Sendable>: Sendable {
+package final class Mailbox<Item: Sendable>: Sendable {
   private struct State {
     var items: [Item] = []
     var isClosed = false
@@ -12,13 +12,13 @@ final class Mailbox<Item: Sendable>: Sendable {
   private let state = Mutex(State())
 
   /// An empty box of at most `limit` items whose lane is told of the first that comes.
-  init(limit: Int, lane: MeshLane) {
+  package init(limit: Int, lane: MeshLane) {
     self.limit = limit
     self.lane = lane
   }
 
   /// Adds an item; one for which there is no room, or which comes after the end, is dropped.
-  func put(_ item: Item) {
+  package func put(_ item: Item) {
     let isFirst = state.withLock { state in
       guard !state.isClosed, state.items.count < limit else { return false }
       state.items.append(item)
@@ -28,7 +28,7 @@ final class Mailbox<Item: Sendable>: Sendable {
   }
 
   /// Everything that waits, oldest first.
-  func takeAll() -> [Item] {
+  package func takeAll() -> [Item] {
     state.withLock { state in
       defer { state.items = [] }
       return state.items
@@ -36,7 +36,7 @@ final class Mailbox<Item: Sendable>: Sendable {
   }
 
   /// Takes nothing more; what waits is dropped.
-  func close() {
+  package func close() {
     state.withLock { state in
       state.isClosed = true
       state.items = []

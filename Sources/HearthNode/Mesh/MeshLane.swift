@@ -1,5 +1,5 @@
 import ComputeRuntime
-import Determinism
+package import Determinism
 import Glibc
 import MeshTransport
 
@@ -11,7 +11,7 @@ import MeshTransport
 /// than most messages do.
 ///
 /// - Safety: everything that changes is touched under the monitor's lock only.
-final class MeshLane: SerialExecutor, @unchecked Sendable {
+package final class MeshLane: SerialExecutor, @unchecked Sendable {
   private let monitor = Monitor()
   private var jobs: [UnownedJob] = []
   private var alarm: MonotonicInstant?
@@ -21,19 +21,22 @@ final class MeshLane: SerialExecutor, @unchecked Sendable {
   private var isStopped = false
   private var thread: pthread_t?
 
+  /// A lane whose thread is not yet started.
+  package init() {}
+
   /// Starts the thread, without which no job of the actor ever runs.
-  func start(name: String) {
+  package func start(name: String) {
     OperatingSystemThread.detached(name: name) { [self] in run() }
   }
 
   /// Runs this on the thread when an alarm is due.
-  func onAlarm(_ body: @escaping @Sendable () -> Void) { locked { ring = body } }
+  package func onAlarm(_ body: @escaping @Sendable () -> Void) { locked { ring = body } }
 
   /// Runs this on the thread when mail has come; at once when it already has.
-  func onMail(_ body: @escaping @Sendable () -> Void) { locked { open = body } }
+  package func onMail(_ body: @escaping @Sendable () -> Void) { locked { open = body } }
 
   /// Ends the thread after the jobs that wait.
-  func stop() {
+  package func stop() {
     locked {
       isStopped = true
       ring = nil
@@ -42,20 +45,21 @@ final class MeshLane: SerialExecutor, @unchecked Sendable {
   }
 
   /// The alarm is due at `instant`, in place of the one before; nil for none.
-  func setAlarm(_ instant: MonotonicInstant?) { locked { alarm = instant } }
+  package func setAlarm(_ instant: MonotonicInstant?) { locked { alarm = instant } }
 
   /// Says, from any thread, that mail has come.
   ///
   /// The thread looks once after however many times this is called before it has looked.
-  func ringBell() { locked { hasMail = true } }
+  package func ringBell() { locked { hasMail = true } }
 
-  func enqueue(_ job: consuming ExecutorJob) {
+  /// Takes a job of the actor.
+  package func enqueue(_ job: consuming ExecutorJob) {
     let job = UnownedJob(job)
     locked { jobs.append(job) }
   }
 
   /// Stops the program unless this is the thread: so `assumeIsolated` holds in alarms and mail.
-  func checkIsolated() {
+  package func checkIsolated() {
     precondition(
       monitor.locked { thread.map { pthread_equal($0, pthread_self()) != 0 } ?? false },
       "not on the thread of its lane")

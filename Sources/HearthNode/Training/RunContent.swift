@@ -138,8 +138,8 @@ package struct RunContent: Sendable {
       )
     }
     let isEncoder = architecture.stacks.allSatisfy { $0.kind == .encoder }
-    let pooling =
-      request.pooling ?? (preset == .default && isEncoder ? hasPairs ? .segments : .attention : .tokens)
+    let chooses = request.choosesPooling == true && preset == .default && isEncoder
+    let pooling = request.pooling ?? (chooses ? hasPairs ? .segments : .attention : .tokens)
     // `tokens` is what adapters have that say nothing.
     if pooling != .tokens { configuration.pooling = pooling }
     return configuration

@@ -291,7 +291,12 @@ final class JobProgress: @unchecked Sendable {
         samplesPerSecond: epoch.samplesPerSecond, loss: epoch.loss)
       progress.waitingShare = epoch.times.waitShare
       sendNews()
-    case .transition, .handover: sendNews()
+    case .transition(let transition):
+      progress.transition = TransitionFigures(
+        seconds: transition.seconds, residentBefore: UInt64(clamping: transition.residentBefore),
+        residentAfter: UInt64(clamping: transition.residentAfter))
+      sendNews()
+    case .handover: sendNews()
     case .learned:
       sendNews()
       learned()

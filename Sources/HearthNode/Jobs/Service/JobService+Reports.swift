@@ -78,6 +78,11 @@ extension JobService {
       device.fetchedBytes = Int64(clamping: progress.fetchedBytes)
       device.fetchBytes = Int64(clamping: progress.fetchBytes)
       device.waitingShare = progress.waitingShare
+      if let transition = progress.transition {
+        device.transitionSeconds = transition.seconds
+        device.transitionFreedBytes =
+          Int64(clamping: transition.residentBefore) - Int64(clamping: transition.residentAfter)
+      }
       device.samplesPerSecond = samplesPerSecond(of: device, progress, job)
       device.links = progress.links.map {
         JobReport.Link(
