@@ -52,7 +52,7 @@ class Case:
     def facts(self):
         return {"devices": self.devices, "share": self.share, "system": self.system, "technique": self.technique,
                 "mode": self.mode, "memory_bytes": self.memory, "budget_bytes": self.budget,
-                "precision": self.precision}
+                "precision": self.precision, "rows": self.rows}
 
     @property
     def epochs(self):

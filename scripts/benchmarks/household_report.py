@@ -1,4 +1,5 @@
 """The tables of the household benchmark from the figures of its jobs."""
+import collections
 import statistics
 
 import report
@@ -222,10 +223,13 @@ def memory_table(jobs):
 
 
 def digests(jobs):
-    """Whether all jobs of one technique made the same adapter."""
+    """Whether all jobs of one technique made the same adapter of the same rows."""
     lines = []
     for technique, name in TECHNIQUES.items():
         found = [job for job in jobs if job["technique"] == technique and is_done(job) and is_full(job)]
+        # Under a memory limit fewer rows will do: another adapter.
+        rows = collections.Counter(job.get("rows") for job in found).most_common(1)
+        found = [job for job in found if job.get("rows") == rows[0][0]]
         different = {job["digest"] for job in found}
         if len(found) > 1:
             lines.append(f"- {name}: {len(found)} jobs, " + (

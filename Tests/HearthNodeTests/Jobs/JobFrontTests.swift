@@ -163,6 +163,22 @@ private func summary(_ mode: EpochMode) -> EpochSummary {
     #expect(!epoch.contains("\u{1B}"))
   }
 
+  @Test("says once what the transition took and freed, when all that read the cache have made it")
+  func transition() {
+    var renderer = JobRenderer(style: ConsoleStyle(columns: nil, colored: false))
+    var devices = report().devices
+    #expect(devices.count == 2)
+    func text() -> String { renderer.text(for: .devices(devices), epochs: 3, at: 0) }
+    for index in devices.indices { devices[index].cachedUnits = 4 }
+    #expect(text() == "")
+    (devices[0].transitionSeconds, devices[0].transitionFreedBytes) = (0.25, 300 << 20)
+    #expect(text() == "", "the other one is on its way")
+    (devices[1].transitionSeconds, devices[1].transitionFreedBytes) = (0.5, 212 << 20)
+    #expect(
+      text() == "the cached epochs begin after 0.50 s: the backbone has left memory, 512.0 MiB in all\n")
+    #expect(text() == "", "once")
+  }
+
   @Test("a terminal never shows the bar without its devices, however soon they come after one another")
   func together() throws {
     var narrator = JobNarrator()

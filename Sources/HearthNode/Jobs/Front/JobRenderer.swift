@@ -17,6 +17,7 @@ package struct JobRenderer: Sendable {
   private var progress: RunProgress?
   private var phase: RunPhase?
   private var hasShownPlan = false
+  private var hasToldTransition = false
   private var drawnLines = 0
   private var lastShown = -Double.infinity
   private var lastTable = -Double.infinity
@@ -49,7 +50,8 @@ package struct JobRenderer: Sendable {
     case .pace(let note): return note.paceText.map { line($0) } ?? ""
     case .devices(let devices):
       self.devices = devices
-      return style.columns == nil ? "" : block(at: now)
+      let told = transitionText().map { line($0) } ?? ""
+      return told + (style.columns == nil ? "" : block(at: now))
     case .run(let event): return runText(event, at: now)
     }
   }
@@ -61,6 +63,17 @@ package struct JobRenderer: Sendable {
     // The cursor stands in the last line of the block.
     let up = drawnLines > 1 ? "\u{1B}[\(drawnLines - 1)A" : ""
     return "\r" + up + "\u{1B}[J"
+  }
+
+  /// What the transition to the cached epochs was, once every device that reads the cache has made it.
+  private mutating func transitionText() -> String? {
+    let readers = devices.filter { $0.cachedUnits > 0 }
+    let seconds = readers.compactMap(\.transitionSeconds)
+    guard !hasToldTransition, !readers.isEmpty, seconds.count == readers.count else { return nil }
+    hasToldTransition = true
+    let freed = readers.reduce(0) { $0 + max(0, Int($1.transitionFreedBytes ?? 0)) }
+    let text = "the cached epochs begin after \(duration(seconds.max() ?? 0))"
+    return freed == 0 ? text : text + ": the backbone has left memory, \(ByteCount(freed)) in all"
   }
 
   private mutating func line(_ text: String) -> String { clearedBlock() + text + "\n" }
