@@ -60,7 +60,7 @@ import Testing
   }
 
   private static let short = Job(epochs: 400)
-  /// Long enough that another device pays.
+  /// Long enough that a device comes, or comes back, in its midst.
   private static let long = Job(epochs: 900)
 
   /// The first note of one of these kinds, of a device if one is named, among the lines of a command that follows a job.
