@@ -121,7 +121,7 @@ struct PaperComparison {
     let architecture = try PlanningModel.architecture(model)
     var request = PlanRequest(model: model)
     request.technique = technique
-    var configuration = request.configuration(layers: architecture.stacks.map(\.layers).min() ?? 0)
+    var configuration = request.configuration(of: architecture)
     if case .parallel = configuration {
       let layers = architecture.stacks.map(\.layers).min() ?? 0
       configuration = .parallel(ParallelAdapterConfiguration(preset: .timing, layersPerStack: layers))

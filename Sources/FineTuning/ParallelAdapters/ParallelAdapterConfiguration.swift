@@ -1,3 +1,5 @@
+package import LanguageModels
+
 /// What a side network looks like; everything else about it follows from the backbone.
 ///
 /// Parallel Adapters are PAC §4.1: a side network of width d/k that reads the frozen backbone's activations
@@ -96,6 +98,15 @@ public struct ParallelAdapterConfiguration: Codable, Sendable, Equatable {
       heads = .few
       initialization = .pruned
     }
+  }
+
+  /// The pooling that the preset takes for rows with or without second texts, where nobody names one.
+  ///
+  /// Of encoder-only backbones the preset `default` compares the texts of a pair (docs/decisions/0018-pairs-are-compared.md) and
+  /// reads every tap of a single text (docs/decisions/0019-taps-are-pooled.md); all others take the mean.
+  package func preferredPooling(of architecture: BackboneArchitecture, hasPairs: Bool) -> Pooling {
+    guard preset == .default, architecture.stacks.allSatisfy({ $0.kind == .encoder }) else { return .tokens }
+    return hasPairs ? .segments : .attention
   }
 
   /// Heads of a side block of `width` under a backbone with `backboneHeads`.

@@ -1,6 +1,6 @@
 import ComputeRuntime
 package import FineTuning
-import LanguageModels
+package import LanguageModels
 package import ParallelPlanner
 package import TensorKernels
 
@@ -82,20 +82,24 @@ package struct PlanRequest: Sendable, Equatable {
 
   /// What is computed for a unit: a classifier over texts that are all equally long.
   package func shape() throws -> JobShape {
-    let layers = try PlanningModel.architecture(model).stacks.map(\.layers).min() ?? 0
-    return try JobShape(
-      configurationText: try PlanningModel.configurationText(model), technique: configuration(layers: layers),
+    try JobShape(
+      configurationText: try PlanningModel.configurationText(model),
+      technique: configuration(of: try PlanningModel.architecture(model)),
       head: .classes(2), element: cache, samplesPerUnit: microBatch, encoderLength: length, decoderLength: 1)
   }
 
-  /// The technique with the settings of the paper's comparison.
-  package func configuration(layers: Int) -> TechniqueConfiguration {
+  /// The technique with the settings that a job of single texts has where nobody names others.
+  package func configuration(of architecture: BackboneArchitecture) -> TechniqueConfiguration {
     switch technique {
-    case "full": .full(FullConfiguration())
-    case "houlsby": .houlsby(HoulsbyConfiguration())
-    case "lora": .lora(LoRAConfiguration())
+    case "full": return .full(FullConfiguration())
+    case "houlsby": return .houlsby(HoulsbyConfiguration())
+    case "lora": return .lora(LoRAConfiguration())
     default:
-      .parallel(ParallelAdapterConfiguration(preset: .default, reduction: reduction, layersPerStack: layers))
+      var side = ParallelAdapterConfiguration(
+        preset: .default, reduction: reduction, layersPerStack: architecture.stacks.map(\.layers).min() ?? 0)
+      let pooling = side.preferredPooling(of: architecture, hasPairs: false)
+      if pooling != .tokens { side.pooling = pooling }
+      return .parallel(side)
     }
   }
 }

@@ -137,9 +137,10 @@ package struct RunContent: Sendable {
           "no row has a second text to compare; name its column with --pair-column, or choose --pooling tokens"
       )
     }
-    let isEncoder = architecture.stacks.allSatisfy { $0.kind == .encoder }
-    let chooses = request.choosesPooling == true && preset == .default && isEncoder
-    let pooling = request.pooling ?? (chooses ? hasPairs ? .segments : .attention : .tokens)
+    var pooling = request.pooling ?? .tokens
+    if request.pooling == nil, request.choosesPooling == true {
+      pooling = configuration.preferredPooling(of: architecture, hasPairs: hasPairs)
+    }
     // `tokens` is what adapters have that say nothing.
     if pooling != .tokens { configuration.pooling = pooling }
     return configuration

@@ -227,6 +227,22 @@ import Testing
     #expect(rated.workers == 1 && rated.updateBytesPerSecond == 5_000_000)
   }
 
+  @Test("An encoder's side network is planned with the taps that its head reads, as a job of single texts has them")
+  func pooledTaps() throws {
+    let encoder = Self.examples.appending(path: "../../../Tests/Fixtures/tiny-bert").standardized.path
+    guard case .parallel(let side) = try PlanRequest(model: encoder).shape().technique else {
+      Issue.record("the preset technique is not parallel")
+      return
+    }
+    #expect(side.pooling == .attention)
+    let counted = try PlanningModel(PlanRequest(model: encoder).shape()).costs.trainableBytes
+    var plain = try PlanRequest(model: encoder).shape()
+    plain.technique = .parallel(ParallelAdapterConfiguration(preset: .default, layersPerStack: 2))
+    #expect(counted > (try PlanningModel(plain).costs.trainableBytes))
+    guard case .parallel(let other) = try PlanRequest(model: "t5-base").shape().technique else { return }
+    #expect(other.pooling == nil)
+  }
+
   @Test("A model that is nowhere is refused with the built-in shapes")
   func unknownModel() {
     #expect(throws: PlanFailure.unknownModel("no-such-model", shapes: PlanningModel.shapes)) {

@@ -67,7 +67,7 @@ struct BlobFetchTests {
     var held = BlobChunks(none: 10)
     held.insert(2..<5)
     var fetch = BlobFetch(
-      manifest.id, manifest: manifest, part: .bytes([2 << 20..<5 << 20]), held: held,
+      manifest.id, by: DeviceID(bytes: Array(repeating: 0, count: 16))!, manifest: manifest, part: .bytes([2 << 20..<5 << 20]), held: held,
       sources: Array(lab.kinds.keys), at: MonotonicInstant(nanoseconds: 0))
     #expect(fetch.handle(.start, at: MonotonicInstant(nanoseconds: 0)) == [.finished])
   }
@@ -132,7 +132,7 @@ private struct FetchLab {
 
   mutating func run() throws {
     var fetch = BlobFetch(
-      manifest.id, part: part, sources: devices, at: MonotonicInstant(nanoseconds: now))
+      manifest.id, by: DeviceID(bytes: Array(repeating: 0, count: 16))!, part: part, sources: devices, at: MonotonicInstant(nanoseconds: now))
     perform(fetch.handle(.start, at: MonotonicInstant(nanoseconds: now)))
     var steps = 0
     while !fetch.isOver {

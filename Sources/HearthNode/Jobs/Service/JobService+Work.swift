@@ -192,14 +192,13 @@ extension JobService {
     let before = doors.blobs.usedBytes
     _ = try await SparseModel.obtain(
       listing, needs, for: id, from: sources(of: job), by: doors.desk, store: doors.blobs,
-      into: directory.modelPath(of: id)
-    ) { [weak self] fetched, total in
-      Task {
-        await self?.take(
-          .fetched(UInt64(clamping: fetched), of: UInt64(clamping: total), budget: nil), id)
-      }
-    }
-    admit(id)
+      into: directory.modelPath(of: id),
+      progress: { [weak self] fetched, total in
+        Task {
+          await self?.take(
+            .fetched(UInt64(clamping: fetched), of: UInt64(clamping: total), budget: nil), id)
+        }
+      }, listed: { [weak self] in await self?.admit(id) })
     return doors.blobs.usedBytes != before
   }
 

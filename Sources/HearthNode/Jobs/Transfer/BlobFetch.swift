@@ -12,13 +12,17 @@ package enum BlobFetchLimits {
   package static let sources = 256
   /// Dials of one source before it counts as gone.
   package static let dials = 3
-  /// Times that a source may say that it does not have the blob, or may not give it, yet.
+  /// Times that a source may say that it does not have the blob, or may not give it, yet, while no chunk comes from anybody.
   package static let refusals = 15
+  /// A source that fetches too is asked what it holds by now, for at most this part of the bytes that come: one byte in so many.
+  package static let offerShare = 32
 
   /// A source from which no byte came for so long, although it was asked, has its chunks asked of others.
   package static let patience: Duration = .seconds(10)
-  /// Before a source that vanished is dialled again, and before one that refused is asked again.
+  /// Before a source that vanished is dialled again, and at most before one that refused is asked again.
   package static let pause: Duration = .seconds(2)
+  /// Before a source that refused once is asked again; each further refusal doubles it.
+  package static let firstPause: Duration = .milliseconds(250)
   /// A source is asked for as much as it sent in this time.
   package static let lead: Duration = .seconds(1)
 }
@@ -78,7 +82,9 @@ package enum BlobPart: Hashable, Sendable {
 
 /// Fetches one blob, or some of its chunks, from several devices at once: event and time in, effects out.
 ///
-/// Every source is asked for as much as it sends in about a second, so chunks divide by speed. What a source that fails
+/// Every source is asked for as much as it sends in about a second, so chunks divide by speed. Sources may be readers
+/// themselves: they are asked again and again what they hold by now, and rare chunks go first (`ChunkOrder`), so that a
+/// device that has the whole blob gives each chunk about once, however many fetch it. What a source that fails
 /// was asked for goes to the others; towards the end a fast source is asked for what a slow one still owes. Nothing is
 /// stored that the blob's name does not vouch for, and who sends something else is not asked again.
 package struct BlobFetch: Sendable {
@@ -138,7 +144,12 @@ package struct BlobFetch: Sendable {
     /// Asked for and not come, in the order of asking.
     var asked: [Int] = []
     var dials = 0
+    /// Refusals since a chunk last came from anybody, and how many chunks had come at the last of them.
     var refusals = 0
+    var chunksAtRefusal = 0
+    /// Whether a serving source has been asked again what it holds; the bytes that had come when it last said so.
+    var isAskedAnew = false
+    var bytesAtOffer = 0
     var lastProgress: MonotonicInstant
     /// Bytes that came since it was first asked, and when that was.
     var receivedBytes = 0
@@ -166,19 +177,28 @@ package struct BlobFetch: Sendable {
   private var held: BlobChunks?
   private var sources: [Source]
   private var effects: [Effect] = []
+  /// Decides the order of chunks that are equally rare.
+  private let seed: UInt64
+  private var order: ChunkOrder?
+  /// Bytes of an offer, and of all chunks that have come.
+  private var offerBytes = 0
+  private var receivedBytes = 0
+  private var receivedChunks = 0
 
   /// A fetch from some sources.
   ///
   /// - Parameters:
+  ///   - reader: the device that fetches; it decides in which order chunks are asked for.
   ///   - manifest: what the blob consists of, when that is known already.
   ///   - part: what is needed of it.
   ///   - held: the chunks that are here already.
   package init(
-    _ id: ContentDigest, manifest: BlobManifest? = nil, part: BlobPart = .all, held: BlobChunks? = nil,
-    sources: [DeviceID], at now: MonotonicInstant
+    _ id: ContentDigest, by reader: DeviceID, manifest: BlobManifest? = nil, part: BlobPart = .all,
+    held: BlobChunks? = nil, sources: [DeviceID], at now: MonotonicInstant
   ) {
     precondition(manifest.map { $0.id == id } ?? (held == nil), "a manifest of another blob")
     self.id = id
+    seed = reader.bytes.reduce(0) { $0 &* 0x100_0000_01B3 ^ UInt64($1) }
     self.manifest = manifest
     self.part = part
     wanted = manifest.map(part.chunks)
@@ -233,6 +253,7 @@ package struct BlobFetch: Sendable {
       change(device) { fetch, index in
         fetch.sources[index].lastProgress = now
         fetch.sources[index].receivedBytes += byteCount
+        fetch.receivedBytes += byteCount
       }
       // Nothing else has changed.
       return []
@@ -280,19 +301,45 @@ package struct BlobFetch: Sendable {
   }
 
   private mutating func offered(index: Int, _ bytes: [UInt8], _ bits: [UInt8], at now: MonotonicInstant) {
-    guard sources[index].standing == .offering else { return }
+    guard sources[index].standing == .offering || sources[index].isAskedAnew else { return }
     let known = manifest
     guard let offered = known ?? (try? BlobManifest(decoding: bytes)), ContentDigest(of: bytes) == id,
       let held = BlobChunks(bits: bits, count: offered.chunkCount)
     else { return out(index, .corrupt, at: now) }
     sources[index].held = held
     sources[index].standing = .serving
+    sources[index].isAskedAnew = false
+    sources[index].bytesAtOffer = receivedBytes
+    offerBytes = bytes.count + bits.count
+    defer { countHolders() }
     guard known == nil else { return }
     let wanted = part.chunks(of: offered)
     manifest = offered
     self.wanted = wanted
     self.held = BlobChunks(none: offered.chunkCount)
     effects.append(.begin(offered, wanted))
+  }
+
+  private mutating func countHolders() {
+    guard let manifest else { return }
+    var order = order ?? ChunkOrder(chunkCount: manifest.chunkCount, seed: seed)
+    order.count(
+      sources.compactMap { source in if case .out = source.standing { nil } else { source.held } })
+    self.order = order
+  }
+
+  /// Asks sources that lack something of what is missing what they hold by now: they may fetch too.
+  private mutating func askAnew(_ missing: BlobChunks) {
+    let growing = sources.indices.filter { index in
+      guard sources[index].standing == .serving, let held = sources[index].held else { return false }
+      return !held.isSuperset(of: missing)
+    }
+    let least = BlobFetchLimits.offerShare * offerBytes * growing.count
+    for index in growing
+    where !sources[index].isAskedAnew && receivedBytes - sources[index].bytesAtOffer >= least {
+      sources[index].isAskedAnew = true
+      effects.append(.askOffer(sources[index].device))
+    }
   }
 
   private mutating func vanished(index: Int, at now: MonotonicInstant) {
@@ -308,20 +355,26 @@ package struct BlobFetch: Sendable {
       return noteIdle(index, at: now)
     }
     release(index, at: now)
+    if sources[index].chunksAtRefusal != receivedChunks { sources[index].refusals = 0 }
+    sources[index].chunksAtRefusal = receivedChunks
     sources[index].refusals += 1
     guard sources[index].refusals < BlobFetchLimits.refusals else { return out(index, .refused, at: now) }
-    sources[index].standing = .pausing(until: now.advanced(by: BlobFetchLimits.pause), hasSession: true)
+    let doublings = min(sources[index].refusals - 1, 16)
+    let pause = min(BlobFetchLimits.pause, BlobFetchLimits.firstPause * (1 << doublings))
+    sources[index].standing = .pausing(until: now.advanced(by: pause), hasSession: true)
   }
 
   private mutating func out(_ index: Int, _ fault: BlobSourceFault, at now: MonotonicInstant) {
     release(index, at: now)
     sources[index].standing = .out(fault)
     effects.append(.drop(sources[index].device, fault))
+    countHolders()
   }
 
   /// What it was asked for is open again.
   private mutating func release(_ index: Int, at now: MonotonicInstant) {
     sources[index].asked = []
+    sources[index].isAskedAnew = false
     noteIdle(index, at: now)
   }
 
@@ -353,6 +406,7 @@ package struct BlobFetch: Sendable {
     guard manifest.verifies(bytes, as: chunk) else { return out(index, .corrupt, at: now) }
     guard held?.contains(chunk) == false else { return }
     held?.insert(chunk)
+    receivedChunks += 1
     effects.append(.store(chunk, bytes))
   }
 
@@ -362,6 +416,7 @@ package struct BlobFetch: Sendable {
       if held.isSuperset(of: wanted) { return end(.finished) }
       let missing = wanted.subtracting(held)
       ask(open: missing, at: now)
+      askAnew(missing)
       pauseUseless(missing, at: now)
     }
     let faults = sources.compactMap { if case .out(let fault) = $0.standing { fault } else { nil } }
@@ -374,8 +429,10 @@ package struct BlobFetch: Sendable {
     effects.append(effect)
   }
 
-  /// A source that has nothing of what is missing may have more in a while: it fetches too.
+  /// A source that has nothing of what is missing may have more in a while: it fetches too. While chunks come from others it is
+  /// asked by and by (`askAnew`); else after a pause.
   private mutating func pauseUseless(_ missing: BlobChunks, at now: MonotonicInstant) {
+    guard sources.allSatisfy(\.asked.isEmpty) else { return }
     for index in sources.indices where sources[index].standing == .serving && sources[index].asked.isEmpty {
       guard let held = sources[index].held, missing.subtracting(held) == missing else { continue }
       refused(index: index, nil, at: now)
@@ -390,7 +447,9 @@ package struct BlobFetch: Sendable {
       hasAsked = false
       for index in sources.indices where sources[index].standing == .serving {
         let room = window(of: sources[index], at: now) - sources[index].asked.count
-        guard room > 0, let run = nextRun(for: sources[index], open, atMost: room) else { continue }
+        guard room > 0, let held = sources[index].held,
+          let run = order?.next(open: open, held: held, atMost: room)
+        else { continue }
         for chunk in run { open.remove(chunk) }
         ask(index, run, at: now)
         hasAsked = true
@@ -414,16 +473,6 @@ package struct BlobFetch: Sendable {
     guard let rate = source.rate(at: now) else { return 2 }
     let chunks = rate * Double(BlobFetchLimits.lead.components.seconds) / Double(BlobLimits.chunk)
     return max(2, min(BlobFetchLimits.window, Int(min(chunks, 1e6))))
-  }
-
-  /// The first open chunks in a row that a source has.
-  private func nextRun(for source: Source, _ open: BlobChunks, atMost limit: Int) -> Range<Int>? {
-    guard let held = source.held,
-      let first = (0..<open.count).first(where: { open.contains($0) && held.contains($0) })
-    else { return nil }
-    var end = first + 1
-    while end < first + limit, open.contains(end), held.contains(end) { end += 1 }
-    return first..<end
   }
 
   /// An idle source is asked for the last chunk that a much slower one still owes.

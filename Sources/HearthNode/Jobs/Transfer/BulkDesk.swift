@@ -243,7 +243,7 @@ package final class BulkDesk: BulkReceiver {
     progress: @escaping @Sendable (_ chunks: Int, _ wanted: Int) -> Void = { _, _ in }
   ) async throws(BlobFetchFailure) {
     let fetch = BlobFetch(
-      id, manifest: store.manifest(of: id), part: part, held: store.held(of: id),
+      id, by: own, manifest: store.manifest(of: id), part: part, held: store.held(of: id),
       sources: sources.filter { $0 != own }, at: DeviceClocks.now().monotonic)
     let doors = BlobFetching.Doors(transport: transport, store: store) { [weak self] device, fetch in
       guard let self else { return fetch.dialFailed(device) }

@@ -44,11 +44,13 @@ package struct SparseModel: Sendable {
   /// Fetches what a device needs of a model into `directory`, whose names lead to the store's files.
   ///
   /// Configuration and tokenizer are fetched whole, of the weights the headers and the chunks that hold what is needed.
-  /// `progress` is told the bytes of weights that are here, and that are needed.
+  /// `listed` is called when it is known which files there are, before any of them is fetched; `progress` is told the bytes of
+  /// weights that are here, and that are needed.
   package static func obtain(
     _ listingID: ContentDigest, _ needs: WeightNeeds, for job: JobID, from sources: [DeviceID],
     by desk: BulkDesk, store: BlobStore, into directory: String,
-    progress: @escaping @Sendable (_ fetched: UInt64, _ needed: UInt64) -> Void = { _, _ in }
+    progress: @escaping @Sendable (_ fetched: UInt64, _ needed: UInt64) -> Void = { _, _ in },
+    listed: @Sendable () async -> Void = {}
   ) async throws(WeightFailure) -> SparseModel {
     func fetch(_ id: ContentDigest, _ part: BlobPart) async throws(WeightFailure) {
       do throws(BlobFetchFailure) { try await desk.fetch(id, part: part, for: job, from: sources) } catch {
@@ -62,6 +64,7 @@ package struct SparseModel: Sendable {
     guard let listing = try? ModelListing(decoding: bytes) else {
       throw .blob(.malformed(path: "listing \(listingID)"))
     }
+    await listed()
     for file in listing.files {
       guard file.holdsWeights else {
         try await fetch(file.blob, .all)
