@@ -86,9 +86,12 @@ package struct BlobManifest: Hashable, Sendable, WireCodable {
   }
 
   /// Whether these are the bytes of a chunk.
-  package func verifies(_ bytes: [UInt8], as chunk: Int) -> Bool {
-    guard digests.indices ~= chunk, bytes.count == range(chunk).count else { return false }
-    return BlobManifest.digest(of: bytes) == digests[chunk]
+  package func verifies(_ bytes: [UInt8], as chunk: Int) -> Bool { verifies(HashedChunk(bytes), as: chunk) }
+
+  /// Whether these are the bytes of a chunk, without another look at them.
+  package func verifies(_ hashed: HashedChunk, as chunk: Int) -> Bool {
+    guard digests.indices ~= chunk, hashed.bytes.count == range(chunk).count else { return false }
+    return hashed.digest == digests[chunk]
   }
 
   /// The digest of a chunk's bytes.
@@ -100,6 +103,20 @@ package struct BlobManifest: Hashable, Sendable, WireCodable {
 
   private static func chunkCount(_ byteCount: Int) -> Int {
     (byteCount + BlobLimits.chunk - 1) / BlobLimits.chunk
+  }
+}
+
+/// Bytes with their digest, which is taken once: whoever compares it with a manifest later need not read them again.
+package struct HashedChunk: Hashable, Sendable {
+  /// The bytes.
+  package let bytes: [UInt8]
+  /// Their BLAKE2b-256.
+  package let digest: ContentDigest
+
+  /// Takes the digest of some bytes.
+  package init(_ bytes: [UInt8]) {
+    self.bytes = bytes
+    digest = BlobManifest.digest(of: bytes)
   }
 }
 

@@ -193,13 +193,13 @@ package final class BlobStore: Sendable {
   package func add(memory bytes: UnsafeRawBufferPointer) throws(BlobFailure) -> ContentDigest {
     func chunk(_ range: Range<Int>) -> [UInt8] { Array(UnsafeRawBufferPointer(rebasing: bytes[range])) }
     let digests = stride(from: 0, to: bytes.count, by: BlobLimits.chunk).map {
-      BlobManifest.digest(of: chunk($0..<min(bytes.count, $0 + BlobLimits.chunk)))
+      HashedChunk(chunk($0..<min(bytes.count, $0 + BlobLimits.chunk))).digest
     }
     let manifest = BlobManifest(byteCount: bytes.count, digests: digests)
     let id = manifest.id
     try begin(manifest, for: BlobChunks(all: manifest.chunkCount))
     for number in 0..<manifest.chunkCount where held(of: id)?.contains(number) != true {
-      try write(chunk(manifest.range(number)), as: number, of: id)
+      try write(HashedChunk(chunk(manifest.range(number))), as: number, of: id)
     }
     return id
   }
@@ -212,7 +212,7 @@ package final class BlobStore: Sendable {
     let id = manifest.id
     try begin(manifest, for: BlobChunks(all: manifest.chunkCount))
     for chunk in 0..<manifest.chunkCount where held(of: id)?.contains(chunk) != true {
-      try write(try Self.bytes(manifest.range(chunk), of: file), as: chunk, of: id)
+      try write(HashedChunk(try Self.bytes(manifest.range(chunk), of: file)), as: chunk, of: id)
     }
     return id
   }
@@ -243,9 +243,9 @@ package final class BlobStore: Sendable {
   }
 
   /// Keeps a chunk of a blob that was begun, if it is what the manifest names.
-  package func write(_ bytes: [UInt8], as chunk: Int, of id: ContentDigest) throws(BlobFailure) {
-    let blob = try blob(id)
-    guard blob.manifest.verifies(bytes, as: chunk) else { throw .wrongBytes(id, chunk: chunk) }
+  package func write(_ hashed: HashedChunk, as chunk: Int, of id: ContentDigest) throws(BlobFailure) {
+    let (blob, bytes) = (try blob(id), hashed.bytes)
+    guard blob.manifest.verifies(hashed, as: chunk) else { throw .wrongBytes(id, chunk: chunk) }
     guard case .own = blob.place, !blob.held.contains(chunk) else { return }
     let used = usedBytes
     guard used + bytes.count <= budget else {

@@ -193,8 +193,8 @@ private struct FetchLab {
         if dropped.contains(device) { askedAfterDrop[device, default: 0] += 1 }
         for chunk in chunks { ask(chunk, of: device) }
       case .begin(let begun, _): if begun != manifest { wrongStores += 1 }
-      case .store(let chunk, let bytes):
-        if bytes != content[chunk] || stored.contains(chunk) { wrongStores += 1 }
+      case .store(let chunk, let hashed):
+        if hashed.bytes != content[chunk] || stored.contains(chunk) { wrongStores += 1 }
         stored.append(chunk)
       case .drop(let device, _): dropped.insert(device)
       case .finished: break

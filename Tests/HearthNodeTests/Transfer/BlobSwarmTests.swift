@@ -145,8 +145,8 @@ private struct BlobSwarm {
         post(.question(of: source, by: reader), after: Self.latency)
       case .ask(let device, let chunks): ask(chunks, of: device, reader)
       case .begin: hasBegun[reader] = true
-      case .store(let chunk, let bytes):
-        #expect(bytes == content[chunk] && !held[reader].contains(chunk))
+      case .store(let chunk, let hashed):
+        #expect(hashed.bytes == content[chunk] && !held[reader].contains(chunk))
         held[reader].insert(chunk)
       case .drop, .finished: break
       case .failed(let why): Issue.record("reader \(reader): \(why)")

@@ -113,9 +113,9 @@ struct BlobStoreTests {
       let store = try store()
       try store.begin(manifest, for: BlobChunks(all: 4))
       #expect(throws: BlobFailure.wrongBytes(id, chunk: 1)) {
-        try store.write(try source.read(0, of: id), as: 1, of: id)
+        try store.write(HashedChunk(try source.read(0, of: id)), as: 1, of: id)
       }
-      for chunk in [0, 2, 3] { try store.write(try source.read(chunk, of: id), as: chunk, of: id) }
+      for chunk in [0, 2, 3] { try store.write(HashedChunk(try source.read(chunk, of: id)), as: chunk, of: id) }
       #expect(store.held(of: id)?.chunks == [0, 2, 3] && !store.isComplete(id))
       #expect(throws: BlobFailure.missingChunk(id, chunk: 1)) { try store.read(1, of: id) }
       // Holes take no room on the disk.
@@ -131,7 +131,7 @@ struct BlobStoreTests {
     try handle.close()
     let store = try store()
     #expect(store.held(of: id)?.chunks == [0, 3] && store.usedBytes == 2 << 20)
-    for chunk in [1, 2] { try store.write(try source.read(chunk, of: id), as: chunk, of: id) }
+    for chunk in [1, 2] { try store.write(HashedChunk(try source.read(chunk, of: id)), as: chunk, of: id) }
     #expect(try store.readAll(id, limit: 4 << 20) == content)
   }
 
@@ -148,8 +148,8 @@ struct BlobStoreTests {
     var two = BlobChunks(none: 5)
     two.insert(1..<3)
     try store.begin(manifest, for: two)
-    for chunk in [1, 2] { try store.write(try source.read(chunk, of: id), as: chunk, of: id) }
-    #expect(throws: BlobFailure.self) { try store.write(try source.read(0, of: id), as: 0, of: id) }
+    for chunk in [1, 2] { try store.write(HashedChunk(try source.read(chunk, of: id)), as: chunk, of: id) }
+    #expect(throws: BlobFailure.self) { try store.write(HashedChunk(try source.read(0, of: id)), as: 0, of: id) }
     #expect(store.held(of: id)?.chunks == [1, 2])
   }
 

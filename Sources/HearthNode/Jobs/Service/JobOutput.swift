@@ -15,6 +15,8 @@ struct JobOutput: Sendable {
 
   let submission: JobSubmission
   let package: JobPackage
+  /// Whether the model's directory still holds the very files that the job was submitted with.
+  let hasSubmittedModel: @Sendable () -> Bool
   /// How many trained values there are, with the gaps between leaves.
   let count: Int
   /// Writes their bytes where they belong.
@@ -31,7 +33,7 @@ struct JobOutput: Sendable {
     let request = try directory.record()
     let model = try OpenedModel(
       directory: submission.modelDirectory, memoryBudget: MemoryBudget.bytes(request.memoryBudget),
-      weights: request.requestedWeights)
+      weights: request.requestedWeights, identity: hasSubmittedModel() ? package.backboneDigest : nil)
     guard model.digest == package.backboneDigest, let backbone = model.backbone else {
       throw JobServiceFailure.otherModel(directory: submission.modelDirectory)
     }

@@ -322,9 +322,13 @@ extension JobService {
     guard let submission = jobs[id]?.submission else { throw JobServiceFailure.noSubmission }
     let package = try await material(id).package
     let result = try await fetchedResult(id, completion, from: devices)
-    let blobs = doors.blobs
+    let (blobs, modelFiles) = (doors.blobs, jobs[id]?.specification.modelFiles.digest)
     let output = JobOutput(
-      submission: submission, package: package, count: Int(result.byteCount) / MemoryLayout<Float>.stride,
+      submission: submission, package: package,
+      hasSubmittedModel: {
+        // Files that the store knows unchanged are not read again, which a model's digest would take.
+        (try? SparseModel.offer(submission.modelDirectory, store: blobs))?.listing == modelFiles
+      }, count: Int(result.byteCount) / MemoryLayout<Float>.stride,
       read: { try blobs.readAll(result.digest, into: $0) }, digest: completion.digest,
       results: mergedResults(id, completion),
       cacheBytes: Int(clamping: jobs[id]?.coordinator.cacheBytes ?? 0), threads: threads)

@@ -119,7 +119,7 @@ package struct BlobFetch: Sendable {
     /// Make room for chunks of the blob.
     case begin(BlobManifest, BlobChunks)
     /// Keep a chunk; it has been verified.
-    case store(Int, [UInt8])
+    case store(Int, HashedChunk)
     /// End the session to a source.
     case drop(DeviceID, BlobSourceFault)
     /// All chunks have been handed to `store`.
@@ -403,11 +403,12 @@ package struct BlobFetch: Sendable {
     sources[index].asked.remove(at: place)
     sources[index].lastProgress = now
     noteIdle(index, at: now)
-    guard manifest.verifies(bytes, as: chunk) else { return out(index, .corrupt, at: now) }
+    let hashed = HashedChunk(bytes)
+    guard manifest.verifies(hashed, as: chunk) else { return out(index, .corrupt, at: now) }
     guard held?.contains(chunk) == false else { return }
     held?.insert(chunk)
     receivedChunks += 1
-    effects.append(.store(chunk, bytes))
+    effects.append(.store(chunk, hashed))
   }
 
   /// Asks for what is open, and ends when nothing is.

@@ -201,8 +201,8 @@ final class BlobFetching: @unchecked Sendable {
     case .ask(let device, let chunks):
       say(.askChunks(job, id, first: chunks.lowerBound, count: chunks.count), to: device)
     case .begin(let manifest, let wanted): try doors.store.begin(manifest, for: wanted)
-    case .store(let chunk, let bytes):
-      try doors.store.write(bytes, as: chunk, of: id)
+    case .store(let chunk, let hashed):
+      try doors.store.write(hashed, as: chunk, of: id)
       tellProgress()
     case .drop(let device, let fault):
       if fault == .corrupt { doors.transport.drop(.refusedBlob) }
