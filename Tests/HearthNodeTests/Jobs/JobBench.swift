@@ -20,7 +20,7 @@ private let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent
 /// A household of job services in one process: sessions are memory, gossip is the bench's word, all else is the daemon's.
 final class JobBench: Sendable {
   let devices: [JobDevice]
-  private let root: String
+  let root: String
 
   /// A household of which nobody is up.
   init(devices count: Int) throws {

@@ -25,11 +25,17 @@ struct JobServiceTests {
 
     init(
       _ count: Int, up: [Int], model: String = "tiny-bert", epochs: Int = 400,
-      technique: RunTechnique = .lora, planner: PlannerKindName = .eddl
+      technique: RunTechnique = .lora, planner: PlannerKindName = .eddl, ownsModel: Bool = false
     ) async throws {
       bench = try JobBench(devices: count)
       try await bench.start(up)
-      request = try bench.request(model, epochs: epochs, technique: technique, output: "out")
+      var request = try bench.request(model, epochs: epochs, technique: technique, output: "out")
+      if ownsModel {
+        let copy = bench.root + "/model"
+        try FileManager.default.copyItem(atPath: request.modelDirectory, toPath: copy)
+        request.modelDirectory = copy
+      }
+      self.request = request
       job = try await bench.submit(request, on: JobServiceTests.owner, planner: planner)
     }
 
@@ -204,6 +210,21 @@ struct JobServiceTests {
     let report = try await running.report(on: 0) { !$0.warnings.isEmpty || $0.state.isOver }
     #expect(report.warnings.contains { $0.contains("cannot be kept on this device") })
     try await running.ends(plans: 1)
+  }
+
+  @Test("writes no adapter for a model that was replaced meanwhile, and says so")
+  func replacedModel() async throws {
+    let running = try await Running(2, up: [0, 1], ownsModel: true)
+    try await running.epochs(2)
+    let weights = running.request.modelDirectory + "/model.safetensors"
+    var bytes = try Data(contentsOf: URL(filePath: weights))
+    bytes[bytes.count - 1] ^= 1
+    // Another file of that name: the run goes on with the one that it has mapped.
+    try bytes.write(to: URL(filePath: weights), options: .atomic)
+    let report = try await running.report(on: 0) { $0.state.isOver }
+    #expect(report.state == .failed)
+    #expect(report.failure?.message.contains("prepared for another model") == true)
+    await running.bench.shutdown()
   }
 
   @Test("is declined by a device that is paused, and goes on without it when it pauses in the middle")
