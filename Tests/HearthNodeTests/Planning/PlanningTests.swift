@@ -227,7 +227,7 @@ import Testing
     #expect(rated.workers == 1 && rated.updateBytesPerSecond == 5_000_000)
   }
 
-  @Test("An encoder's side network is planned with the taps that its head reads, as a job of single texts has them")
+  @Test("An encoder's side network is planned with the taps that its head reads on single texts")
   func pooledTaps() throws {
     let encoder = Self.examples.appending(path: "../../../Tests/Fixtures/tiny-bert").standardized.path
     guard case .parallel(let side) = try PlanRequest(model: encoder).shape().technique else {

@@ -67,7 +67,7 @@ struct BlobFetchTests {
     var held = BlobChunks(none: 10)
     held.insert(2..<5)
     var fetch = BlobFetch(
-      manifest.id, by: DeviceID(bytes: Array(repeating: 0, count: 16))!, manifest: manifest, part: .bytes([2 << 20..<5 << 20]), held: held,
+      manifest.id, by: FetchLab.reader, manifest: manifest, part: .bytes([2 << 20..<5 << 20]), held: held,
       sources: Array(lab.kinds.keys), at: MonotonicInstant(nanoseconds: 0))
     #expect(fetch.handle(.start, at: MonotonicInstant(nanoseconds: 0)) == [.finished])
   }
@@ -82,6 +82,8 @@ private struct FetchLab {
   private enum Event {
     case opened(DeviceID), gone(DeviceID), offer(DeviceID), chunk(DeviceID, Int), refused(DeviceID, Int?)
   }
+
+  static let reader = DeviceID(bytes: Array(repeating: 0, count: 16))!
 
   let manifest: BlobManifest
   let content: [[UInt8]]
@@ -132,7 +134,7 @@ private struct FetchLab {
 
   mutating func run() throws {
     var fetch = BlobFetch(
-      manifest.id, by: DeviceID(bytes: Array(repeating: 0, count: 16))!, part: part, sources: devices, at: MonotonicInstant(nanoseconds: now))
+      manifest.id, by: FetchLab.reader, part: part, sources: devices, at: MonotonicInstant(nanoseconds: now))
     perform(fetch.handle(.start, at: MonotonicInstant(nanoseconds: now)))
     var steps = 0
     while !fetch.isOver {

@@ -18,7 +18,8 @@ struct BlobSwarmTests {
     #expect(swarm.held.allSatisfy { $0.population == 96 })
     // One after the other from the owner: 7 times, in 7 times the time that its link takes for the blob.
     #expect(swarm.given[0] <= 2 * 96, "seed \(seed): the owner gave \(swarm.given[0]) chunks of 96")
-    #expect(swarm.linkTimes < 2.8, "seed \(seed): it took \(swarm.linkTimes) times the link's time for the blob")
+    #expect(
+      swarm.linkTimes < 2.8, "seed \(seed): it took \(swarm.linkTimes) times the link's time for the blob")
   }
 
   @Test("go on when the one that had it leaves, once they have all of it among them", arguments: 0..<8)
@@ -62,6 +63,8 @@ private struct BlobSwarm {
   private let devices: [DeviceID]
   private var fetches: [BlobFetch] = []
   private var hasBegun: [Bool]
+  /// Questions of each reader that are not answered yet, by source.
+  private var unanswered: [[Int]]
   private var freeAt: [Int64]
   private var queue: [(at: Int64, number: Int, event: Event)] = []
   private var number = 0
@@ -81,6 +84,7 @@ private struct BlobSwarm {
     given = Array(repeating: 0, count: readers + 1)
     held = Array(repeating: BlobChunks(none: chunks), count: readers)
     hasBegun = Array(repeating: false, count: readers)
+    unanswered = Array(repeating: Array(repeating: 0, count: readers + 1), count: readers)
     freeAt = Array(repeating: 0, count: readers + 1)
   }
 
@@ -120,7 +124,19 @@ private struct BlobSwarm {
 
   private mutating func handle(_ input: BlobFetch.Input, _ reader: Int) {
     if ownerLeft, case .chunk(devices[0], _, _) = input { return }
+    switch input {
+    case .offer(let device, _, _), .refused(let device, _):
+      if let source = devices.firstIndex(of: device) { unanswered[reader][source] -= 1 }
+    default: break
+    }
+    let wasOver = fetches[reader].isOver
     perform(fetches[reader].handle(input, at: instant), reader)
+    if fetches[reader].isOver, !wasOver {
+      for (source, count) in unanswered[reader].enumerated() where count > 0 {
+        // Its session must not be used for the next blob, to whose fetch the answer would make no sense.
+        #expect(fetches[reader].isOwed(by: devices[source]))
+      }
+    }
     if let deadline = fetches[reader].nextDeadline?.nanoseconds {
       post(.tick(reader, deadline), after: max(0, deadline - now))
     }
@@ -131,7 +147,9 @@ private struct BlobSwarm {
     let isSpread = (0..<content.count).allSatisfy { chunk in held.contains { $0.contains(chunk) } }
     guard isSpread else { return }
     ownerLeft = true
-    for reader in held.indices where !fetches[reader].isOver { post(.input(reader: reader, .gone(devices[0])), after: 1) }
+    for reader in held.indices where !fetches[reader].isOver {
+      post(.input(reader: reader, .gone(devices[0])), after: 1)
+    }
   }
 
   private mutating func perform(_ effects: [BlobFetch.Effect], _ reader: Int) {
@@ -142,6 +160,7 @@ private struct BlobSwarm {
         post(.input(reader: reader, isThere ? .opened(device) : .gone(device)), after: Self.latency)
       case .askOffer(let device):
         guard let source = devices.firstIndex(of: device) else { continue }
+        unanswered[reader][source] += 1
         post(.question(of: source, by: reader), after: Self.latency)
       case .ask(let device, let chunks): ask(chunks, of: device, reader)
       case .begin: hasBegun[reader] = true
@@ -159,7 +178,8 @@ private struct BlobSwarm {
     let bits = source == 0 ? BlobChunks(all: content.count).bits : held[source - 1].bits
     let answer: BlobFetch.Input =
       source == 0 || hasBegun[source - 1]
-      ? .offer(devices[source], manifest: manifest.encoded, bits: bits) : .refused(devices[source], chunk: nil)
+      ? .offer(devices[source], manifest: manifest.encoded, bits: bits)
+      : .refused(devices[source], chunk: nil)
     post(.input(reader: reader, answer), after: Self.latency)
   }
 
@@ -169,7 +189,9 @@ private struct BlobSwarm {
       let end = max(now, freeAt[source]) + Int64(Double(BlobLimits.chunk) / rate * 1e9)
       freeAt[source] = end
       given[source] += 1
-      post(.input(reader: reader, .progress(device, byteCount: BlobLimits.chunk)), after: end - now + Self.latency)
+      post(
+        .input(reader: reader, .progress(device, byteCount: BlobLimits.chunk)),
+        after: end - now + Self.latency)
       post(.input(reader: reader, .chunk(device, chunk, content[chunk])), after: end - now + Self.latency)
     }
   }

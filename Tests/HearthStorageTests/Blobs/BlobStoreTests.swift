@@ -115,7 +115,9 @@ struct BlobStoreTests {
       #expect(throws: BlobFailure.wrongBytes(id, chunk: 1)) {
         try store.write(HashedChunk(try source.read(0, of: id)), as: 1, of: id)
       }
-      for chunk in [0, 2, 3] { try store.write(HashedChunk(try source.read(chunk, of: id)), as: chunk, of: id) }
+      for chunk in [0, 2, 3] {
+        try store.write(HashedChunk(try source.read(chunk, of: id)), as: chunk, of: id)
+      }
       #expect(store.held(of: id)?.chunks == [0, 2, 3] && !store.isComplete(id))
       #expect(throws: BlobFailure.missingChunk(id, chunk: 1)) { try store.read(1, of: id) }
       // Holes take no room on the disk.
@@ -149,7 +151,9 @@ struct BlobStoreTests {
     two.insert(1..<3)
     try store.begin(manifest, for: two)
     for chunk in [1, 2] { try store.write(HashedChunk(try source.read(chunk, of: id)), as: chunk, of: id) }
-    #expect(throws: BlobFailure.self) { try store.write(HashedChunk(try source.read(0, of: id)), as: 0, of: id) }
+    #expect(throws: BlobFailure.self) {
+      try store.write(HashedChunk(try source.read(0, of: id)), as: 0, of: id)
+    }
     #expect(store.held(of: id)?.chunks == [1, 2])
   }
 

@@ -222,7 +222,9 @@ package struct BlobFetch: Sendable {
 
   /// Whether a source owes an answer, which may come yet.
   package func isOwed(by device: DeviceID) -> Bool {
-    sources.contains { $0.device == device && ($0.standing != .serving || !$0.asked.isEmpty) }
+    sources.contains {
+      $0.device == device && ($0.standing != .serving || $0.isAskedAnew || !$0.asked.isEmpty)
+    }
   }
 
   /// When `tick` is due; nil when only an event can go on.
@@ -430,8 +432,9 @@ package struct BlobFetch: Sendable {
     effects.append(effect)
   }
 
-  /// A source that has nothing of what is missing may have more in a while: it fetches too. While chunks come from others it is
-  /// asked by and by (`askAnew`); else after a pause.
+  /// A source that has nothing of what is missing may have more in a while: it fetches too.
+  ///
+  /// While chunks come from others it is asked by and by (`askAnew`); else after a pause.
   private mutating func pauseUseless(_ missing: BlobChunks, at now: MonotonicInstant) {
     guard sources.allSatisfy(\.asked.isEmpty) else { return }
     for index in sources.indices where sources[index].standing == .serving && sources[index].asked.isEmpty {
