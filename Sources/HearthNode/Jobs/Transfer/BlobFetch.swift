@@ -147,6 +147,8 @@ package struct BlobFetch: Sendable {
     /// Refusals since a chunk last came from anybody, and how many chunks had come at the last of them.
     var refusals = 0
     var chunksAtRefusal = 0
+    /// Refusals since it last gave a chunk: the longer it has had nothing, the more rarely it is asked.
+    var refusalsInRow = 0
     /// Whether a serving source has been asked again what it holds; the bytes that had come when it last said so.
     var isAskedAnew = false
     var bytesAtOffer = 0
@@ -360,8 +362,9 @@ package struct BlobFetch: Sendable {
     if sources[index].chunksAtRefusal != receivedChunks { sources[index].refusals = 0 }
     sources[index].chunksAtRefusal = receivedChunks
     sources[index].refusals += 1
+    sources[index].refusalsInRow += 1
     guard sources[index].refusals < BlobFetchLimits.refusals else { return out(index, .refused, at: now) }
-    let doublings = min(sources[index].refusals - 1, 16)
+    let doublings = min(sources[index].refusalsInRow - 1, 16)
     let pause = min(BlobFetchLimits.pause, BlobFetchLimits.firstPause * (1 << doublings))
     sources[index].standing = .pausing(until: now.advanced(by: pause), hasSession: true)
   }
@@ -407,6 +410,7 @@ package struct BlobFetch: Sendable {
     noteIdle(index, at: now)
     let hashed = HashedChunk(bytes)
     guard manifest.verifies(hashed, as: chunk) else { return out(index, .corrupt, at: now) }
+    sources[index].refusalsInRow = 0
     guard held?.contains(chunk) == false else { return }
     held?.insert(chunk)
     receivedChunks += 1
