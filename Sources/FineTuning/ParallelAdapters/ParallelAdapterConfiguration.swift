@@ -100,12 +100,12 @@ public struct ParallelAdapterConfiguration: Codable, Sendable, Equatable {
     }
   }
 
-  /// The pooling that the preset takes for rows with or without second texts, where nobody names one.
+  /// The pooling that the preset takes for rows with or without second texts, where nobody names one; nil is the mean.
   ///
   /// Of encoder-only backbones the preset `default` compares the texts of a pair (docs/decisions/0018-pairs-are-compared.md) and
   /// reads every tap of a single text (docs/decisions/0019-taps-are-pooled.md); all others take the mean.
-  package func preferredPooling(of architecture: BackboneArchitecture, hasPairs: Bool) -> Pooling {
-    guard preset == .default, architecture.stacks.allSatisfy({ $0.kind == .encoder }) else { return .tokens }
+  package func preferredPooling(of architecture: BackboneArchitecture, hasPairs: Bool) -> Pooling? {
+    guard preset == .default, architecture.stacks.allSatisfy({ $0.kind == .encoder }) else { return nil }
     return hasPairs ? .segments : .attention
   }
 

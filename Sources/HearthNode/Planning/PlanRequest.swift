@@ -97,8 +97,7 @@ package struct PlanRequest: Sendable, Equatable {
     default:
       var side = ParallelAdapterConfiguration(
         preset: .default, reduction: reduction, layersPerStack: architecture.stacks.map(\.layers).min() ?? 0)
-      let pooling = side.preferredPooling(of: architecture, hasPairs: false)
-      if pooling != .tokens { side.pooling = pooling }
+      side.pooling = side.preferredPooling(of: architecture, hasPairs: false)
       return .parallel(side)
     }
   }

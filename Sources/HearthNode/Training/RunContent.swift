@@ -137,12 +137,12 @@ package struct RunContent: Sendable {
           "no row has a second text to compare; name its column with --pair-column, or choose --pooling tokens"
       )
     }
-    var pooling = request.pooling ?? .tokens
-    if request.pooling == nil, request.choosesPooling == true {
-      pooling = configuration.preferredPooling(of: architecture, hasPairs: hasPairs)
+    if let pooling = request.pooling {
+      // `tokens` is what adapters have that say nothing.
+      configuration.pooling = pooling == .tokens ? nil : pooling
+    } else if request.choosesPooling == true {
+      configuration.pooling = configuration.preferredPooling(of: architecture, hasPairs: hasPairs)
     }
-    // `tokens` is what adapters have that say nothing.
-    if pooling != .tokens { configuration.pooling = pooling }
     return configuration
   }
 }

@@ -154,13 +154,7 @@ package final class BlobStore: Sendable {
       let file = try OpenFile(path, .reading)
       return (file, try file.stamp())
     }
-    let known = state.withLock { state in
-      state.blobs.keys.sorted().first { id in
-        guard case .reference(path, stamp)? = state.blobs[id]?.place else { return false }
-        return true
-      }
-    }
-    if let known { return known }
+    if let known = known(path, stamp) { return known }
     let manifest = try Self.manifest(of: file, stamp.byteCount)
     let id = manifest.id
     return try change.withLock { _ throws(BlobFailure) in
@@ -178,6 +172,20 @@ package final class BlobStore: Sendable {
           manifest: manifest, place: .reference(path: path, stamp), file: file,
           held: BlobChunks(all: manifest.chunkCount)), id)
       return id
+    }
+  }
+
+  /// The blob that a file was taken on as, if it is still as it was then; it is not read.
+  package func id(ofUnchanged path: String) -> ContentDigest? {
+    (try? OpenFile(path, .reading).stamp()).flatMap { known(path, $0) }
+  }
+
+  private func known(_ path: String, _ stamp: FileStamp) -> ContentDigest? {
+    state.withLock { state in
+      state.blobs.keys.sorted().first { id in
+        guard case .reference(path, stamp)? = state.blobs[id]?.place else { return false }
+        return true
+      }
     }
   }
 

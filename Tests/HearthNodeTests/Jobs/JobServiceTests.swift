@@ -225,6 +225,8 @@ struct JobServiceTests {
     #expect(report.state == .failed)
     #expect(report.failure?.message.contains("prepared for another model") == true)
     await running.bench.shutdown()
+    // Nor is anything kept of the other model.
+    #expect(try directoryNames("\(running.bench.devices[0].state)/blobs") == [])
   }
 
   @Test("is declined by a device that is paused, and goes on without it when it pauses in the middle")

@@ -239,7 +239,10 @@ import Testing
     var plain = try PlanRequest(model: encoder).shape()
     plain.technique = .parallel(ParallelAdapterConfiguration(preset: .default, layersPerStack: 2))
     #expect(counted > (try PlanningModel(plain).costs.trainableBytes))
-    guard case .parallel(let other) = try PlanRequest(model: "t5-base").shape().technique else { return }
+    guard case .parallel(let other) = try PlanRequest(model: "t5-base").shape().technique else {
+      Issue.record("the preset technique is not parallel")
+      return
+    }
     #expect(other.pooling == nil)
   }
 

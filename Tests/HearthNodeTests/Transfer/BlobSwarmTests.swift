@@ -10,12 +10,14 @@ import WireCoding
 @Suite("Devices that fetch the same blob at once")
 struct BlobSwarmTests {
   @Test(
-    "give it to each other, so that who has it sends it about once and they are done in a fraction of the time",
+    "give it to each other, so that who has it sends it at most twice and they are done in a fraction of the time",
     arguments: 0..<8)
   func swarm(seed: UInt64) throws {
     var swarm = BlobSwarm(seed: seed, chunks: 96, readers: 7)
     try swarm.run()
     #expect(swarm.held.allSatisfy { $0.population == 96 })
+    // One of the seeds that end with a question nobody has answered yet, which the lab looks at.
+    #expect(seed != 1 || swarm.unansweredAtEnd > 0)
     // One after the other from the owner: 7 times, in 7 times the time that its link takes for the blob.
     #expect(swarm.given[0] <= 2 * 96, "seed \(seed): the owner gave \(swarm.given[0]) chunks of 96")
     #expect(
@@ -55,6 +57,8 @@ private struct BlobSwarm {
   var rate = 20e6
   var ownerLeavesWhenSpread = false
   private(set) var ownerLeft = false
+  /// Questions that were not answered when their fetch ended.
+  private(set) var unansweredAtEnd = 0
   /// Chunks that each device gave, the owner first.
   private(set) var given: [Int]
   /// What each reader has.
@@ -135,6 +139,7 @@ private struct BlobSwarm {
       for (source, count) in unanswered[reader].enumerated() where count > 0 {
         // Its session must not be used for the next blob, to whose fetch the answer would make no sense.
         #expect(fetches[reader].isOwed(by: devices[source]))
+        unansweredAtEnd += count
       }
     }
     if let deadline = fetches[reader].nextDeadline?.nanoseconds {

@@ -326,8 +326,10 @@ extension JobService {
     let output = JobOutput(
       submission: submission, package: package,
       hasSubmittedModel: {
-        // Files that the store knows unchanged are not read again, which a model's digest would take.
-        (try? SparseModel.offer(submission.modelDirectory, store: blobs))?.listing == modelFiles
+        guard let modelFiles, let bytes = try? blobs.readAll(modelFiles, limit: ModelListingLimits.listing),
+          let listing = try? ModelListing(decoding: bytes)
+        else { return false }
+        return listing.isUnchanged(in: submission.modelDirectory, store: blobs)
       }, count: Int(result.byteCount) / MemoryLayout<Float>.stride,
       read: { try blobs.readAll(result.digest, into: $0) }, digest: completion.digest,
       results: mergedResults(id, completion),

@@ -84,7 +84,7 @@ package enum BlobPart: Hashable, Sendable {
 ///
 /// Every source is asked for as much as it sends in about a second, so chunks divide by speed. Sources may be readers
 /// themselves: they are asked again and again what they hold by now, and rare chunks go first (`ChunkOrder`), so that a
-/// device that has the whole blob gives each chunk about once, however many fetch it. What a source that fails
+/// device that has the whole blob gives each chunk less than twice, however many fetch it. What a source that fails
 /// was asked for goes to the others; towards the end a fast source is asked for what a slow one still owes. Nothing is
 /// stored that the blob's name does not vouch for, and who sends something else is not asked again.
 package struct BlobFetch: Sendable {

@@ -5,7 +5,7 @@ import HearthStorage
 ///
 /// Readers that all began at the front would all wait for the device that has the whole blob, and have nothing for each
 /// other. So each goes through blocks of neighbouring chunks in an order that its seed decides, and what one source alone
-/// holds goes before what others can give (BitTorrent's "rarest first", Cohen 2003 §2.4.1).
+/// holds goes before what others can give (BitTorrent's "rarest first", Cohen 2003, §2.4).
 struct ChunkOrder: Sendable {
   /// Blocks of a blob, if its chunks allow; a block never has more chunks than one question may ask for.
   private static let blocks = 64

@@ -44,13 +44,8 @@ package struct ModelListing: Hashable, Sendable, WireCodable {
   ///
   /// Reads all weights once, which takes about a second for each gigabyte; a file that the store knows is not read.
   package init(directory: String, store: BlobStore) throws(WeightFailure) {
-    let names: [String]
-    do throws(FileFailure) { names = try directoryNames(directory) } catch { throw .blob(.file(error)) }
-    let isSharded = !names.contains(Self.weights)
     var files: [File] = []
-    for name in names {
-      let isShard = name.hasSuffix(".safetensors") && isSharded || name == Self.index && isSharded
-      guard name == Self.weights || isShard || Self.smallFiles.contains(name) else { continue }
+    for name in try Self.names(in: directory) {
       let blob: ContentDigest
       do throws(BlobFailure) { blob = try store.add(referenceTo: "\(directory)/\(name)") } catch {
         throw .blob(error)
@@ -62,6 +57,23 @@ package struct ModelListing: Hashable, Sendable, WireCodable {
       throw .noModel(directory: directory)
     }
     self.files = files
+  }
+
+  /// Whether a directory holds the very files of the listing, as far as can be told without reading them.
+  package func isUnchanged(in directory: String, store: BlobStore) -> Bool {
+    guard let names = try? Self.names(in: directory), names == files.map(\.name) else { return false }
+    return files.allSatisfy { store.id(ofUnchanged: "\(directory)/\($0.name)") == $0.blob }
+  }
+
+  /// The names of a directory's files that belong to a model.
+  private static func names(in directory: String) throws(WeightFailure) -> [String] {
+    let names: [String]
+    do throws(FileFailure) { names = try directoryNames(directory) } catch { throw .blob(.file(error)) }
+    let isSharded = !names.contains(weights)
+    return names.filter { name in
+      name == weights || smallFiles.contains(name)
+        || isSharded && (name == index || name.hasSuffix(".safetensors"))
+    }
   }
 
   /// Reads number u16 and for each file name, length u64 and blob 32.
