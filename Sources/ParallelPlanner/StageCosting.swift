@@ -270,6 +270,14 @@ final class StageCosting {
     return max(time, writing)
   }
 
+  /// The part of a training forward pass that is the same whatever has been trained: the frozen layers'.
+  func frozenTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
+    let row = device * costs.kinds.count
+    return range.kinds.reduce(0) { time, kind in
+      time + kind.count * fillTable[(row + kind.kind) * job.unitsPerMiniBatch + units - 1]
+    }
+  }
+
   func backwardTime(_ range: RangeCosts, _ device: Int, _ units: Int) -> Int64 {
     guard mode != .fill else { return 0 }
     let row = device * costs.kinds.count

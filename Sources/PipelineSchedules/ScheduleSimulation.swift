@@ -39,6 +39,22 @@ package struct TimedOperation: Sendable, Equatable {
   package var end: Int64
 }
 
+/// What a first stage computes of the next mini-batch while it waits for gradients (docs/decisions/0014).
+package struct AheadWork: Sendable, Hashable {
+  /// The part of a micro-batch's forward pass that no parameter reaches, in nanoseconds.
+  package var frozen: Int64
+  /// Micro-batches of the next mini-batch that it may have done.
+  package var most: Int
+
+  /// Work that may be done ahead.
+  package init(frozen: Int64, most: Int) {
+    self.frozen = frozen
+    self.most = most
+  }
+
+  fileprivate static let none = AheadWork(frozen: 0, most: 0)
+}
+
 /// Runs a schedule in exact integer time.
 ///
 /// A stage does one operation at a time, in its schedule's order, as soon as the input is there. A boundary
@@ -55,7 +71,24 @@ package struct ScheduleSimulator: Sendable {
   package mutating func duration(
     _ schedule: PipelineSchedule, stages: [StageTimes], boundaries: [BoundaryTimes]
   ) -> Int64 {
-    run(schedule, stages, boundaries) { _, _ in }
+    run(schedule, stages, boundaries) { _, _ in }.end
+  }
+
+  /// How long mini-batches take that follow each other, when the first stage runs frozen layers ahead while it waits for a
+  /// gradient.
+  ///
+  /// A pass that has begun is finished, so that a gradient may wait for it. While the gradients' ring is under way nothing is
+  /// run ahead here: the ring has the processor for most of that time.
+  package mutating func durations(
+    _ schedule: PipelineSchedule, stages: [StageTimes], boundaries: [BoundaryTimes], ahead: AheadWork,
+    miniBatches: Int
+  ) -> [Int64] {
+    var prepared = 0
+    return (0..<miniBatches).map { _ in
+      let (end, ran) = run(schedule, stages, boundaries, ahead: ahead, prepared: prepared) { _, _ in }
+      prepared = ran
+      return end
+    }
   }
 
   /// When every operation of a mini-batch starts and ends, stage by stage.
@@ -70,15 +103,15 @@ package struct ScheduleSimulator: Sendable {
   @inline(__always)
   private mutating func run(
     _ schedule: PipelineSchedule, _ stages: [StageTimes], _ boundaries: [BoundaryTimes],
-    record: (Int, TimedOperation) -> Void
-  ) -> Int64 {
+    ahead: AheadWork = .none, prepared: Int = 0, record: (Int, TimedOperation) -> Void
+  ) -> (end: Int64, ranAhead: Int) {
     precondition(
       stages.count == schedule.stages && boundaries.count == stages.count - 1,
       "\(stages.count) stages and \(boundaries.count) boundaries for a schedule of \(schedule.stages)")
     let count = SimulatedState.count(schedule)
     if storage.count < count { storage = Array(repeating: 0, count: count) }
     return storage.withUnsafeMutableBufferPointer { buffer in
-      let state = SimulatedState(schedule, buffer)
+      let state = SimulatedState(schedule, ahead, prepared: prepared, buffer)
       var open = stages.count * schedule.operationsPerStage
       while open > 0 {
         let before = open
@@ -90,7 +123,7 @@ package struct ScheduleSimulator: Sendable {
       }
       var end: Int64 = 0
       for stage in 0..<stages.count { end = max(end, state.free[stage] + stages[stage].reduction) }
-      return end
+      return (end, Int(state.ranAhead.pointee))
     }
   }
 }
@@ -106,14 +139,23 @@ private struct SimulatedState {
   let free: UnsafeMutablePointer<Int64>
   private let linkForward: Times
   private let linkBackward: Times
+  private let ahead: AheadWork
+  /// Micro-batches whose frozen layers were run before the mini-batch began, and those run ahead of the next one.
+  private let prepared: Int
+  let ranAhead: UnsafeMutablePointer<Int64>
 
   static func count(_ schedule: PipelineSchedule) -> Int {
-    2 * schedule.stages * schedule.microBatches + 4 * schedule.stages
+    2 * schedule.stages * schedule.microBatches + 4 * schedule.stages + 1
   }
 
-  init(_ schedule: PipelineSchedule, _ buffer: UnsafeMutableBufferPointer<Int64>) {
+  init(
+    _ schedule: PipelineSchedule, _ ahead: AheadWork, prepared: Int,
+    _ buffer: UnsafeMutableBufferPointer<Int64>
+  ) {
     guard let base = buffer.baseAddress else { preconditionFailure("a simulation has storage") }
     self.schedule = schedule
+    self.ahead = ahead
+    self.prepared = prepared
     let count = schedule.stages * schedule.microBatches
     arrivedForward = base
     arrivedBackward = base + count
@@ -121,12 +163,22 @@ private struct SimulatedState {
     free = next + schedule.stages
     linkForward = free + schedule.stages
     linkBackward = linkForward + schedule.stages
+    ranAhead = linkBackward + schedule.stages
     arrivedForward.update(repeating: -1, count: 2 * count)
-    next.update(repeating: 0, count: 4 * schedule.stages)
+    next.update(repeating: 0, count: 4 * schedule.stages + 1)
     for microBatch in 0..<schedule.microBatches {
       arrivedForward[microBatch] = 0
       // The last stage's gradient comes from its own loss.
       arrivedBackward[count - schedule.microBatches + microBatch] = 0
+    }
+  }
+
+  /// Runs frozen layers ahead until a gradient is there.
+  @inline(__always)
+  private func runAhead(until ready: Int64) {
+    while free[0] < ready && ranAhead.pointee < Int64(ahead.most) {
+      free[0] += ahead.frozen
+      ranAhead.pointee += 1
     }
   }
 
@@ -146,10 +198,11 @@ private struct SimulatedState {
       switch operation {
       case .forward(let microBatch):
         ready = arrivedForward[row + microBatch]
-        time = stages[stage].forward
+        time = stages[stage].forward - (stage == 0 && microBatch < prepared ? ahead.frozen : 0)
       case .backward(let microBatch):
         ready = arrivedBackward[row + microBatch]
         time = stages[stage].backward
+        if stage == 0 { runAhead(until: ready) }
       }
       if ready < 0 { break }
       let start = max(ready, free[stage])

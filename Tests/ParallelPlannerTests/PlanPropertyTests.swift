@@ -204,6 +204,38 @@ import Testing
     #expect(fill.stages.map(\.times.backward) == [0, 0])
   }
 
+  @Test("What a pipeline's first stage runs ahead is told of the chosen plan, and chooses none")
+  func toldWithRunningAhead() throws {
+    // Two stages of a layer each that takes 10 ms forward, 9 of them frozen, and 1 ms back; two micro-batches.
+    var profile = device(forward: 10_000_000, backward: 1_000_000, memory: 1_500_000)
+    profile.times[0].fill = UnitTimes(proportional: 9_000_000, backward: 0, fill: 9_000_000, cached: 0).fill
+    let layer = LayerCosts(
+      kind: 0, frozenBytes: 1_000_000, trainableBytes: 0, retainedBytes: 0, cacheBytes: 500,
+      forwardBoundaryBytes: 0, backwardBoundaryBytes: 0, fillBoundaryBytes: 0)
+    var costs = ModelCosts(
+      name: "m", kinds: ["layer"], layers: [layer, layer], canCache: true, runsAhead: true)
+    let household = HouseholdProfile(
+      devices: [profile, profile], link: LinkProfile(bytesPerSecond: PlanningLimits.bytes, latency: 0))
+    let job = PlanningJob(
+      epochs: 2, stepsPerEpoch: 20, unitsPerMiniBatch: 2, microBatchCounts: [2], firstEpoch: .hybrid)
+    let plan = try ParallelPlanner().plan(costs, household: household, job: job).plan
+    #expect(plan.stages.count == 2 && plan.predicted.step == 33_000_000)
+    let told = plan.predictedRunningAhead(costs: costs, household: household, job: job)
+    // As in `ScheduleSimulationTests`: 40 ms once, 24 ms nineteen times, in place of twenty times 33 ms.
+    let gain: Int64 = 20 * 33_000_000 - 40_000_000 - 19 * 24_000_000
+    #expect(told.step == 24_000_000)
+    #expect(told.firstEpoch == plan.predicted.firstEpoch - gain && told.total == plan.predicted.total - gain)
+    #expect(told.cachedEpoch == plan.predicted.cachedEpoch)
+    var live = job
+    live.usesCache = false
+    let uncached = try ParallelPlanner().plan(costs, household: household, job: live).plan
+    let toldLive = uncached.predictedRunningAhead(costs: costs, household: household, job: live)
+    #expect(toldLive.firstEpoch == uncached.predicted.firstEpoch - gain)
+    #expect(toldLive.total == uncached.predicted.total - gain - 20 * 9_000_000)
+    costs.runsAhead = false
+    #expect(plan.predictedRunningAhead(costs: costs, household: household, job: job) == plan.predicted)
+  }
+
   @Test("A middle stage receives and sends: both of its boundaries count")
   func exchangeInTheMiddle() throws {
     let layers = [3000, 5000, 7000].map { bytes in

@@ -124,6 +124,66 @@ import Testing
     #expect(paper(stages, boundaries, microBatches: 4) == 30 + 80 + 30)
   }
 
+  @Test(
+    "A first stage that waits runs the next mini-batch's frozen layers, and finishes a pass that it has begun"
+  )
+  func runningAhead() {
+    var simulator = ScheduleSimulator()
+    let stages = Array(repeating: StageTimes(forward: 10, backward: 1), count: 2)
+    let boundaries = [BoundaryTimes(forward: 0, backward: 0)]
+    let schedule = PipelineSchedule(.oneForwardOneBackward, stages: 2, microBatches: 2)
+    #expect(simulator.duration(schedule, stages: stages, boundaries: boundaries) == 33)
+    // F0 F1, 9 ahead for a gradient that comes at 21, B0, 9 ahead for one at 32, B1. Then the first stage has a forward
+    // pass of 1 left for each micro-batch, and has its gaps from 2 to 12 and from 21 to 23.
+    #expect(
+      simulator.durations(
+        schedule, stages: stages, boundaries: boundaries, ahead: AheadWork(frozen: 9, most: 2), miniBatches: 3
+      )
+        == [40, 24, 24])
+    #expect(
+      simulator.durations(
+        schedule, stages: stages, boundaries: boundaries, ahead: AheadWork(frozen: 9, most: 0), miniBatches: 2
+      )
+        == [33, 33])
+  }
+
+  @Test(
+    "However much a first stage runs ahead, no mini-batch is shorter than what any stage has to do for it")
+  func runningAheadIsBounded() {
+    var generator = SeededGenerator(seed: 14)
+    var simulator = ScheduleSimulator()
+    for _ in 0..<500 {
+      let count = 2 + generator.uniform(below: 4)
+      let microBatches = 1 + generator.uniform(below: 6)
+      let stages = (0..<count).map { _ in
+        StageTimes(
+          forward: Int64(10 + generator.uniform(below: 100)),
+          backward: Int64(1 + generator.uniform(below: 50)),
+          reduction: Int64(generator.uniform(below: 50)))
+      }
+      let boundaries = (1..<count).map { _ in
+        BoundaryTimes(
+          forward: Int64(generator.uniform(below: 20)), backward: Int64(generator.uniform(below: 20)))
+      }
+      let schedule = PipelineSchedule(.oneForwardOneBackward, stages: count, microBatches: microBatches)
+      let frozen = stages[0].forward * 9 / 10
+      let ahead = AheadWork(frozen: frozen, most: schedule.microBatchesAhead(stage: 0))
+      let durations = simulator.durations(
+        schedule, stages: stages, boundaries: boundaries, ahead: ahead, miniBatches: 12)
+      let plain = simulator.duration(schedule, stages: stages, boundaries: boundaries)
+      // The first one has nothing prepared: it can only be delayed by passes that it finishes.
+      #expect(durations[0] >= plain && durations[0] <= plain + frozen * Int64(ahead.most))
+      let later = durations[1...]
+      for stage in stages[1...] {
+        let work = Int64(microBatches) * (stage.forward + stage.backward)
+        #expect(later.allSatisfy { $0 >= work + stage.reduction })
+      }
+      // All that the first stage does for twelve mini-batches, less what it leaves to be done for a thirteenth.
+      let own = Int64(microBatches) * (stages[0].forward + stages[0].backward)
+      #expect(durations.reduce(0, +) >= 12 * own)
+    }
+  }
+
   @Test("Operations of a stage never overlap, and none starts before its input has arrived")
   func causality() {
     var generator = SeededGenerator(seed: 13)

@@ -94,9 +94,10 @@ package struct DeviceReport: Sendable, Codable, Equatable {
     return timings.problem
   }
 
-  /// The device as the planner sees it.
-  package func profile(_ work: [KindWork], units: Int) -> DeviceProfile {
-    DeviceProfile(
+  /// The device as the planner sees it, in a household of so many.
+  package func profile(_ work: [KindWork], units: Int, devices: Int) -> DeviceProfile {
+    let timings = timings.amongst(devices: devices)
+    return DeviceProfile(
       name: name, memoryBudget: memoryBytes, workers: timings.threads, cacheBudget: cacheBytes,
       diskWriteBytesPerSecond: diskWriteBytesPerSecond, diskReadBytesPerSecond: diskReadBytesPerSecond,
       updateBytesPerSecond: timings.updateBytesPerSecond,
@@ -117,7 +118,7 @@ struct MeasuredDevice: Codable, Equatable {
 /// Measurements of this device by shape, below the state directory: a second job of a shape need not measure.
 struct MeasuredDevices {
   /// Changed when what is measured changes.
-  private static let version = 5
+  private static let version = 6
   private static let maximumBytes = 64 << 10
   private let directory: String
 

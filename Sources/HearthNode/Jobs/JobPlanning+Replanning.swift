@@ -51,9 +51,9 @@ extension JobPlanning {
     let model = try planningModel(settings)
     let there = zip(devices, AlikeDevices.pooled(devices.map(\.report))).map { device, report in
       ReplanDevice(
-        profile: report.profile(model.work, units: settings.lanes), place: device.place,
-        isLeaving: device.isLeaving, measuredStep: device.secondsPerStep.flatMap(nanoseconds),
-        holdsModel: device.holdsModel)
+        profile: report.profile(model.work, units: settings.lanes, devices: devices.count),
+        place: device.place, isLeaving: device.isLeaving,
+        measuredStep: device.secondsPerStep.flatMap(nanoseconds), holdsModel: device.holdsModel)
     }
     let filled = cachedMiniBatches ?? (committedStep > 0 ? settings.stepsPerEpoch : 0)
     let request = ReplanRequest(

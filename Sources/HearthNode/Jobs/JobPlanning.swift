@@ -82,11 +82,16 @@ package enum JobPlanning {
   ) throws(JobPlanningFailure) -> PlanningResult {
     let model = try planningModel(settings)
     let household = HouseholdProfile(
-      devices: AlikeDevices.pooled(reports).map { $0.profile(model.work, units: settings.lanes) },
+      devices: AlikeDevices.pooled(reports).map {
+        $0.profile(model.work, units: settings.lanes, devices: reports.count)
+      },
       links: try linkTable(links, devices: reports.count))
     do {
-      return try ParallelPlanner().plan(
+      var result = try ParallelPlanner().plan(
         model.costs, household: household, job: settings.planningJob, earlier: earlier)
+      result.plan.predicted = result.plan.predictedRunningAhead(
+        costs: model.costs, household: household, job: settings.planningJob)
+      return result
     } catch {
       throw JobPlanningFailure(error)
     }

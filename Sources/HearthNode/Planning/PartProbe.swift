@@ -10,8 +10,8 @@ import TensorKernels
 
 /// Measures the parts of a model under a technique on this device: the code that trains, on all threads at once.
 ///
-/// Models of one block a stack, and of some more, train the same units. What another block adds is the block's time; what
-/// is left is that of embeddings and head, which share it by their operations.
+/// Models of one block a stack, and of some more, train the same units. A block's time and that of everything else follow from
+/// all of them (`PartFit`); embeddings and head share the latter by their operations.
 struct PartProbe {
   /// Blocks more than one of the larger models: a decoder's block is short where it reads one token.
   private static let moreEncoder = 1
@@ -46,14 +46,16 @@ struct PartProbe {
     let hasDecoder = architecture.stacks.count > 1
     let sizes =
       hasDecoder
-      ? [(1, 1), (1 + Self.moreEncoder, 1), (1, 1 + Self.moreDecoder)] : [(1, 1), (1 + Self.moreDecoder, 1)]
-    let largest = (sizes.map(\.0).max() ?? 1, sizes.map(\.1).max() ?? 1)
+      ? [[1, 1], [1 + Self.moreEncoder, 1], [1, 1 + Self.moreDecoder]] : [[1], [1 + Self.moreDecoder]]
+    let largest = (sizes.map { $0[0] }.max() ?? 1, sizes.compactMap { $0.dropFirst().first }.max() ?? 1)
     let checkpoint = try ProbeModel.checkpoint(
       text.with(encoderLayers: largest.0, decoderLayers: largest.1).configuration(), head: shape.head)
-    let measured = try sizes.map { encoder, decoder in
-      let configuration = try text.with(encoderLayers: encoder, decoderLayers: decoder).configuration()
+    let measured = try sizes.map { size in
+      let configuration = try text.with(
+        encoderLayers: size[0], decoderLayers: size.count > 1 ? size[1] : 1
+      ).configuration()
       return try MeasuredModel(
-        ProbeModel(configuration, checkpoint), shape, team: team, clock: clock)
+        ProbeModel(configuration, checkpoint), shape, technique: measuredTechnique, team: team, clock: clock)
     }
     let start = MonotonicClock.seconds()
     for round in 0..<Self.mostRounds {
@@ -63,16 +65,23 @@ struct PartProbe {
     return try timings(measured.map(\.totals), sizes: sizes)
   }
 
-  private func timings(_ totals: [PartTimes], sizes: [(Int, Int)]) throws -> PartTimings {
-    var blocks = [(totals[1] - totals[0]).divided(by: sizes[1].0 - sizes[0].0)]
-    if totals.count > 2 { blocks.append((totals[2] - totals[0]).divided(by: sizes[2].1 - sizes[0].1)) }
+  /// The job's technique with a side block beside every block: which ones the job keeps is counted by layer.
+  private var measuredTechnique: TechniqueConfiguration {
+    guard case .parallel(var parallel) = shape.technique else { return shape.technique }
+    parallel.layers = nil
+    return .parallel(parallel)
+  }
+
+  private func timings(_ totals: [PartTimes], sizes: [[Int]]) throws -> PartTimings {
     let shares = try operationShares()
-    // On a machine that is busy with other things a difference may come out as nothing: a block takes no less than a
-    // quarter of what its operations are of the smallest model's.
+    let fitted = PartTimes.fit(totals, sizes: sizes, shares: shares.blocks)
+    let rest = fitted.rest
+    var blocks = fitted.blocks
+    // On a machine that is busy with other things a block may come out as nothing: it takes no less than a quarter of
+    // what its operations are of the smallest model's.
     for place in blocks.indices {
       blocks[place] = blocks[place].atLeast(totals[0].share(shares.blocks[place]).divided(by: 4))
     }
-    let rest = blocks.reduce(totals[0]) { $0 - $1 }
     let cache = try measureCache()
     let standstill = Int64(1e9 * min(1, MachineProfile.current().standstill(threads: team.width)))
     let touch = try TouchProbe(clock: clock, directory: directory).measure()
@@ -93,7 +102,7 @@ struct PartProbe {
     let counted: TechniqueCosts
     do {
       counted = try TechniqueCosts(
-        architecture, technique: shape.technique, head: shape.head, workload: shape.workload,
+        architecture, technique: measuredTechnique, head: shape.head, workload: shape.workload,
         counting: shape.counting)
     } catch {
       throw JobPlanningFailure.settings(detail: "\(error)")
@@ -195,9 +204,35 @@ extension PartTimes {
     return times
   }
 
-  fileprivate func map(_ other: PartTimes, _ change: (UnitDuration, UnitDuration) -> UnitDuration)
-    -> PartTimes
-  {
+  /// What a block of each stack takes, and what is left, from the times of models of some sizes.
+  ///
+  /// - Parameter shares: a block's part of the smallest model's operations, by stack.
+  fileprivate static func fit(
+    _ totals: [PartTimes], sizes: [[Int]], shares: [TimeShare]
+  ) -> (blocks: [PartTimes], rest: PartTimes) {
+    var blocks = Array(repeating: PartTimes(), count: shares.count)
+    var rest = PartTimes()
+    func fit(_ part: WritableKeyPath<PartTimes, UnitDuration>, _ share: (TimeShare) -> Double) {
+      func fitted(_ time: (UnitDuration) -> Int64) -> PartFit {
+        PartFit(
+          sizes: sizes, times: totals.map { Double(time($0[keyPath: part])) * 1e-9 },
+          restShare: max(0, 1 - shares.reduce(0) { $0 + share($1) }))
+      }
+      let (alone, together) = (fitted(\.alone), fitted(\.together))
+      func duration(_ seconds: (PartFit) -> Double) -> UnitDuration {
+        UnitDuration(alone: Int64(seconds(alone) * 1e9), together: Int64(seconds(together) * 1e9))
+      }
+      for place in blocks.indices { blocks[place][keyPath: part] = duration { $0.blocks[place] } }
+      rest[keyPath: part] = duration(\.rest)
+    }
+    fit(\.forward, \.backbone)
+    fit(\.backward, \.backbone)
+    fit(\.sideForward, \.side)
+    fit(\.sideBackward, \.side)
+    return (blocks, rest)
+  }
+
+  private func map(_ other: PartTimes, _ change: (UnitDuration, UnitDuration) -> UnitDuration) -> PartTimes {
     var times = PartTimes()
     times.forward = change(forward, other.forward)
     times.backward = change(backward, other.backward)
@@ -210,10 +245,6 @@ extension PartTimes {
     map(other) {
       UnitDuration(alone: max($0.alone, $1.alone), together: max($0.together, $1.together))
     }
-  }
-
-  fileprivate static func - (left: PartTimes, right: PartTimes) -> PartTimes {
-    left.map(right) { UnitDuration(alone: $0.alone - $1.alone, together: $0.together - $1.together) }
   }
 
   fileprivate func divided(by count: Int) -> PartTimes {
@@ -241,16 +272,14 @@ private final class MeasuredModel {
   /// Values added to one sum at most, as 32-bit sums allow; only times are wanted of them.
   private static let contributions = 1 << 16
 
-  init(_ model: ProbeModel, _ shape: JobShape, team: ComputeTeam, clock: WorkClock) throws {
+  init(
+    _ model: ProbeModel, _ shape: JobShape, technique configuration: TechniqueConfiguration,
+    team: ComputeTeam,
+    clock: WorkClock
+  ) throws {
     self.team = team
     self.clock = clock
     let backbone = model.backbone
-    var configuration = shape.technique
-    // Every block has a side block here: which ones the job keeps is counted by layer.
-    if case .parallel(var parallel) = configuration {
-      parallel.layers = nil
-      configuration = .parallel(parallel)
-    }
     let trained = try TrainedTechnique(
       configuration, head: shape.head, backbone: backbone, element: shape.element,
       gradientPrecision: shape.gradientPrecision ?? .full)

@@ -21,6 +21,10 @@ package struct UnitDuration: Sendable, Codable, Hashable {
     UnitDuration(alone: left.alone + right.alone, together: left.together + right.together)
   }
 
+  func map(_ change: (Int64) -> Int64) -> UnitDuration {
+    UnitDuration(alone: change(alone), together: change(together))
+  }
+
   /// What `bytes` take where this is the time of a mebibyte.
   func forBytes(_ bytes: Int) -> UnitDuration {
     func scaled(_ time: Int64) -> Int64 { Int64(Int128(time) * Int128(bytes) / Int128(1 << 20)) }
@@ -54,6 +58,15 @@ package struct PartTimes: Sendable, Codable, Hashable {
 
   /// A part that takes no time.
   package init() {}
+
+  func map(_ change: (Int64) -> Int64) -> PartTimes {
+    var times = PartTimes()
+    times.forward = forward.map(change)
+    times.backward = backward.map(change)
+    times.sideForward = sideForward.map(change)
+    times.sideBackward = sideBackward.map(change)
+    return times
+  }
 }
 
 /// What one device was measured to take for the parts of a model under a technique, with the code that trains.
@@ -143,6 +156,35 @@ package struct PartTimings: Sendable, Codable, Hashable {
         forward: table(fill + side), backward: table(back + sideBack), fill: table(fill),
         cached: table(cached))
     }
+  }
+
+  /// What daemons tell each other takes the processor as many bytes of a ring each second as this, and this for each other
+  /// device.
+  ///
+  /// Measured in households of two and eight devices on a fifth of a processor each, and of two on whole ones: 3.0, 5.4
+  /// and 2.5 ms a second, where a mebibyte of a ring took 2.9, 2.5 and 2.2 ms (docs/PERFORMANCE.md).
+  private static let talkBytes = (base: 900_000, device: 190_000)
+
+  /// The same times in a household of so many devices, whose talk takes some of the processor.
+  package func amongst(devices: Int) -> PartTimings {
+    guard devices > 1, let exchange = exchangeOfMebibyte, exchange > 0 else { return self }
+    let bytes = Self.talkBytes.base + Self.talkBytes.device * (devices - 1)
+    // A device that could do nothing else would be no use to plan with.
+    let talk = min(500_000_000, Int64(Int128(exchange) * Int128(bytes) >> 20))
+    func longer(_ time: Int64) -> Int64 {
+      Int64(Int128(time) * 1_000_000_000 / Int128(1_000_000_000 - talk))
+    }
+    var timings = self
+    for place in stacks.indices {
+      timings.stacks[place].block = stacks[place].block.map(longer)
+      timings.stacks[place].embedding = stacks[place].embedding.map(longer)
+    }
+    timings.head = head.map(longer)
+    timings.cacheWrite = cacheWrite.map(longer)
+    timings.cacheRead = cacheRead.map(longer)
+    timings.updateOfMillion = longer(updateOfMillion)
+    timings.exchangeOfMebibyte = longer(exchange)
+    return timings
   }
 
   /// The rate of updates in bytes of one copy of the trained weights a second.

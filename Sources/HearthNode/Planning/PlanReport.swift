@@ -156,7 +156,9 @@ package struct PlanReport: Sendable, Encodable {
       of: plan, names: names, budgets: budgets, layerNames: prepared.model.layerNames)
     cachedDevices = PlanReport.cachedDevices(of: plan, names: names, budgets: budgets)
     idle = PlanReport.idle(in: plan, names: names)
-    predictedSeconds = Seconds(plan.predicted)
+    predictedSeconds = Seconds(
+      plan.predictedRunningAhead(
+        costs: prepared.model.costs, household: prepared.household, job: prepared.job))
     breakdown = Breakdown(
       PlanBreakdown(plan, costs: prepared.model.costs, household: prepared.household, job: prepared.job))
     proven = result.isProven

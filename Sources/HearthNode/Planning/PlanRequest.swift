@@ -140,7 +140,7 @@ package struct PreparedPlanning: Sendable {
         shape, name: "this device", stateDirectory: state, isFresh: true)
       householdName = report.name
       household = HouseholdProfile(
-        devices: [report.profile(model.work, units: request.batch / request.microBatch)],
+        devices: [report.profile(model.work, units: request.batch / request.microBatch, devices: 1)],
         link: JobPlanning.unknownLink)
     }
     job = PlanningJob(

@@ -213,7 +213,9 @@ package struct PlanningModel: Sendable {
   package func household(_ file: HouseholdFile, shape: String = "", units: Int = 2) -> HouseholdProfile {
     let devices = file.expanded
     let profiles = devices.map { device in
-      let measured = device.measured.flatMap { $0.shape == shape ? $0.timings : nil }
+      let measured = device.measured.flatMap {
+        $0.shape == shape ? $0.timings.amongst(devices: devices.count) : nil
+      }
       return DeviceProfile(
         name: device.name, memoryBudget: Int64(ByteCount(parsing: device.memory)?.bytes ?? 0),
         workers: measured?.threads ?? device.workers ?? 1,

@@ -71,6 +71,26 @@ import Testing
     #expect(try JobPlanningSettings(decoding: settings(half).encoded()).shape == half)
   }
 
+  @Test("What the daemons of a household tell each other takes each of them some of its time")
+  func talk() throws {
+    var alone = report("a").timings
+    #expect(alone.amongst(devices: 8) == alone)
+    // A mebibyte in 12.5 ms: that of a ring of eight devices on a fifth of a processor each.
+    alone.exchangeOfMebibyte = 12_500_000
+    #expect(alone.amongst(devices: 1) == alone)
+    let (two, eight) = (alone.amongst(devices: 2), alone.amongst(devices: 8))
+    func longer(_ timings: PartTimings) -> Double {
+      Double(timings.stacks[0].block.forward.alone) / Double(alone.stacks[0].block.forward.alone)
+    }
+    #expect(longer(two) > 1.012 && longer(two) < 1.015)
+    #expect(longer(eight) > 1.025 && longer(eight) < 1.029)
+    #expect(abs(Double(eight.updateOfMillion) / Double(alone.updateOfMillion) - longer(eight)) < 1e-6)
+    #expect(eight.problem == nil)
+    // However slow its messages are, half of its time is left.
+    alone.exchangeOfMebibyte = 900_000_000
+    #expect(longer(alone.amongst(devices: 64)) == 2)
+  }
+
   @Test("What a mebibyte takes becomes a rate, and what was not measured takes no time")
   func rates() throws {
     var measured = report("desk")
@@ -78,7 +98,7 @@ import Testing
     measured.timings.freshMebibyte = 1 << 19
     measured.timings.standstill = 6_400_000
     let work = try PlanningModel(try shape()).work
-    let profile = measured.profile(work, units: 8)
+    let profile = measured.profile(work, units: 8, devices: 1)
     // A nanosecond and half of one for a byte.
     #expect(profile.exchangeBytesPerSecond == 1_000_000_000)
     #expect(profile.freshBytesPerSecond == 2_000_000_000)
