@@ -169,8 +169,9 @@ struct AdapterOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
       "What the side network of an encoder (BERT) is asked for: tokens (the mean of all states), attention (also, of every "
-        + "tap, the tokens that a learned query picks) or segments (the states of the two texts of a pair apart, and what "
-        + "they differ in). (default: under the preset default segments for pairs and attention else; tokens under others)",
+        + "tap, the tokens that a learned query picks), segments (the states of the two texts of a pair apart, and what "
+        + "they differ in) or aligned (also, each token beside what it is aligned with in the other text). (default: under "
+        + "the preset default aligned for pairs and attention else; tokens under others)",
       valueName: "pooling"))
   var pooling: String?
 

@@ -93,6 +93,8 @@ struct SideNetworkTests {
       Case(preset: preset, decoder: false, head: .value, pooling: .segments),
       Case(preset: preset, decoder: false, head: .classes(3), pooling: .attention),
       Case(preset: preset, decoder: false, head: .value, pooling: .attention),
+      Case(preset: preset, decoder: false, head: .classes(3), pooling: .aligned),
+      Case(preset: preset, decoder: false, head: .value, pooling: .aligned),
       Case(preset: preset, decoder: true, head: .classes(2)),
       Case(preset: preset, decoder: true, head: .languageModel),
     ]
@@ -117,6 +119,9 @@ struct SideNetworkTests {
       tree = TestBackbones.randomParameters(shape, seed: seed)
       if shape.comparesSegments, let head = tree.parameter(named: "head.weight") {
         // Four times as many inputs, products among them: losses, and with them their noise, stay as small as the others'.
+        for index in 0..<head.count { head.values[index] *= 0.2 }
+      }
+      if let head = tree.parameter(named: "head.alignment.weight") {
         for index in 0..<head.count { head.values[index] *= 0.2 }
       }
       // Two texts, one alone, two again.
@@ -150,7 +155,8 @@ struct SideNetworkTests {
 
   @Test("has gradients that equal finite differences along random directions", arguments: cases)
   func finiteDifferences(testCase: Case) throws {
-    let fixture = try Fixture(testCase, seed: testCase.pooling == .segments ? 4 : 3)
+    let compares = testCase.pooling == .segments || testCase.pooling == .aligned
+    let fixture = try Fixture(testCase, seed: compares ? 4 : 3)
     let (_, gradients) = fixture.gradients()
     var generator = SeededGenerator(seed: 17)
     for parameter in fixture.tree.parameters {
@@ -169,7 +175,7 @@ struct SideNetworkTests {
       // Richardson's extrapolation removes the cubic term, which gates (temperature 0.1) have a lot of; float32
       // losses carry about 1e-6 of noise, under 1e-3 of a slope of 1 at these steps.
       // |u − v| has a kink at 0, which a smaller step crosses less often, and these texts not at all.
-      let step: Float = testCase.pooling == .segments ? 1e-3 : parameter.name.hasSuffix("ix") ? 2e-3 : 6e-3
+      let step: Float = compares ? 1e-3 : parameter.name.hasSuffix("ix") ? 2e-3 : 6e-3
       let numeric = (4 * slope(step / 2) - slope(step)) / 3
       for index in 0..<parameter.count { parameter.values[index] = original[index] }
       let analytic = (0..<parameter.count).reduce(0.0) {
@@ -274,6 +280,64 @@ struct SideNetworkTests {
     }
   }
 
+  @Test("compares each token with what it is aligned with in the other text, and aggregates both texts alike")
+  func alignment() throws {
+    let aligned = try Fixture(
+      Case(preset: .default, decoder: false, head: .classes(3), pooling: .aligned), seed: 8)
+    let plain = try Fixture(
+      Case(preset: .default, decoder: false, head: .classes(3), pooling: .segments), seed: 8)
+    for parameter in plain.tree.parameters {
+      let source = try #require(aligned.tree.parameter(named: parameter.name))
+      for index in 0..<parameter.count { parameter.values[index] = source.values[index] }
+    }
+    // A block that adds nothing: what is left of it are its norms. Finite differences have the whole of it.
+    for name in ["selfAttention.output", "feedForward.down"] {
+      for leaf in ["weight", "bias"] {
+        let parameter = try #require(aligned.tree.parameter(named: "alignment.block.\(name).\(leaf)"))
+        for index in 0..<parameter.count { parameter.values[index] = 0 }
+      }
+    }
+    let reference = try AlignmentReference(
+      aligned.tree, taps: (1..<4).map { ($0, aligned.taps.rows[0][$0]) },
+      texts: [[0..<2, 2..<5], [5..<6, 6..<6], [6..<12, 12..<15]])
+    let scores = aligned.network.predict(aligned.batch, taps: aligned.taps)
+    let without = plain.network.predict(plain.batch, taps: plain.taps)
+    for (sample, added) in try reference.logits().enumerated() {
+      for (output, value) in added.enumerated() {
+        let difference = Double(scores[sample, output] - without[sample, output])
+        #expect(abs(difference - value) < 1e-3 * max(1, abs(value)), "sample \(sample), output \(output)")
+      }
+    }
+  }
+
+  @Test(
+    "aligns texts in taps from a third of the depth to the last but one, without moving any other starting value"
+  )
+  func alignmentStarts() throws {
+    func taps(_ depth: Int, _ preset: ParallelAdapterConfiguration.Preset = .default) throws -> [Int] {
+      let architecture = TestBackbones.architecture(layers: depth, width: 16, decoder: false)
+      let configuration = ParallelAdapterConfiguration(preset: preset, reduction: 2, layersPerStack: depth)
+      return try SideNetworkShape(configuration, head: .classes(2), backbone: architecture).stacks[0]
+        .alignedTaps
+    }
+    #expect(try taps(6) == [2, 3, 4, 5] && taps(12) == Array(4...11) && taps(2) == [1])
+    // A model of one layer has only its last state to compare, and `lst` leaves out every fourth layer.
+    #expect(try taps(1) == [1] && taps(8, .lst) == [2, 3, 4, 6, 7])
+    let backbone = try TinyModels.backbone("tiny-bert")
+    func tree(_ pooling: ParallelAdapterConfiguration.Pooling?) throws -> ParameterTree {
+      var configuration = ParallelAdapterConfiguration(preset: .default, reduction: 4, layersPerStack: 3)
+      configuration.pooling = pooling
+      return try SideNetworkShape(configuration, head: .classes(2), backbone: backbone.architecture)
+        .initialParameters(seed: 5, backbone: backbone)
+    }
+    let (plain, aligned) = (try tree(.segments), try tree(.aligned))
+    for parameter in plain.parameters {
+      let other = try #require(aligned.parameter(named: parameter.name))
+      #expect((0..<parameter.count).allSatisfy { parameter.values[$0] == other.values[$0] })
+    }
+    #expect(aligned.parameter(named: "encoder.layers.0.alignment.weight") != nil)
+  }
+
   @Test(
     "pools the taps without moving any other starting value, with queries of zero and averages of about 1")
   func attentionStarts() throws {
@@ -302,7 +366,7 @@ struct SideNetworkTests {
   @Test(
     "has no encoder's tokens to pool where a decoder predicts",
     arguments: [
-      ParallelAdapterConfiguration.Pooling.segments, .attention,
+      ParallelAdapterConfiguration.Pooling.segments, .attention, .aligned,
     ])
   func poolingOfDecoder(pooling: ParallelAdapterConfiguration.Pooling) {
     let architecture = TestBackbones.architecture(layers: 2, width: 16, decoder: true)

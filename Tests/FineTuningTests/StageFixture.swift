@@ -28,6 +28,7 @@ struct SideStageFixture {
       Case(model: "tiny-bert", preset: preset, head: .value, element: .int8),
       Case(model: "tiny-bert", preset: preset, head: .classes(2), pooling: .segments),
       Case(model: "tiny-bert", preset: preset, head: .classes(3), pooling: .attention),
+      Case(model: "tiny-bert", preset: preset, head: .classes(2), pooling: .aligned),
       Case(model: "tiny-t5", preset: preset, head: .classes(2)),
       Case(model: "tiny-t5", preset: preset, head: .languageModel, element: .float32),
       Case(model: "tiny-bart", preset: preset, head: .value, element: .int8),

@@ -198,7 +198,7 @@ struct TechniqueTrainingTests {
     evaluation.threads = 1
     let measured = try evaluate(evaluation, cancellation: CancellationFlag(), report: { _ in })
     #expect(measured.metrics == summary.metrics)
-    if configuration.pooling == .segments {
+    if configuration.pooling?.readsPairs == true {
       var warnings: [String] = []
       (evaluation.dataFile, evaluation.data) = (try scratch.unpaired(), DataOptions())
       _ = try evaluate(evaluation, cancellation: CancellationFlag()) {
@@ -219,7 +219,8 @@ struct TechniqueTrainingTests {
   @Test("compares the texts of a pair unless a person or another preset says otherwise")
   func poolingOfPairs() throws {
     let scratch = try Scratch()
-    #expect(try trainedPooling(scratch, "pairs") == .segments)
+    #expect(try trainedPooling(scratch, "pairs") == .aligned)
+    #expect(try trainedPooling(scratch, "apart") { $0.pooling = .segments } == .segments)
     #expect(try trainedPooling(scratch, "tokens") { $0.pooling = .tokens } == nil)
     #expect(try trainedPooling(scratch, "whole pair") { $0.pooling = .attention } == .attention)
     #expect(try trainedPooling(scratch, "lst") { $0.preset = .lst } == nil)

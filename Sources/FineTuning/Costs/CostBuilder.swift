@@ -136,12 +136,17 @@ struct CostBuilder {
       part.forwardBoundaryBytes += sums
       part.backwardBoundaryBytes += sums
     }
+    if let side, side.alignsTexts {
+      part.forwardBoundaryBytes += 4 * tokens * side.width
+      part.backwardBoundaryBytes += 4 * tokens * side.width
+    }
   }
 
   private func addTap(_ part: inout PartCosts, _ index: Int, _ stack: StackShape, tap: Int) {
     guard let side, side.stacks[index].taps.contains(tap) else { return }
     let tokens = workload.tokens(stack.kind)
     addPooling(&part, side, tokens)
+    if side.alignsTexts, side.stacks[index].alignedTaps.contains(tap) { addAlignment(&part, side, tokens) }
     part.cacheBytes = tokens * counting.cacheElement.rowBytes(width: width)
     // The engine reads a tap as the cache has it; autograd keeps the input of its projection.
     part.activationBytes += part.cacheBytes
@@ -161,6 +166,47 @@ struct CostBuilder {
     part.trainableParameters += width + side.width * (width + 1)
     part.activationBytes += 4 * (tokens + rows * (width + 1))
     part.autogradBytes += 4 * (2 * tokens + 2 * rows * width)
+  }
+
+  /// What compares a tap's aligned tokens: cosines and alignments of each text with the other, and the products of the
+  /// features.
+  private func addAlignment(_ part: inout PartCosts, _ side: SideNetworkShape, _ tokens: Int) {
+    // Two texts of half of a sample each.
+    let half = workload.encoderLength / 2
+    var counter = ProductCounter()
+    for _ in 0..<2 {
+      counter.weight(rows: tokens / 2, inputs: width, outputs: half, trains: false, passes: false)
+      counter.weight(rows: tokens / 2, inputs: half, outputs: width, trains: false, passes: false)
+    }
+    counter.weight(rows: tokens, inputs: 3 * width, outputs: side.width, trains: true, passes: false)
+    part.sideForward += counter.forward
+    part.sideBackward += counter.backward
+    part.trainableParameters += 3 * width * side.width + side.width
+    part.activationBytes += 4 * tokens * (width + 1)
+    part.autogradBytes += 4 * tokens * (4 * width + half)
+  }
+
+  /// What compares two aligned texts behind the last tap.
+  private func addAlignmentOutput(
+    _ part: inout PartCosts, _ counter: inout ProductCounter, _ side: SideNetworkShape
+  ) {
+    guard side.alignsTexts else { return }
+    let block = side.stacks[0].block
+    let texts = CostWorkload(samples: 2 * workload.samples, encoderLength: max(1, workload.encoderLength / 2))
+    let training = BlockTraining(trainsWeights: true, passes: true, passesEncoder: false)
+    let products = block.products(.encoder, texts, training, absorbs: counting.absorbsCrossAttention)
+    part.sideForward += products.forward
+    part.sideBackward += products.backward
+    counter.weight(
+      rows: workload.samples, inputs: 4 * side.width, outputs: side.width, trains: true, passes: true)
+    counter.weight(
+      rows: workload.samples, inputs: side.width, outputs: head.outputs, trains: true, passes: true)
+    part.trainableParameters +=
+      side.width + normParameters(block) + block.parameterCount + side.width * (4 * side.width + 1)
+      + head.outputs * side.width
+    part.activationBytes += 4 * block.keptFloats(.encoder, texts, checkpoints: false)
+    part.activationBytes += 4 * 4 * workload.encoderTokens * side.width
+    part.autogradBytes += 4 * block.autogradFloats(.encoder, texts, training)
   }
 
   // MARK: Head
@@ -189,7 +235,9 @@ struct CostBuilder {
         rows: workload.samples, inputs: side.width, outputs: head.outputs, trains: true, passes: true)
       part.trainableParameters += head.outputs * side.width
     }
-    (part.sideForward, part.sideBackward) = (counter.forward, counter.backward)
+    addAlignmentOutput(&part, &counter, side)
+    part.sideForward += counter.forward
+    part.sideBackward += counter.backward
     return part
   }
 }

@@ -33,6 +33,11 @@ public struct ParallelAdapterConfiguration: Codable, Sendable, Equatable {
     case attention
     /// The mean `u` over the first text and `v` over the second; the head reads `[u, v, |u − v|, u ⊙ v]`.
     case segments
+    /// As `segments`, and beside it the tokens of both texts are aligned in the middle taps, compared and aggregated.
+    case aligned
+
+    /// Whether it reads a sample's two texts apart.
+    package var readsPairs: Bool { self == .segments || self == .aligned }
   }
 
   /// How the side blocks start.
@@ -102,11 +107,12 @@ public struct ParallelAdapterConfiguration: Codable, Sendable, Equatable {
 
   /// The pooling that the preset takes for rows with or without second texts, where nobody names one; nil is the mean.
   ///
-  /// Of encoder-only backbones the preset `default` compares the texts of a pair (docs/decisions/0018-pairs-are-compared.md) and
-  /// reads every tap of a single text (docs/decisions/0019-taps-are-pooled.md); all others take the mean.
+  /// Of encoder-only backbones the preset `default` aligns and compares the texts of a pair
+  /// (docs/decisions/0021-texts-are-aligned.md) and reads every tap of a single text
+  /// (docs/decisions/0019-taps-are-pooled.md); all others take the mean.
   package func preferredPooling(of architecture: BackboneArchitecture, hasPairs: Bool) -> Pooling? {
     guard preset == .default, architecture.stacks.allSatisfy({ $0.kind == .encoder }) else { return nil }
-    return hasPairs ? .segments : .attention
+    return hasPairs ? .aligned : .attention
   }
 
   /// Heads of a side block of `width` under a backbone with `backboneHeads`.

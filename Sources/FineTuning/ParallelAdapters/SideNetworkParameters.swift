@@ -34,7 +34,7 @@ extension SideNetworkShape {
       shapes.append(ParameterShape("outputMix", rows: 1, columns: 1, kind: .gate))
     }
     if head.outputs > 0 { shapes += linear("head", outputs: head.outputs, inputs: headInputs) }
-    return shapes + poolingShapes()
+    return shapes + poolingShapes() + alignmentShapes()
   }
 
   /// What pools the taps; last, so that all others start as without it.
@@ -49,6 +49,28 @@ extension SideNetworkShape {
       }
     }
     return shapes + [ParameterShape("head.taps.weight", rows: head.outputs, columns: width, kind: .weight)]
+  }
+
+  /// What compares aligned texts; last as well.
+  private func alignmentShapes() -> [ParameterShape] {
+    guard alignsTexts else { return [] }
+    var shapes: [ParameterShape] = []
+    for stack in stacks {
+      for tap in stack.alignedTaps {
+        let prefix = Self.alignmentPrefix(stack.name, tap: tap)
+        shapes.append(
+          ParameterShape("\(prefix).weight", rows: width, columns: 3 * backboneWidth, kind: .weight))
+        shapes.append(ParameterShape("\(prefix).closeness", rows: 1, columns: width, kind: .weight))
+      }
+    }
+    let (prefix, block) = (Self.alignment, stacks[0].block)
+    shapes.append(ParameterShape("\(prefix).bias", rows: 1, columns: width, kind: .bias))
+    shapes += block.norm.parameterShapes(prefix: "\(prefix).norm", width: width)
+    shapes += block.parameterShapes(prefix: "\(prefix).block")
+    shapes += linear("\(prefix).dense", outputs: width, inputs: 4 * width)
+    return shapes + [
+      ParameterShape("head.\(prefix).weight", rows: head.outputs, columns: width, kind: .weight)
+    ]
   }
 
   /// All trainable parameters.
@@ -130,9 +152,22 @@ extension SideNetworkShape {
   /// tap has √d as its length and nothing before it to keep small: its projection starts at d^−½, with values of about 1.
   private func startingDeviation(_ shape: ParameterShape) -> Float {
     if shape.name.contains(".pooling.") { return 1 / Float(backboneWidth).squareRoot() }
+    if let deviation = alignmentDeviation(shape) { return deviation }
     let isPath =
       shape.name.hasPrefix("up.") || shape.name.contains(".down.weight") && !shape.name.contains("feed")
     return isPath ? 0.01 : 0.02
+  }
+}
+
+extension SideNetworkShape {
+  /// The same of what compares aligned texts, whose inputs are about 1 long in every column; nil of everything else.
+  private func alignmentDeviation(_ shape: ParameterShape) -> Float? {
+    if shape.name.hasSuffix(".\(Self.alignment).weight"), !shape.name.hasPrefix("head.") {
+      return 1 / Float(alignedTaps * backboneWidth).squareRoot()
+    }
+    if shape.name.hasSuffix(".closeness") { return 0.5 }
+    guard shape.name.hasPrefix("\(Self.alignment).") else { return nil }
+    return shape.name.contains(".dense.") ? 1 / Float(4 * width).squareRoot() : 0.05
   }
 }
 

@@ -12,6 +12,7 @@ struct SideNetworkPart {
   struct Scratch {
     fileprivate let stacks: [SideStack.Scratch]
     fileprivate let pooling: TapPooling.Scratch?
+    fileprivate let alignment: TapAlignment.Scratch?
     fileprivate let output: SideOutput.Scratch?
     /// Gradient of the encoder's final states where another stage has the encoder's last layer.
     fileprivate let encoderGradient: Int
@@ -29,6 +30,8 @@ struct SideNetworkPart {
   private let stacks: [SideStack]
   /// Of the encoder alone, which is the only stack where taps are pooled.
   private let pooling: TapPooling?
+  /// The same of texts that are aligned.
+  private let alignment: TapAlignment?
   /// Nil where the network does not end.
   let output: SideOutput?
   /// The side encoder's final states where another stage has the encoder's last layer.
@@ -47,6 +50,9 @@ struct SideNetworkPart {
     }
     pooling = parts.first.flatMap {
       TapPooling(shape, part: $0, tree: tree, capacity: capacity, training: training, layout: &layout)
+    }
+    alignment = parts.first.flatMap {
+      TapAlignment(shape, part: $0, tree: tree, capacity: capacity, training: training, layout: &layout)
     }
     output =
       Self.endsNetwork(shape, parts)
@@ -67,6 +73,7 @@ struct SideNetworkPart {
           layout: &layout)
       },
       pooling: TapPooling.scratch(shape, capacity: capacity, training: training, layout: &layout),
+      alignment: TapAlignment.scratch(shape, capacity: capacity, training: training, layout: &layout),
       output: endsNetwork(shape, parts)
         ? SideOutput.scratch(shape, capacity: capacity, training: training, layout: &layout) : nil,
       encoderGradient: layout.reserve(training ? foreignEncoderFloats(shape, parts, capacity) : 0))
@@ -91,6 +98,7 @@ struct SideNetworkPart {
     var states: Matrix?
     for index in stacks.indices { states = stacks[index].forward(stackPass(index, pass)) }
     if let (pooling, poolingPass) = pooling(pass) { pooling.forward(poolingPass) }
+    if let (alignment, alignmentPass) = alignment(pass) { alignment.forward(alignmentPass) }
     guard let states else { preconditionFailure("a part of a side network has at least one layer") }
     return states
   }
@@ -128,12 +136,13 @@ struct SideNetworkPart {
         stackPass(index, pass), encoderGradient: isDecoder ? encoderGradient(pass) : nil, sink: sink)
     }
     if let (pooling, poolingPass) = pooling(pass) { pooling.backward(poolingPass, sink: sink) }
+    if let (alignment, alignmentPass) = alignment(pass) { alignment.backward(alignmentPass, sink: sink) }
   }
 
   // MARK: What crosses to other stages
 
   /// What the stage before sends: nothing to the first stage, an encoder's state inside it, the encoder's final
-  /// states to a decoder, with a state inside it; the sum of the pooled taps last.
+  /// states to a decoder, with a state inside it; the sum of the pooled or aligned taps last.
   func statesFromPrevious(_ pass: Pass) -> [Matrix] {
     let first = stacks[0]
     let state = first.part.startsStack ? [] : [first.state(tokens: tokens(0, pass), arena: pass.arena)]
@@ -197,6 +206,15 @@ struct SideNetworkPart {
     )
   }
 
+  private func alignment(_ pass: Pass) -> (TapAlignment, TapAlignment.Pass)? {
+    guard let alignment, let scratch = pass.scratch.alignment else { return nil }
+    return (
+      alignment,
+      TapAlignment.Pass(
+        taps: pass.taps.rows[stacks[0].part.stack], batch: pass.batch, scratch: scratch, arena: pass.arena)
+    )
+  }
+
   private func pooling(_ pass: Pass) -> (TapPooling, TapPooling.Pass)? {
     guard let pooling, let scratch = pass.scratch.pooling else { return nil }
     return (
@@ -206,12 +224,16 @@ struct SideNetworkPart {
     )
   }
 
-  /// The sum of the pooled taps, if the network pools them.
+  /// The sum of the pooled or aligned taps, if the network has one.
   private func tapSums(_ pass: Pass) -> [Matrix] {
-    pooling.map { [$0.sums(pass.batch, pass.arena)] } ?? []
+    if let alignment { return [alignment.sums(pass.batch, pass.arena)] }
+    return pooling.map { [$0.sums(pass.batch, pass.arena)] } ?? []
   }
 
   private func tapSumGradient(_ pass: Pass) -> [Matrix] {
+    if let (alignment, alignmentPass) = alignment(pass) {
+      return [alignment.gradient(alignmentPass.scratch, pass.batch, pass.arena)]
+    }
     guard let (pooling, poolingPass) = pooling(pass) else { return [] }
     return [pooling.gradient(poolingPass.scratch, pass.batch, pass.arena)]
   }

@@ -40,6 +40,16 @@ package struct SideStackShape: Sendable, Equatable {
   /// True when the stack ends in a norm (pre-norm models).
   package var hasFinalNorm: Bool
 
+  /// Taps in which the tokens of two texts can be compared: from a third of the depth to the last but one.
+  ///
+  /// What a frozen encoder keeps of single words is there until about half of its depth (docs/REPRODUCING-PAC.md), and its last
+  /// states are made for one vector a text.
+  package var alignedTaps: [Int] {
+    let least = max(1, depth / 3)
+    let middle = taps.filter { $0 >= least && $0 < depth }
+    return middle.isEmpty ? taps.filter { $0 > 0 } : middle
+  }
+
   /// Those of a part of the stack.
   package func layers(of part: StackPart) -> [Int] { layers.filter(part.layers.contains) }
 
@@ -91,7 +101,9 @@ package struct SideNetworkShape: Sendable, Equatable {
   /// Whether the head reads averages of every tap's tokens too.
   package var poolsTaps: Bool { configuration.pooling == .attention }
   /// Whether the head compares the two texts of a sample.
-  package var comparesSegments: Bool { configuration.pooling == .segments }
+  package var comparesSegments: Bool { configuration.pooling?.readsPairs == true }
+  /// Whether the tokens of a sample's two texts are compared before they are pooled.
+  package var alignsTexts: Bool { configuration.pooling == .aligned }
   /// Pooled rows of a sample.
   package var pooledRows: Int { comparesSegments ? 2 : 1 }
   /// Values of a sample that the head reads: `u`, `v`, `|u − v|` and `u ⊙ v` where it compares.
@@ -99,6 +111,17 @@ package struct SideNetworkShape: Sendable, Equatable {
 
   /// Taps whose averages are added up.
   package var pooledTaps: Int { poolsTaps ? stacks.reduce(0) { $0 + $1.taps.count } : 0 }
+
+  /// The prefix of the names of what compares aligned texts behind the taps.
+  package static let alignment = "alignment"
+
+  /// The prefix of the names of what compares the aligned tokens of a tap, which belongs to the layer that makes it.
+  package static func alignmentPrefix(_ stack: String, tap: Int) -> String {
+    "\(stack).layers.\(tap - 1).\(alignment)"
+  }
+
+  /// Taps whose tokens are compared.
+  package var alignedTaps: Int { alignsTexts ? stacks.reduce(0) { $0 + $1.alignedTaps.count } : 0 }
 
   /// The prefix of the names of what pools a tap: it belongs to the layer that makes the tap, tap 0 to the stack's input.
   package static func poolingPrefix(_ stack: String, tap: Int) -> String {

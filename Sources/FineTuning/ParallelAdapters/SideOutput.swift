@@ -7,12 +7,14 @@ import TensorKernels
 ///
 /// A sample has one pooled row, or under `ParallelAdapterConfiguration.Pooling.segments` two: `u` of its first text and
 /// `v` of its second, which share the up-projection and the mix; the head then reads `[u, v, |u − v|, u ⊙ v]`
-/// (Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", §3.1). Under `attention` what the head says
+/// (Conneau et al. 2017, "Supervised Learning of Universal Sentence Representations", §3.1); under `aligned` what
+/// `AlignmentOutput` says is added to that. Under `attention` what the head says
 /// of a sample's one row is added to `V·gelu(s / √n)` for the sum `s` of the n pooled taps (`TapPooling`).
 struct SideOutput {
   /// Rows that no micro-batch needs between its forward and its backward.
   struct Scratch {
     let decoded, sideGradient, pooledGradient, comparisonGradient, parameter, tapGradient: Int
+    let alignment: AlignmentOutput.Scratch?
   }
 
   /// What a forward or a backward of one micro-batch works with.
@@ -20,7 +22,7 @@ struct SideOutput {
     let batch: PackedMicroBatch
     let scratch: Scratch
     let arena: Arena
-    /// The sum of the pooled taps, [P × r], where the network has it.
+    /// The sum of the pooled taps, [P × r], or of the aligned ones, [tokens × r], where the network has it.
     let tapSums: Matrix?
     /// Where a backward leaves its gradient.
     let tapSumGradient: Matrix?
@@ -32,6 +34,7 @@ struct SideOutput {
   private let outputMix: Parameter?
   private let head: LinearParameters?
   private let tapHead: LinearParameters?
+  private let alignment: AlignmentOutput?
   /// Offsets of P rows, one or two a sample or one a decoder token.
   private let pooled, side, final, mixed, gradient: Int
   /// Offsets of a row a sample: what the head reads of two texts, and what it says.
@@ -51,6 +54,8 @@ struct SideOutput {
     head = shape.head.outputs > 0 ? LinearParameters(tree, "head", bias: true) : nil
     tapHead =
       shape.poolsTaps ? LinearParameters(weight: tree["head.taps.weight"], bias: nil) : nil
+    alignment = AlignmentOutput(
+      shape, tree: tree, capacity: capacity, training: training, layout: &layout)
     let rows = Self.rows(shape, capacity)
     let taps = shape.poolsTaps ? rows * shape.width : 0
     scaledTaps = layout.reserve(taps)
@@ -80,7 +85,8 @@ struct SideOutput {
       comparisonGradient: layout.reserve(
         training && shape.comparesSegments ? capacity.sequences * shape.headInputs : 0),
       parameter: layout.reserve(training ? largestWeight : 0),
-      tapGradient: layout.reserve(training && shape.poolsTaps ? rows * shape.width : 0))
+      tapGradient: layout.reserve(training && shape.poolsTaps ? rows * shape.width : 0),
+      alignment: AlignmentOutput.scratch(shape, capacity: capacity, training: training, layout: &layout))
   }
 
   private static func rows(_ shape: SideNetworkShape, _ capacity: MicroBatchCapacity) -> Int {
@@ -122,7 +128,20 @@ struct SideOutput {
     let logits = pass.arena.matrix(self.logits, rows: read.rows, columns: shape.head.outputs)
     head.forward(read, into: logits)
     addTaps(to: logits, pass)
+    if let (alignment, alignmentPass) = alignment(pass) {
+      alignment.forward(addingTo: logits, alignmentPass)
+    }
     return logits
+  }
+
+  private func alignment(_ pass: Pass) -> (AlignmentOutput, AlignmentOutput.Pass)? {
+    guard let alignment, let scratch = pass.scratch.alignment else { return nil }
+    guard let sums = pass.tapSums else { preconditionFailure("the output needs the aligned taps") }
+    return (
+      alignment,
+      AlignmentOutput.Pass(
+        batch: pass.batch, scratch: scratch, arena: pass.arena, sums: sums, sumGradient: pass.tapSumGradient)
+    )
   }
 
   /// Adds what the pooled taps say.
@@ -233,6 +252,9 @@ struct SideOutput {
         shape.comparesSegments
         ? pass.arena.matrix(comparison, rows: samples, columns: shape.headInputs) : output
       tapsBackward(slopes, pass, sink: sink)
+      if let (alignment, alignmentPass) = alignment(pass) {
+        alignment.backward(slopes, alignmentPass, sink: sink)
+      }
       head.parameterGradients(slopes, read, scratch: pass.arena.base + pass.scratch.parameter, sink: sink)
       if shape.comparesSegments {
         let readGradient = pass.arena.matrix(

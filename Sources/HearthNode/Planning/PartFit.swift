@@ -9,7 +9,7 @@ package struct PartFit: Equatable {
   /// Seconds of what is not in a block; never negative.
   package let rest: Double
 
-  /// Scatter of a measurement, as a part of it.
+  /// Scatter of a measurement, as a part of it, or of half of the longest: a time that came out as nothing is no certainty.
   private static let scatter = 0.03
   /// How far what is left may be from its share of the operations, as a part of the smallest model.
   private static let offset = 0.02
@@ -24,7 +24,7 @@ package struct PartFit: Equatable {
   ///   - restShare: the part of the smallest model's operations that is in no block, 0 to 1.
   package init(sizes: [[Int]], times: [Double], restShare: Double) {
     precondition(!sizes.isEmpty && sizes.count == times.count, "\(sizes.count) models, \(times.count) times")
-    let smallest = max(times[0], 1e-12)
+    let smallest = max(times[0], (times.max() ?? 0) / 8, 1e-12)
     let restScatter = (Self.offset + Self.spread * restShare) * smallest
     let fitted = Self.solve(sizes, times, rest: restShare * smallest, scatter: restScatter)
     guard fitted.last ?? 0 < 0 else {
@@ -42,8 +42,9 @@ package struct PartFit: Equatable {
     -> [Double]
   {
     let count = sizes[0].count + 1
+    let longest = times.max() ?? 0
     var rows: [(factors: [Double], value: Double, scatter: Double)] = zip(sizes, times).map { size, time in
-      (size.map(Double.init) + [1], time, max(scatter * time, 1e-12))
+      (size.map(Double.init) + [1], time, max(scatter * max(time, longest / 2), 1e-12))
     }
     rows.append((Array(repeating: 0, count: count - 1) + [1], rest, restScatter))
     var equations = Array(repeating: Array(repeating: 0.0, count: count + 1), count: count)

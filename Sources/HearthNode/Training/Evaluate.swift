@@ -16,7 +16,7 @@ package func evaluate(
   let file = try TrainingRows.read(
     request.dataFile, options: request.data, labels: TrainingRows.labelKind(task))
   for warning in file.warnings + adapted.adapter.warnings { report(.warning(warning)) }
-  if case .parallel(let side) = adapted.description.technique, side.pooling == .segments,
+  if case .parallel(let side) = adapted.description.technique, side.pooling?.readsPairs == true,
     !file.examples.contains(where: { $0.pair != nil })
   {
     report(

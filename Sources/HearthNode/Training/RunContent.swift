@@ -130,7 +130,7 @@ package struct RunContent: Sendable {
       preset: preset, reduction: request.reduction,
       layersPerStack: architecture.stacks.map(\.layers).min() ?? 0)
     if let taps = request.taps { configuration.layers = taps }
-    if request.pooling == .segments, !hasPairs {
+    if request.pooling?.readsPairs == true, !hasPairs {
       throw RunFailure.badInput(
         role: "data file", path: request.dataFile,
         detail:

@@ -58,6 +58,14 @@ struct PartFitTests {
     }
   }
 
+  @Test("A smallest model whose time came out as nothing does not make its blocks nothing")
+  func lostMeasurement() {
+    let fit = PartFit(sizes: Self.sizes, times: [0, 0.05, 0.03], restShare: 0.1)
+    #expect(fit.blocks[0] > 0.01)
+    let alone = PartFit(sizes: [[1], [4]], times: [0, 0.04], restShare: 0.1)
+    #expect(alone.blocks[0] > 0.005)
+  }
+
   @Test("An encoder alone has two models")
   func oneStack() {
     let fit = PartFit(sizes: [[1], [4]], times: [0.012, 0.042], restShare: 1.0 / 6)
