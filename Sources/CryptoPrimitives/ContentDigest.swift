@@ -36,6 +36,13 @@ public struct ContentDigest: Hashable, Sendable, Comparable, CustomStringConvert
     self = hasher.finalize()
   }
 
+  /// The digest of some bytes, wherever they lie; they are not copied.
+  package init(of bytes: UnsafeRawBufferPointer) {
+    var hasher = ContentHasher()
+    hasher.update(bytes)
+    self = hasher.finalize()
+  }
+
   /// The 32 bytes.
   public var bytes: [UInt8] {
     [word0, word1, word2, word3].flatMap { word in

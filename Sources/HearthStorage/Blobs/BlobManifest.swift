@@ -94,13 +94,6 @@ package struct BlobManifest: Hashable, Sendable, WireCodable {
     return hashed.digest == digests[chunk]
   }
 
-  /// The digest of a chunk's bytes.
-  static func digest(of bytes: [UInt8]) -> ContentDigest {
-    var hasher = ContentHasher()
-    hasher.update(bytes: bytes)
-    return hasher.finalize()
-  }
-
   private static func chunkCount(_ byteCount: Int) -> Int {
     (byteCount + BlobLimits.chunk - 1) / BlobLimits.chunk
   }
@@ -116,7 +109,7 @@ package struct HashedChunk: Hashable, Sendable {
   /// Takes the digest of some bytes.
   package init(_ bytes: [UInt8]) {
     self.bytes = bytes
-    digest = BlobManifest.digest(of: bytes)
+    digest = ContentDigest(of: bytes)
   }
 }
 

@@ -191,36 +191,23 @@ package final class BlobStore: Sendable {
 
   /// Keeps bytes.
   package func add(bytes: [UInt8]) throws(BlobFailure) -> ContentDigest {
-    let result = bytes.withUnsafeBytes { bytes in
-      Result { () throws(BlobFailure) in try add(memory: bytes) }
+    try bytes.withUnsafeBufferPointer { bytes throws(BlobFailure) in
+      try add(memory: UnsafeRawBufferPointer(bytes))
     }
-    return try result.get()
   }
 
-  /// Keeps the bytes of some memory, of which it copies a chunk at a time.
+  /// Keeps the bytes of some memory.
   package func add(memory bytes: UnsafeRawBufferPointer) throws(BlobFailure) -> ContentDigest {
-    func chunk(_ range: Range<Int>) -> [UInt8] { Array(UnsafeRawBufferPointer(rebasing: bytes[range])) }
+    func chunk(_ range: Range<Int>) -> UnsafeRawBufferPointer { .init(rebasing: bytes[range]) }
     let digests = stride(from: 0, to: bytes.count, by: BlobLimits.chunk).map {
-      HashedChunk(chunk($0..<min(bytes.count, $0 + BlobLimits.chunk))).digest
+      ContentDigest(of: chunk($0..<min(bytes.count, $0 + BlobLimits.chunk)))
     }
     let manifest = BlobManifest(byteCount: bytes.count, digests: digests)
     let id = manifest.id
     try begin(manifest, for: BlobChunks(all: manifest.chunkCount))
-    for number in 0..<manifest.chunkCount where held(of: id)?.contains(number) != true {
-      try write(HashedChunk(chunk(manifest.range(number))), as: number, of: id)
-    }
-    return id
-  }
-
-  /// Keeps a copy of a file.
-  package func add(copyOf path: String) throws(BlobFailure) -> ContentDigest {
-    let file = try inBlobs { () throws(FileFailure) in try OpenFile(path, .reading) }
-    let byteCount = try inBlobs { () throws(FileFailure) in try file.byteCount() }
-    let manifest = try Self.manifest(of: file, byteCount)
-    let id = manifest.id
-    try begin(manifest, for: BlobChunks(all: manifest.chunkCount))
-    for chunk in 0..<manifest.chunkCount where held(of: id)?.contains(chunk) != true {
-      try write(HashedChunk(try Self.bytes(manifest.range(chunk), of: file)), as: chunk, of: id)
+    // The digests are of this very memory, which does not change meanwhile.
+    for number in 0..<manifest.chunkCount {
+      try keep(chunk(manifest.range(number)), as: number, of: id, in: blob(id))
     }
     return id
   }
@@ -252,17 +239,24 @@ package final class BlobStore: Sendable {
 
   /// Keeps a chunk of a blob that was begun, if it is what the manifest names.
   package func write(_ hashed: HashedChunk, as chunk: Int, of id: ContentDigest) throws(BlobFailure) {
-    let (blob, bytes) = (try blob(id), hashed.bytes)
+    let blob = try blob(id)
     guard blob.manifest.verifies(hashed, as: chunk) else { throw .wrongBytes(id, chunk: chunk) }
+    try hashed.bytes.withUnsafeBufferPointer { bytes throws(BlobFailure) in
+      try keep(UnsafeRawBufferPointer(bytes), as: chunk, of: id, in: blob)
+    }
+  }
+
+  /// Keeps a chunk that is what the manifest names, unless it is here.
+  private func keep(
+    _ bytes: UnsafeRawBufferPointer, as chunk: Int, of id: ContentDigest, in blob: Blob
+  ) throws(BlobFailure) {
     guard case .own = blob.place, !blob.held.contains(chunk) else { return }
     let used = usedBytes
     guard used + bytes.count <= budget else {
       throw .overBudget(directory: path, needed: bytes.count, free: max(0, budget - used), budget: budget)
     }
     try inBlobs { () throws(FileFailure) in
-      try bytes.withUnsafeBufferPointer { buffer throws(FileFailure) in
-        try blob.file.write(UnsafeRawBufferPointer(buffer), at: blob.manifest.range(chunk).lowerBound)
-      }
+      try blob.file.write(bytes, at: blob.manifest.range(chunk).lowerBound)
     }
     let bits: [UInt8]? = state.withLock { state in
       guard var known = state.blobs[id], !known.held.contains(chunk) else { return nil }
@@ -385,7 +379,7 @@ package final class BlobStore: Sendable {
     var digests: [ContentDigest] = []
     for first in stride(from: 0, to: byteCount, by: BlobLimits.chunk) {
       let range = first..<min(byteCount, first + BlobLimits.chunk)
-      digests.append(BlobManifest.digest(of: try bytes(range, of: file)))
+      digests.append(ContentDigest(of: try bytes(range, of: file)))
     }
     return BlobManifest(byteCount: byteCount, digests: digests)
   }
