@@ -10,6 +10,6 @@ struct HearthBenchmark: ParsableCommand {
     version: hearthVersion,
     subcommands: [
       KernelsCommand.self, WorkerCommand.self, MakeCacheCommand.self, MakeModelCommand.self,
-      MeshCommand.self, PlannerCommand.self, PrecisionCommand.self, RingCommand.self,
+      MeshCommand.self, PlannerCommand.self, PrecisionCommand.self, RingCommand.self, ChunksCommand.self,
     ])
 }

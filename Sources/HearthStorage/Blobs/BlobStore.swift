@@ -258,19 +258,19 @@ package final class BlobStore: Sendable {
     try inBlobs { () throws(FileFailure) in
       try blob.file.write(bytes, at: blob.manifest.range(chunk).lowerBound)
     }
-    let bits: [UInt8]? = state.withLock { state in
+    let bits: UInt8? = state.withLock { state in
       guard var known = state.blobs[id], !known.held.contains(chunk) else { return nil }
       known.held.insert(chunk)
       state.usedBytes += bytes.count
       state.blobs[id] = known
-      return known.held.bits
+      return known.held.bits(with: chunk)
     }
     guard let bits else { return }
     let name = "\(directory(id))/\(Self.heldFile)"
     try inBlobs { () throws(FileFailure) in
       let file = try OpenFile(name, .updating)
       // A byte of its own: what another thread writes beside it stays.
-      try bits[chunk / 8...chunk / 8].withUnsafeBufferPointer { buffer throws(FileFailure) in
+      try [bits].withUnsafeBufferPointer { buffer throws(FileFailure) in
         try file.write(UnsafeRawBufferPointer(buffer), at: chunk / 8)
       }
     }

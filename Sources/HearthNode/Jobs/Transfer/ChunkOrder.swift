@@ -1,52 +1,77 @@
 import Determinism
-import HearthStorage
+package import HearthStorage
 
 /// Which open chunks a source is asked for next: those that the fewest sources hold, in an order of the reader's own.
 ///
 /// Readers that all began at the front would all wait for the device that has the whole blob, and have nothing for each
 /// other. So each goes through blocks of neighbouring chunks in an order that its seed decides, and what one source alone
 /// holds goes before what others can give (BitTorrent's "rarest first", Cohen 2003, §2.4).
-struct ChunkOrder: Sendable {
+package struct ChunkOrder: Sendable {
   /// Blocks of a blob, if its chunks allow; a block never has more chunks than one question may ask for.
   private static let blocks = 64
 
-  /// Chunks of a block.
-  private let block: Int
-  /// The rank of every block in the reader's order.
-  private let ranks: [Int]
+  /// The blocks in the reader's order.
+  private let blocks: [Range<Int>]
   /// How many sources hold each chunk, as far as they said.
-  private var holders: [Int]
+  private var holders: ChunkCounts
 
   /// The order of the reader with that seed, before any source has said what it holds.
-  init(chunkCount: Int, seed: UInt64) {
-    holders = Array(repeating: 0, count: chunkCount)
-    block = min(max(1, chunkCount / Self.blocks), BlobFetchLimits.window)
-    var order = Array(0..<(chunkCount + block - 1) / block)
+  package init(chunkCount: Int, seed: UInt64) {
+    holders = ChunkCounts(chunkCount)
+    let block = min(max(1, chunkCount / Self.blocks), BlobFetchLimits.window)
+    var blocks = stride(from: 0, to: chunkCount, by: block).map { $0..<min(chunkCount, $0 + block) }
     var generator = SeededGenerator(seed: seed)
-    generator.shuffle(&order)
-    var ranks = order
-    for (rank, block) in order.enumerated() { ranks[block] = rank }
-    self.ranks = ranks
+    generator.shuffle(&blocks)
+    self.blocks = blocks
   }
 
   /// Counts again, from what each source holds now.
-  mutating func count(_ sources: some Sequence<BlobChunks>) {
-    for chunk in holders.indices { holders[chunk] = 0 }
-    for held in sources { for chunk in holders.indices where held.contains(chunk) { holders[chunk] += 1 } }
+  package mutating func count(_ sources: some Sequence<BlobChunks>) {
+    holders = ChunkCounts(holders.chunkCount)
+    for held in sources { holders.add(held) }
   }
 
   /// The chunks to ask of a source: a run, equally rare, that is open and held; nil when there is none.
-  func next(open: BlobChunks, held: BlobChunks, atMost limit: Int) -> Range<Int>? {
-    var best: (holders: Int, rank: Int, chunk: Int)?
-    for chunk in 0..<open.count where open.contains(chunk) && held.contains(chunk) {
-      let candidate = (holders[chunk], ranks[chunk / block], chunk)
-      if best.map({ candidate < $0 }) ?? true { best = candidate }
+  package func next(open: BlobChunks, held: BlobChunks, atMost limit: Int) -> Range<Int>? {
+    let rarest = holders.fewest(among: open.intersection(held))
+    for block in blocks {
+      guard let first = rarest.first(in: block) else { continue }
+      var end = first + 1
+      while end < first + limit, rarest.contains(end) { end += 1 }
+      return first..<end
     }
-    guard let first = best?.chunk else { return nil }
-    var end = first + 1
-    while end < first + limit, open.contains(end), held.contains(end), holders[end] == holders[first] {
-      end += 1
+    return nil
+  }
+}
+
+/// How often each chunk of a blob was counted, as binary digits: one set of chunks for each digit.
+///
+/// Adding a set and finding the least counted chunks then take a few operations for 64 chunks at once.
+private struct ChunkCounts: Sendable {
+  let chunkCount: Int
+  /// The chunks whose count has that digit, the lowest digit first.
+  private var digits: [BlobChunks] = []
+
+  init(_ chunkCount: Int) { self.chunkCount = chunkCount }
+
+  /// Counts each of these chunks once more.
+  mutating func add(_ chunks: BlobChunks) {
+    var carry = chunks
+    for index in digits.indices {
+      let both = digits[index].intersection(carry)
+      digits[index] = digits[index].symmetricDifference(carry)
+      carry = both
     }
-    return first..<end
+    if !carry.isEmpty { digits.append(carry) }
+  }
+
+  /// Of these chunks those that were counted least often.
+  func fewest(among chunks: BlobChunks) -> BlobChunks {
+    var fewest = chunks
+    for digit in digits.reversed() {
+      let fewer = fewest.subtracting(digit)
+      if !fewer.isEmpty { fewest = fewer }
+    }
+    return fewest
   }
 }
