@@ -144,9 +144,8 @@ package struct BlobFetch: Sendable {
     /// Asked for and not come, in the order of asking.
     var asked: [Int] = []
     var dials = 0
-    /// Refusals since a chunk last came from anybody, and how many chunks had come at the last of them.
+    /// Refusals since a chunk last came from anybody.
     var refusals = 0
-    var chunksAtRefusal = 0
     /// Refusals since it last gave a chunk: the longer it has had nothing, the more rarely it is asked.
     var refusalsInRow = 0
     /// Whether a serving source has been asked again what it holds; the bytes that had come when it last said so.
@@ -185,7 +184,6 @@ package struct BlobFetch: Sendable {
   /// Bytes of an offer, and of all chunks that have come.
   private var offerBytes = 0
   private var receivedBytes = 0
-  private var receivedChunks = 0
 
   /// A fetch from some sources.
   ///
@@ -359,8 +357,6 @@ package struct BlobFetch: Sendable {
       return noteIdle(index, at: now)
     }
     release(index, at: now)
-    if sources[index].chunksAtRefusal != receivedChunks { sources[index].refusals = 0 }
-    sources[index].chunksAtRefusal = receivedChunks
     sources[index].refusals += 1
     sources[index].refusalsInRow += 1
     guard sources[index].refusals < BlobFetchLimits.refusals else { return out(index, .refused, at: now) }
@@ -413,7 +409,7 @@ package struct BlobFetch: Sendable {
     sources[index].refusalsInRow = 0
     guard held?.contains(chunk) == false else { return }
     held?.insert(chunk)
-    receivedChunks += 1
+    for other in sources.indices { sources[other].refusals = 0 }
     effects.append(.store(chunk, hashed))
   }
 
