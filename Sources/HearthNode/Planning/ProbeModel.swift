@@ -27,7 +27,7 @@ struct ProbeModel {
       }
   }
 
-  /// Units of random texts, all equally long.
+  /// Units of random texts, all equally long; the second half of each is a second text where a side network reads pairs.
   static func units(_ count: Int, _ shape: JobShape, _ architecture: BackboneArchitecture)
     -> [PackedMicroBatch]
   {
@@ -35,6 +35,9 @@ struct ProbeModel {
     let most = architecture.maximumLength ?? .max
     let (source, target) = (min(shape.encoderLength, most), min(shape.decoderLength, most))
     let bound = min(Self.words, architecture.vocabulary)
+    let hasPairs =
+      if case .parallel(let side) = shape.technique { side.pooling?.readsPairs == true } else { false }
+    let types = (0..<source).map { Int32(hasPairs && $0 >= (source + 1) / 2 ? 1 : 0) }
     func ids(_ count: Int) -> [Int32] { (0..<count).map { _ in Int32(generator.uniform(below: bound)) } }
     let samples = (0..<count * shape.samplesPerUnit).map { _ in
       let goal: TrainingTarget =
@@ -44,7 +47,7 @@ struct ProbeModel {
         case .languageModel: .tokens(ids(target))
         }
       return TrainingSample(
-        encoderIDs: ids(source), encoderTypes: [Int32](repeating: 0, count: source),
+        encoderIDs: ids(source), encoderTypes: types,
         decoderIDs: architecture.decoderStartID.map { [$0] + ids(target - 1) } ?? [], target: goal)
     }
     return (0..<count).map { unit in
