@@ -2,7 +2,8 @@
 ///
 /// A difference of two models has the scatter of both, and a plan multiplies it by all blocks of the real model. Here all
 /// models count at once: weighted least squares, with what is left expected at its share of the operations. On three
-/// measurements of 3 % scatter, twelve and twelve blocks come out with a quarter of the differences' error (`PartFitTests`).
+/// measurements of 3 % scatter, twelve and twelve blocks come out with less than a third of the differences' error
+/// (`PartFitTests`).
 package struct PartFit: Equatable {
   /// Seconds of one block, by stack; never negative.
   package let blocks: [Double]

@@ -274,8 +274,7 @@ private final class MeasuredModel {
 
   init(
     _ model: ProbeModel, _ shape: JobShape, technique configuration: TechniqueConfiguration,
-    team: ComputeTeam,
-    clock: WorkClock
+    team: ComputeTeam, clock: WorkClock
   ) throws {
     self.team = team
     self.clock = clock
