@@ -71,6 +71,9 @@ final class DeviceReduction: StepReduction {
   /// Nanoseconds in rings so far.
   var ringNanoseconds: UInt64 { overlapped?.nanoseconds ?? ring.nanoseconds }
 
+  /// What this device has sent round rings so far.
+  var sumTraffic: SumTraffic { overlapped?.traffic ?? ring.traffic }
+
   /// Whether all devices stop after the step that was made last.
   var stops: Bool { boundary.stops }
 

@@ -30,7 +30,7 @@ extension DistributedRun {
   ) throws -> Bool {
     context.report(.phase(name))
     let clock = PhaseClock(context.links, ring: phase.ringNanoseconds, tapWaits: tapWaits)
-    let repeated = phase.trainer.repeatedSteps
+    let (repeated, sent) = (phase.trainer.repeatedSteps, phase.sumTraffic)
     var (lossSum, units, samples) = (states.head?.lossSum ?? 0, states.head?.lossUnits ?? 0, 0)
     for (index, miniBatch) in miniBatches.enumerated().dropFirst(first) {
       try context.checkCancellation(step: phase.trainer.optimizer.step)
@@ -57,7 +57,8 @@ extension DistributedRun {
         phase: name, index: epoch + 1, samplesPerSecond: Double(samples) / max(clock.seconds, 1e-9),
         loss: lossSum / Double(max(1, units)), repeatedSteps: phase.trainer.repeatedSteps - repeated,
         times: clock.times(context.links, ring: phase.ringNanoseconds, tapWaits: tapWaits),
-        traffic: clock.traffic(context.links), residentBytes: ProcessMemory.current()?.resident ?? 0))
+        traffic: clock.traffic(context.links), sums: phase.sumTraffic.since(sent),
+        residentBytes: ProcessMemory.current()?.resident ?? 0))
     // After the last step of all there is nothing to stop.
     return !phase.stops || miniBatches.isEmpty || phase.trainer.optimizer.step == context.job.totalSteps
   }

@@ -13,6 +13,8 @@ final class GradientRing {
   let selection: VectorSelection
   /// Nanoseconds in `reduce` so far, waits included.
   private(set) var nanoseconds: UInt64 = 0
+  /// What this device has sent so far.
+  private(set) var traffic = SumTraffic()
   private let links: JobLinks
   private let own: Int
   private let bucket: UInt32
@@ -82,8 +84,9 @@ final class GradientRing {
       switch effect {
       case .send(let piece, let range):
         let known = piece.phase == .allGather ? finished.removeValue(forKey: range.lowerBound) : nil
-        try links.sendPiece(
-          known ?? message(of: range, sums), tag(piece, round: round), to: members[ring.successor])
+        let message = known ?? message(of: range, sums)
+        traffic.add(sums: range.count, bytes: message.count)
+        try links.sendPiece(message, tag(piece, round: round), to: members[ring.successor])
       case .add(let range):
         scatter(unpack(received, sums), over: range, sums) { sums.add(integers: $0, to: $1) }
       case .store(let range): store(received, over: range, sums)

@@ -86,6 +86,9 @@ final class OverlappedRing: GradientObserver, @unchecked Sendable {
   /// Nanoseconds in which any ring was under way so far, whatever was computed meanwhile; between steps only.
   var nanoseconds: UInt64 { progress.withLock { $0.nanoseconds } }
 
+  /// What this device has sent so far; between steps only.
+  var traffic: SumTraffic { rings.reduce(SumTraffic()) { $0 + $1.traffic } }
+
   // MARK: GradientObserver
 
   func begin(units: Int, sums: any GradientSums) {

@@ -60,6 +60,41 @@ package struct DeviceTimes: Sendable, Equatable, Codable {
   }
 }
 
+/// Sums of gradients that a device has sent round its rings, and the bytes that they took.
+package struct SumTraffic: Sendable, Equatable, Codable {
+  /// Sums, each counted as often as it was sent.
+  package private(set) var sums: UInt64 = 0
+  /// Bytes of the messages, before encryption.
+  package private(set) var bytes: UInt64 = 0
+
+  /// Nothing.
+  package init() {}
+
+  /// Counts a message.
+  package mutating func add(sums: Int, bytes: Int) {
+    self.sums += UInt64(sums)
+    self.bytes += UInt64(bytes)
+  }
+
+  /// Bits of one sum in the mean; nil when none was sent.
+  package var bitsOfSum: Double? { sums > 0 ? 8 * Double(bytes) / Double(sums) : nil }
+
+  static func + (left: SumTraffic, right: SumTraffic) -> SumTraffic {
+    var sum = left
+    sum.sums += right.sums
+    sum.bytes += right.bytes
+    return sum
+  }
+
+  /// What came since `earlier`.
+  func since(_ earlier: SumTraffic) -> SumTraffic {
+    var rest = self
+    rest.sums -= earlier.sums
+    rest.bytes -= earlier.bytes
+    return rest
+  }
+}
+
 /// A finished epoch, as this device measured it.
 package struct DistributedEpoch: Sendable, Equatable, Codable {
   /// `live`, `cached` or `filling`.
@@ -76,6 +111,8 @@ package struct DistributedEpoch: Sendable, Equatable, Codable {
   package var times: DeviceTimes
   /// Bytes to and from every device of the plan in this epoch, by place.
   package var traffic: [LinkTraffic]
+  /// What this device has sent round rings in it.
+  package var sums = SumTraffic()
   /// Resident bytes of the process at its end.
   package var residentBytes: Int
 }

@@ -109,6 +109,7 @@ final class StagedUnits: TrainingPhase {
   var stage: any StageComputation { work.stage }
   var stops: Bool { reduction.stops }
   var ringNanoseconds: UInt64 { reduction.ringNanoseconds }
+  var sumTraffic: SumTraffic { reduction.sumTraffic }
 
   /// Gives the taps of a unit away, on its first way through the stage.
   func keepTaps(

@@ -13,6 +13,8 @@ protocol TrainingPhase: AnyObject {
   var stops: Bool { get }
   /// Nanoseconds in the ring so far.
   var ringNanoseconds: UInt64 { get }
+  /// What this device has sent round the ring so far.
+  var sumTraffic: SumTraffic { get }
   /// Trains this device's part of a mini-batch.
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult
   /// Asks for the activations of the mini-batch after the one at hand.
@@ -115,6 +117,7 @@ final class WholeUnits: TrainingPhase {
   }
 
   var ringNanoseconds: UInt64 { reduction?.ringNanoseconds ?? 0 }
+  var sumTraffic: SumTraffic { reduction?.sumTraffic ?? SumTraffic() }
 
   func step(_ miniBatch: MiniBatch) throws(DistributedRunFailure) -> StepResult {
     position.lanes = miniBatch.lanes

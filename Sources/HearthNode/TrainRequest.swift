@@ -213,6 +213,15 @@ package struct TrainRequest: Sendable, Codable, Equatable {
     threads = nil
     memoryBudget = nil
   }
+
+  /// The request as a run's record keeps it: what preset and rows chose is written down, so that the run can be resumed
+  /// by a build that would choose otherwise.
+  package func recorded(_ technique: TechniqueConfiguration) -> TrainRequest {
+    guard case .parallel(let side) = technique else { return self }
+    var request = self
+    request.pooling = side.pooling ?? .tokens
+    return request
+  }
 }
 
 /// A run to go on with.

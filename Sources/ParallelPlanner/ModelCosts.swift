@@ -18,6 +18,8 @@ package enum PlanningLimits {
   package static let bytes: Int64 = 1_000_000_000_000_000
   /// Slowest link or disk that can be planned with, in bytes a second.
   package static let slowestBytesPerSecond: Int64 = 1000
+  /// Bits of a gradient sum that travels, in the mean.
+  package static let sumBits: ClosedRange<Int64> = 1...128
 }
 
 /// What one layer costs in bytes, whichever device computes it.
@@ -112,8 +114,8 @@ package struct ModelCosts: Sendable, Hashable {
   /// Copies of the trained weights that a stage of several holds beside: its state before the last step, should another stage
   /// not have made that step, and the state that it ends with.
   package var stageStateCopies: Int64
-  /// Bytes in which the gradient sum of one trained value (4 bytes of `trainableBytes`) travels round a ring.
-  package var sumBytes: Int64
+  /// Bits in which the gradient sum of one trained value (4 bytes of `trainableBytes`) travels round a ring, in the mean.
+  package var sumBits: Int64
   /// Memory of one layer's forward pass beyond what is retained, for one unit.
   package var transientBytes: Int64
   /// Memory of a cached step for one unit: activations of the technique and the taps read from the cache.
@@ -123,14 +125,16 @@ package struct ModelCosts: Sendable, Hashable {
   /// Whether a pipeline's first stage runs its frozen layers ahead while it waits, and so holds more; the time that it gains
   /// is not counted (docs/decisions/0014).
   package var runsAhead: Bool
+  /// Whether a new job computes its first step twice, since its sums' exponents must be known (docs/decisions/0007).
+  package var repeatsFirstStep: Bool
 
   /// The costs of a model under a technique.
   package init(
     name: String, kinds: [String], layers: [LayerCosts], shared: [SharedWeights] = [],
     tied: TiedWeights? = nil,
-    trainableCopies: Int64 = 4, stageStateCopies: Int64 = 0, sumBytes: Int64 = 4,
+    trainableCopies: Int64 = 4, stageStateCopies: Int64 = 0, sumBits: Int64 = 32,
     transientBytes: Int64 = 0, cachedUnitBytes: Int64 = 0, canCache: Bool,
-    runsAhead: Bool = false
+    runsAhead: Bool = false, repeatsFirstStep: Bool = false
   ) {
     self.name = name
     self.kinds = kinds
@@ -139,15 +143,22 @@ package struct ModelCosts: Sendable, Hashable {
     self.tied = tied
     self.trainableCopies = trainableCopies
     self.stageStateCopies = stageStateCopies
-    self.sumBytes = sumBytes
+    self.sumBits = sumBits
     self.transientBytes = transientBytes
     self.cachedUnitBytes = cachedUnitBytes
     self.canCache = canCache
     self.runsAhead = runsAhead
+    self.repeatsFirstStep = repeatsFirstStep
   }
 
   /// Trained weights of all layers, one copy.
   package var trainableBytes: Int64 { layers.reduce(0) { $0 + $1.trainableBytes } }
   /// What one unit occupies in the activation cache.
   package var cacheBytes: Int64 { layers.reduce(0) { $0 + $1.cacheBytes } }
+
+  /// Bytes of the gradient sums of so many bytes of trained weights on a wire.
+  package func sumBytes(of trainedBytes: Int64) -> Int64 {
+    // The sums of half a word table are more bits than 64 bits count; their bytes are not.
+    Int64(clamping: (Int128(trainedBytes) * Int128(sumBits) + 31) / 32)
+  }
 }

@@ -27,7 +27,7 @@ extension ModelCosts {
     try check("the model's number of layer kinds", Int64(kinds.count), 1...Int64(PlanningLimits.layerKinds))
     try check("copies of trained weights", trainableCopies, 1...16)
     try check("copies of a stage's states", stageStateCopies, 0...16)
-    try check("bytes of a gradient sum", sumBytes, 1...16)
+    try check("bits of a gradient sum", sumBits, PlanningLimits.sumBits)
     try check("transient bytes", transientBytes, 0...PlanningLimits.bytes)
     try check("bytes of a cached unit", cachedUnitBytes, 0...PlanningLimits.bytes)
     if let tied {

@@ -63,7 +63,7 @@ struct MeasuredSpeeds {
       time += transferTime(bytes: bytes, bytesPerSecond: profile.updateBytesPerSecond)
     }
     if members > 1, profile.exchangeBytesPerSecond < PlanningLimits.bytes {
-      let sums = (bytes * costing.costs.sumBytes + 3) / 4 * 2 * Int64(members - 1) / Int64(members)
+      let sums = costing.costs.sumBytes(of: bytes) * 2 * Int64(members - 1) / Int64(members)
       time += transferTime(bytes: sums, bytesPerSecond: profile.exchangeBytesPerSecond)
     }
     return time

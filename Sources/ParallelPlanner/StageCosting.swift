@@ -484,7 +484,7 @@ final class StageCosting {
   func ringTime(bytes: Int64, group: UInt64) -> Int64 {
     let count = Int64(group.nonzeroBitCount)
     guard count > 1, bytes > 0 else { return 0 }
-    let sums = (bytes * costs.sumBytes + 3) / 4
+    let sums = costs.sumBytes(of: bytes)
     var rate = Int64.max
     var (latency, standstill): (Int64, Int64) = (0, 0)
     var previous = 63 - group.leadingZeroBitCount

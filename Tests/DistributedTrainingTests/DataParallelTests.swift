@@ -1,6 +1,7 @@
 import DistributedTraining
 import FineTuning
 import LanguageModels
+import NeuralNetworks
 import ParallelPlanner
 import Testing
 
@@ -122,6 +123,12 @@ struct DataParallelTests {
     // Each of two devices sends the whole vector once a step; 64-bit sums take fewer bytes on their way.
     let whole = 3 * 8 * TinyJob.bits(result.parameters).count
     #expect(result.epochs[1].traffic[1].sent < UInt64(whole * 3 / 4))
+    // What the next plan counts sums with are the ring's own bytes.
+    let sums = result.epochs[1].sums
+    #expect(
+      sums.sums == UInt64(3 * result.parameters.trainableCount)
+        && sums.bytes <= result.epochs[1].traffic[1].sent)
+    #expect(try #require(sums.bitsOfSum) < 48)
     let transition = try #require(outcomes[1].result?.transition)
     // Three of four lanes and the held-out units beside them; the device had computed two lanes.
     #expect(transition.cachedSamples >= 17)

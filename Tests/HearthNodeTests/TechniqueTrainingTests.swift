@@ -189,10 +189,13 @@ struct TechniqueTrainingTests {
     request.epochs = 1
     try change(&request)
     let summary = try run(request)
+    let record = try RunDirectory(request.output).record()
     let path = request.output + "/adapter.json"
     let description = try AdapterDescription(
       decoding: [UInt8](Data(contentsOf: URL(fileURLWithPath: path))), path: path)
     guard case .parallel(let configuration) = description.technique else { return nil }
+    // Whatever a later build would choose, the run is resumed with what this one chose.
+    #expect(record.pooling == configuration.pooling ?? .tokens)
     var evaluation = EvaluateRequest(adapterDirectory: request.output, dataFile: request.dataFile)
     evaluation.data = request.data
     evaluation.threads = 1

@@ -293,7 +293,7 @@ struct ExhaustiveSearch {
   /// The ring, and the slowest member's update of the weights that it summed gradients of.
   fileprivate func stepEnd(_ bytes: Int64, _ group: [Int]) -> Int64 {
     let updates = group.map { nanoseconds(bytes, household.devices[$0].updateBytesPerSecond) }
-    return ring((bytes * costs.sumBytes + 3) / 4, group)
+    return ring((bytes * costs.sumBits + 31) / 32, group)
       + (bytes > 0 ? updates.max()! : 0)
   }
 

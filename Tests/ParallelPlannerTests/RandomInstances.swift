@@ -34,7 +34,7 @@ struct InstanceMaker {
       },
       shared: generator.uniform(below: 2) == 0
         ? [] : [SharedWeights(bytes: number(1...800), layers: [0, generator.uniform(below: layers)])],
-      sumBytes: [4, 5, 8][generator.uniform(below: 3)], transientBytes: number(0...100),
+      sumBits: [7, 32, 41][generator.uniform(below: 3)], transientBytes: number(0...100),
       cachedUnitBytes: number(0...300), canCache: canCache)
     // Not drawn, so that seeds make the instances that they have always made.
     costs.runsAhead = canCache && costs.cachedUnitBytes % 2 == 0

@@ -1,5 +1,6 @@
 """Trains one model on households of several sizes and by several systems, on hosts of scripts/household."""
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -53,6 +54,20 @@ class Case:
         return {"devices": self.devices, "share": self.share, "system": self.system, "technique": self.technique,
                 "mode": self.mode, "memory_bytes": self.memory, "budget_bytes": self.budget,
                 "precision": self.precision, "rows": self.rows}
+
+    @property
+    def learns(self):
+        """Whether a short job goes before, as in a household that trains again.
+
+        Its devices then know how many bits sums take on the wire, which plans are made with.
+        """
+        return self.planner == "pac" and not (self.is_alone or self.apart or self.memory)
+
+    def short(self):
+        """The same on a few rows."""
+        case = copy.copy(self)
+        case.rows = 32
+        return case
 
     @property
     def epochs(self):
@@ -200,8 +215,21 @@ class Bench:
             self.limit([1], case.share, case.memory)
         else:
             self.make(case)
+            if case.learns:
+                self.follow(case.short(), "-first")
+        program, events, marks = self.follow(case)
+        outcome = summary(case, events, program)
+        outcome["killed"] = self.killed(case)
+        # From the beginning of the first epoch, and from the end of the one before.
+        outcome["processor_seconds"] = [
+            round(used - before, 2) for (_, before), (name, used) in zip(marks, marks[1:]) if name == "epoch"]
+        self.keep(case, events)
+        return outcome
+
+    def follow(self, case, part=""):
+        """One job to its end: the program, its events with their times, and the processor time at its epochs' ends."""
         program = self.lab.hearth_on(
-            1, self.household.home if self.household else f"alone-{self.runs}", *self.command(case),
+            1, self.household.home if self.household else f"alone-{self.runs}", *self.command(case, part),
             before=self.blind(case))
         self.is_hastened = False
         started, read, events, marks = time.time(), 0, [], []
@@ -223,13 +251,7 @@ class Bench:
             time.sleep(0.05)
         time.sleep(0.3)
         events = [(moment - started, fields) for moment, line in program.lines if (fields := parsed(line))]
-        outcome = summary(case, events, program)
-        outcome["killed"] = self.killed(case)
-        # From the beginning of the first epoch, and from the end of the one before.
-        outcome["processor_seconds"] = [
-            round(used - before, 2) for (_, before), (name, used) in zip(marks, marks[1:]) if name == "epoch"]
-        self.keep(case, events)
-        return outcome
+        return program, events, marks
 
     def processor_seconds(self, program):
         """What all devices of the job have used."""
@@ -297,8 +319,11 @@ class Bench:
 def summary(case, events, program):
     """The figures of one job."""
     found = {**case.facts(), "name": case.name(), "states": {}, "phases": [], "epochs": [], "exit": program.process.poll()}
+    first_step = None
     for moment, fields in events:
         name = fields.get("event")
+        if name == "progress" and fields.get("epoch") == 1 and fields.get("step") == 1:
+            first_step = fields
         if name == "state":
             found["states"].setdefault(fields["state"], moment)
         elif name == "planned":
@@ -309,6 +334,9 @@ def summary(case, events, program):
             found["phases"].append([fields.get("phase"), moment])
         elif name == "epoch":
             found["epochs"].append({key: fields.get(key) for key in ("mode", "seconds", "samples_per_second", "loss")})
+            steady = rate_behind(first_step, fields)
+            if steady and len(found["epochs"]) == 1:
+                found["steady_samples_per_second"] = steady
         elif name == "devices":
             found["devices_report"] = fields["devices"]
             for device in fields["devices"]:
@@ -335,6 +363,16 @@ def summary(case, events, program):
     elif found["exit"] != 0:
         found["failure"] = " | ".join(program.errors[-3:])[-600:] or "no reason was given"
     return found
+
+
+def rate_behind(first_step, epoch):
+    """Samples a second of an epoch behind its first step, which touches all memory and under full fine-tuning is computed twice."""
+    if not first_step or first_step.get("steps", 0) < 2 or not epoch.get("samples_per_second"):
+        return None
+    samples = epoch["seconds"] * epoch["samples_per_second"]
+    share = 1 / first_step["steps"]
+    rest = epoch["seconds"] - share * samples / first_step["samples_per_second"]
+    return (1 - share) * samples / rest if rest > 0 else None
 
 
 def rows_of(options, directory, count):

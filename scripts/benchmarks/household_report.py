@@ -70,7 +70,9 @@ def samples(job):
 
 
 def first_rate(job):
-    return samples(job) / first_epoch(job)
+    """Samples a second of the first epoch; without a cache, where an epoch of a few steps stands for many, behind its first step."""
+    steady = job.get("steady_samples_per_second")
+    return steady if steady and not cached_epochs(job) else samples(job) / first_epoch(job)
 
 
 def deviation(job):
@@ -93,7 +95,7 @@ def hours(job):
     if cached:
         transition = transition_seconds(job) or 0
         return scale * (first_epoch(job) + transition + (MRPC_EPOCHS - 1) * statistics.median(cached))
-    return scale * MRPC_EPOCHS * statistics.median(epoch["seconds"] for epoch in job["epochs"])
+    return MRPC_SAMPLES * MRPC_EPOCHS / first_rate(job) / 3600
 
 
 def grouping(job):

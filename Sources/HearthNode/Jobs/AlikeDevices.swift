@@ -31,7 +31,7 @@ enum AlikeDevices {
   }
 
   /// The middle number, or what lies between the two middle ones; 0 of none.
-  fileprivate static func median(_ numbers: [Int64]) -> Int64 {
+  static func median(_ numbers: [Int64]) -> Int64 {
     guard !numbers.isEmpty else { return 0 }
     let sorted = numbers.sorted()
     let upper = sorted[sorted.count / 2]

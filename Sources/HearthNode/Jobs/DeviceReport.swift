@@ -45,6 +45,8 @@ package struct DeviceReport: Sendable, Codable, Equatable {
   package var productMegaflops: Int64
   /// What the parts of the model take.
   package var timings: PartTimings
+  /// Bits of a gradient sum on the wire in the last job of this kind here; nil when there was none.
+  package var sumBits: Int64?
 
   /// The encoded form; equal reports have equal bytes.
   package func encoded() throws(JobPlanningFailure) -> [UInt8] {
@@ -70,7 +72,7 @@ package struct DeviceReport: Sendable, Codable, Equatable {
   /// A report from its numbers.
   package init(
     name: String, shapeDigest: String, memoryBytes: Int64, cacheBytes: Int64, diskWriteBytesPerSecond: Int64,
-    diskReadBytesPerSecond: Int64, productMegaflops: Int64, timings: PartTimings
+    diskReadBytesPerSecond: Int64, productMegaflops: Int64, timings: PartTimings, sumBits: Int64? = nil
   ) {
     self.name = name
     self.shapeDigest = shapeDigest
@@ -80,6 +82,7 @@ package struct DeviceReport: Sendable, Codable, Equatable {
     self.diskReadBytesPerSecond = diskReadBytesPerSecond
     self.productMegaflops = productMegaflops
     self.timings = timings
+    self.sumBits = sumBits
   }
 
   private var problem: String? {
@@ -91,6 +94,7 @@ package struct DeviceReport: Sendable, Codable, Equatable {
     guard rates.contains(diskWriteBytesPerSecond), rates.contains(diskReadBytesPerSecond) else {
       return "its disk takes \(diskWriteBytesPerSecond) and gives \(diskReadBytesPerSecond) bytes a second"
     }
+    if let sumBits, !PlanningLimits.sumBits.contains(sumBits) { return "its sums had \(sumBits) bits" }
     return timings.problem
   }
 

@@ -48,7 +48,7 @@ extension JobPlanning {
     _ settings: JobPlanningSettings, present: Plan, devices: [DeviceThere], links: [MeasuredLink],
     committedStep: UInt64, cachedMiniBatches: Int? = nil, cause: ReplanCause, mayLearn: Bool = true
   ) throws(JobPlanningFailure) -> ReplanDecision {
-    let model = try planningModel(settings)
+    let model = try planningModel(settings, reports: devices.map(\.report))
     let there = zip(devices, AlikeDevices.pooled(devices.map(\.report))).map { device, report in
       ReplanDevice(
         profile: report.profile(model.work, units: settings.lanes, devices: devices.count),

@@ -70,7 +70,7 @@ package enum JobPlanning {
       cacheBytes: Int64(min(limits.cacheBytes ?? free, free)),
       diskWriteBytesPerSecond: measured.diskWriteBytesPerSecond,
       diskReadBytesPerSecond: measured.diskReadBytesPerSecond, productMegaflops: measured.productMegaflops,
-      timings: measured.timings)
+      timings: measured.timings, sumBits: LearnedSums(stateDirectory: stateDirectory).bits(of: shape))
   }
 
   /// Plans a job; a device's place in the plan is that in `reports`.
@@ -80,7 +80,7 @@ package enum JobPlanning {
   package static func plan(
     _ settings: JobPlanningSettings, reports: [DeviceReport], links: [MeasuredLink], earlier: Plan? = nil
   ) throws(JobPlanningFailure) -> PlanningResult {
-    let model = try planningModel(settings)
+    let model = try planningModel(settings, reports: reports)
     let household = HouseholdProfile(
       devices: AlikeDevices.pooled(reports).map {
         $0.profile(model.work, units: settings.lanes, devices: reports.count)
@@ -89,7 +89,7 @@ package enum JobPlanning {
     do {
       var result = try ParallelPlanner().plan(
         model.costs, household: household, job: settings.planningJob, earlier: earlier)
-      result.plan.predicted = result.plan.predictedRunningAhead(
+      result.plan.predicted = result.plan.toldTimes(
         costs: model.costs, household: household, job: settings.planningJob)
       return result
     } catch {
@@ -97,10 +97,15 @@ package enum JobPlanning {
     }
   }
 
-  /// The model as the planner sees it.
-  static func planningModel(_ settings: JobPlanningSettings) throws(JobPlanningFailure) -> PlanningModel {
+  /// The model as the planner sees it; its sums travel in as many bits as the middle one of the devices has learned.
+  package static func planningModel(
+    _ settings: JobPlanningSettings, reports: [DeviceReport]
+  ) throws(JobPlanningFailure) -> PlanningModel {
     do {
-      return try settings.planningModel()
+      var model = try settings.planningModel()
+      let learned = reports.compactMap(\.sumBits)
+      if !learned.isEmpty { model.costs.sumBits = AlikeDevices.median(learned) }
+      return model
     } catch let failure as JobPlanningFailure {
       throw failure
     } catch {

@@ -157,7 +157,7 @@ package struct PlanReport: Sendable, Encodable {
     cachedDevices = PlanReport.cachedDevices(of: plan, names: names, budgets: budgets)
     idle = PlanReport.idle(in: plan, names: names)
     predictedSeconds = Seconds(
-      plan.predictedRunningAhead(
+      plan.toldTimes(
         costs: prepared.model.costs, household: prepared.household, job: prepared.job))
     breakdown = Breakdown(
       PlanBreakdown(plan, costs: prepared.model.costs, household: prepared.household, job: prepared.job))

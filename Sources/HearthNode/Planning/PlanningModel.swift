@@ -127,12 +127,13 @@ package struct PlanningModel: Sendable {
       trainableCopies: accounting == .paper ? 2 : Int64(3 + counted.gradientSums.bytesPerParameter / 4),
       // Weights and moments, twice.
       stageStateCopies: accounting == .paper ? 0 : 6,
-      sumBytes: accounting == .paper ? 4 : Int64(counted.gradientSums.usualWireBytes),
+      sumBits: accounting == .paper ? 32 : 8 * Int64(counted.gradientSums.usualWireBytes),
       // Rows of one block: input, normed, query, key, value, mixed, and the feed-forward's hidden ones.
       transientBytes: Int64(4 * tokens * (6 * architecture.width + hidden)),
       cachedUnitBytes: canCache
         ? zip(layers, largest).reduce(0) { $0 + $1.0.retainedBytes + Int64($1.1.costs.cacheBytes) } : 0,
-      canCache: canCache, runsAhead: canCache && accounting != .paper)
+      canCache: canCache, runsAhead: canCache && accounting != .paper,
+      repeatsFirstStep: accounting != .paper && !counted.gradientSums.knowsExponents)
   }
 
   /// The model of a job's shape.

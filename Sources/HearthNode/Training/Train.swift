@@ -24,7 +24,7 @@ package func train(
   let directory = RunDirectory(request.output)
   let host = try RunHost(run, model: model, threads: request.threads, memoryBudget: budget)
   try run.checkDisk(request.output)
-  try directory.create(request)
+  try directory.create(request.recorded(run.technique.configuration))
   do {
     return try host.run(directory, cancellation: cancellation, report: report)
   } catch {

@@ -62,13 +62,48 @@ import Testing
     var half = full
     half.gradientPrecision = .half
     let models = try [full, half].map { try PlanningModel($0) }
-    #expect(models.map(\.costs.sumBytes) == [4, 2])
+    #expect(models.map(\.costs.sumBits) == [32, 16])
     #expect(models[0].costs.layers == models[1].costs.layers)
     #expect(full.digest != half.digest)
     // Shapes that were measured before there was a choice keep their names.
     let text = String(decoding: try settings(full).encoded(), as: UTF8.self)
     #expect(!text.contains("gradientPrecision"))
     #expect(try JobPlanningSettings(decoding: settings(half).encoded()).shape == half)
+  }
+
+  @Test(
+    "plans count sums with what the middle one of the devices' last jobs took, and with the usual where none says"
+  )
+  func learnedSums() throws {
+    let full = try shape()
+    let directory = FileManager.default.temporaryDirectory.appendingPathComponent("hearth-\(UUID())").path
+    defer { try? FileManager.default.removeItem(atPath: directory) }
+    let learned = LearnedSums(stateDirectory: directory)
+    #expect(learned.bits(of: full) == nil)
+    learned.keep(SumTraffic(), of: full)
+    #expect(learned.bits(of: full) == nil, "a job without a ring says nothing")
+    var traffic = SumTraffic()
+    traffic.add(sums: 1000, bytes: 901)
+    learned.keep(traffic, of: full)
+    var other = full
+    other.encoderLength += 1
+    #expect(learned.bits(of: other) == 7, "other texts")
+    other.gradientPrecision = .half
+    #expect(learned.bits(of: other) == nil, "sums of other exponents")
+
+    var reports = [report("a"), report("b"), report("c")]
+    func bits() throws -> Int64 {
+      try JobPlanning.planningModel(settings(full), reports: reports).costs.sumBits
+    }
+    #expect(try bits() == 32)
+    reports[0].sumBits = 7
+    #expect(try bits() == 7)
+    (reports[1].sumBits, reports[2].sumBits) = (9, 30)
+    #expect(try bits() == 9)
+    #expect(try DeviceReport(decoding: reports[1].encoded()).sumBits == 9)
+    reports[1].sumBits = 129
+    let bytes = try reports[1].encoded()
+    #expect(throws: JobPlanningFailure.self) { try DeviceReport(decoding: bytes) }
   }
 
   @Test("What the daemons of a household tell each other takes each of them some of its time")

@@ -51,7 +51,7 @@ package struct HouseholdTraining {
   private func submitted(_ request: TrainRequest, _ directory: RunDirectory) throws -> String {
     let (package, texts) = try packed(request)
     guard !cancellation.isCancelled else { throw JobFailure.notSubmitted }
-    try directory.create(request)
+    try directory.create(request.recorded(package.content.technique))
     var submission = JobSubmission(
       packagePath: directory.path + "/" + Self.packageName, modelDirectory: request.modelDirectory,
       outputDirectory: directory.path, name: package.name, planner: wishes.planner,

@@ -26,6 +26,8 @@ struct JobRun: Sendable {
   let obtain: @Sendable (WeightNeeds) throws -> Bool
   let report: @Sendable (DeviceProgress) -> Void
   let learned: @Sendable () -> Void
+  /// Told what the last epoch's sums took on the wire, for the next plan.
+  let learnSums: @Sendable (SumTraffic) -> Void
   /// Keeps the trained values of the whole job, so that they are there until the owner has written the adapter.
   let keepResult: @Sendable (UnsafeRawBufferPointer) throws -> BlobReference
 
@@ -80,6 +82,7 @@ struct JobRun: Sendable {
     }
     activity.channel.close()
     progress.send()
+    if let sums = result.epochs.last?.sums { learnSums(sums) }
     let isFinished = result.ending == .finished
     let kept: BlobReference?
     do {

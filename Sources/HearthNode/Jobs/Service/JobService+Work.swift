@@ -238,6 +238,10 @@ extension JobService {
       learned: { [weak self] in
         Task { await self?.take(.learned(stamp), id) }
       },
+      learnSums: { [state = doors.stateDirectory] sums in
+        guard let settings = try? JobPlanningSettings(decoding: material.package.planning) else { return }
+        LearnedSums(stateDirectory: state).keep(sums, of: settings.shape)
+      },
       keepResult: { [blobs = doors.blobs] bytes in
         BlobReference(digest: try blobs.add(memory: bytes), byteCount: UInt64(bytes.count))
       })

@@ -4,12 +4,25 @@ extension Plan {
   /// Mini-batches that are simulated until every further one counts as long as the last.
   private static let simulated = 8
 
+  /// What this plan is told to take from its job's beginning: with what the first stage of its pipeline runs ahead, and
+  /// with a step that is computed twice.
+  package func toldTimes(
+    costs: ModelCosts, household: HouseholdProfile, job: PlanningJob
+  ) -> PredictedTimes {
+    var told = predictedRunningAhead(costs: costs, household: household, job: job)
+    guard costs.repeatsFirstStep, mode != .fill else { return told }
+    // Whatever the plan: it changes nothing between two plans that a search could see.
+    told.firstEpoch += told.step
+    told.total += told.step
+    return told
+  }
+
   /// What this plan is predicted to take, with what the first stage of its pipeline runs ahead.
   ///
   /// A search does not count that (docs/decisions/0014): how much it gains depends on gaps that are shorter or longer in
   /// truth, and plans that lean on them come out slower. Here the plan has been chosen, and is only told. It is the plan's
   /// own prediction where nothing is run ahead.
-  package func predictedRunningAhead(
+  private func predictedRunningAhead(
     costs: ModelCosts, household: HouseholdProfile, job: PlanningJob
   ) -> PredictedTimes {
     let most = schedule.microBatchesAhead(stage: 0)
