@@ -334,9 +334,6 @@ def summary(case, events, program):
             found["phases"].append([fields.get("phase"), moment])
         elif name == "epoch":
             found["epochs"].append({key: fields.get(key) for key in ("mode", "seconds", "samples_per_second", "loss")})
-            steady = rate_behind(first_step, fields)
-            if steady and len(found["epochs"]) == 1:
-                found["steady_samples_per_second"] = steady
         elif name == "devices":
             found["devices_report"] = fields["devices"]
             for device in fields["devices"]:
@@ -358,6 +355,9 @@ def summary(case, events, program):
         elif name in ("error", "warning") or "error" in fields:
             found.setdefault("told", []).append(fields)
     found["seconds"] = events[-1][0] if events else None
+    # A fast epoch may be told before its progress is.
+    if found["epochs"] and (steady := rate_behind(first_step, found["epochs"][0])):
+        found["steady_samples_per_second"] = steady
     if found["exit"] in (-9, 137):
         found["failure"] = "the kernel killed it: out of memory"
     elif found["exit"] != 0:

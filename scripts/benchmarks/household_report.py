@@ -70,9 +70,9 @@ def samples(job):
 
 
 def first_rate(job):
-    """Samples a second of the first epoch; without a cache, where an epoch of a few steps stands for many, behind its first step."""
+    """Samples a second of the first epoch; of full fine-tuning, which computes the first of all steps twice, behind that."""
     steady = job.get("steady_samples_per_second")
-    return steady if steady and not cached_epochs(job) else samples(job) / first_epoch(job)
+    return steady if steady and job["technique"] == "full" else samples(job) / first_epoch(job)
 
 
 def deviation(job):
@@ -251,7 +251,7 @@ def facts(run):
         f"- {options['model'].rpartition('/')[2]}, {options['rows']} pairs of MRPC, {options['epochs']} epochs, batches of "
         f"{options['batch']} in units of {options['micro_batch']}, at most {options['length']} tokens, one thread and at "
         f"most {options['device_memory']} MiB a device; techniques without a cache one epoch of "
-        f"{options.get('baseline_rows', options['rows'])} pairs",
+        f"{options.get('baseline_rows', options['rows'])} pairs, Full by its rate behind the first step, which is computed twice",
         *(["- a virtual machine, whose free pages stay with it while jobs run"] if run.get("kept_pages") else []),
         "- hours of MRPC are the measured rates times 3,668 samples and 3 epochs: extrapolated, on emulated devices",
         f"- load before the run: {run['load_before']:.2f}" + (" (**not a quiet machine: do not publish**)" if loud else "")])
