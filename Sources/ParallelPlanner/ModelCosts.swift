@@ -158,7 +158,7 @@ package struct ModelCosts: Sendable, Hashable {
 
   /// Bytes of the gradient sums of so many bytes of trained weights on a wire.
   package func sumBytes(of trainedBytes: Int64) -> Int64 {
-    // The sums of half a word table are more bits than 64 bits count; their bytes are not.
+    // The bits of as many layers as there may be, each at its limit, are more than an Int64 counts.
     Int64(clamping: (Int128(trainedBytes) * Int128(sumBits) + 31) / 32)
   }
 }
