@@ -27,33 +27,39 @@ import Testing
     #expect(ProcessMemory(status: "Name:\tkthreadd\nThreads:\t1\n") == nil)
   }
 
-  @Test func touchedMemoryShowsAsAnonymousAndInThePeak() throws {
-    let before = try #require(ProcessMemory.current())
-    let bytes = 64 << 20
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 4096)
-    memory.initializeMemory(as: UInt8.self, repeating: 1, count: bytes)
-    let during = try #require(ProcessMemory.current())
-    memory.deallocate()
-    // Other tests of this process come and go: half of what was touched is proof enough.
-    #expect(during.anonymous > before.anonymous + bytes / 2)
-    #expect(during.peak >= during.anonymous)
+  // Both measure a whole process, so each gets one of its own: in this one other tests come and go by hundreds of
+  // megabytes.
+  @Test func touchedMemoryShowsAsAnonymousAndInThePeak() async {
+    await #expect(processExitsWith: .success) {
+      let before = try #require(ProcessMemory.current())
+      let bytes = 64 << 20
+      let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 4096)
+      memory.initializeMemory(as: UInt8.self, repeating: 1, count: bytes)
+      let during = try #require(ProcessMemory.current())
+      memory.deallocate()
+      // Half of what was touched is proof enough.
+      #expect(during.anonymous > before.anonymous + bytes / 2)
+      #expect(during.peak >= during.anonymous)
+    }
   }
 
-  @Test func freedMemoryBetweenWhatStaysGoesBackWhenItIsAsked() throws {
-    // Blocks too small to be mapped each by itself; those that stay keep the heap from becoming shorter.
-    let (count, bytes, stays) = (1024, 96 << 10, 16)
-    let blocks = (0..<count).map { _ in
-      let block = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 16)
-      block.initializeMemory(as: UInt8.self, repeating: 1, count: bytes)
-      return block
+  @Test func freedMemoryBetweenWhatStaysGoesBackWhenItIsAsked() async {
+    await #expect(processExitsWith: .success) {
+      // Blocks too small to be mapped each by itself; those that stay keep the heap from becoming shorter.
+      let (count, bytes, stays) = (1024, 96 << 10, 16)
+      let blocks = (0..<count).map { _ in
+        let block = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 16)
+        block.initializeMemory(as: UInt8.self, repeating: 1, count: bytes)
+        return block
+      }
+      for index in blocks.indices where index % stays != 0 { blocks[index].deallocate() }
+      let before = try #require(ProcessMemory.current())
+      AllocatorSettings.giveFreedMemoryBack()
+      let after = try #require(ProcessMemory.current())
+      for index in blocks.indices where index % stays == 0 { blocks[index].deallocate() }
+      // Half of what was freed is proof enough.
+      #expect(after.anonymous < before.anonymous - count * bytes / 2)
     }
-    for index in blocks.indices where index % stays != 0 { blocks[index].deallocate() }
-    let before = try #require(ProcessMemory.current())
-    AllocatorSettings.giveFreedMemoryBack()
-    let after = try #require(ProcessMemory.current())
-    for index in blocks.indices where index % stays == 0 { blocks[index].deallocate() }
-    // Other tests of this process come and go: half of what was freed is proof enough.
-    #expect(after.anonymous < before.anonymous - count * bytes / 2)
   }
 }
 
