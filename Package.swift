@@ -253,7 +253,7 @@ let package = Package(
       name: "HearthStorageTests",
       dependencies: [
         "HearthStorage", "LanguageModels", "ActivationCache", "TensorKernels", "CryptoPrimitives",
-        "Determinism", "HouseholdTrust", "MeshModel", "WireCoding",
+        "Determinism", "HouseholdTrust", "MeshModel", "WireCoding", "ComputeRuntime", "NeuralNetworks",
       ],
       swiftSettings: settings),
     .testTarget(

@@ -118,6 +118,8 @@ package struct DeviceTechnique {
   package var taps: KeptTaps?
   /// The leaves of a stage of any device; nil when every stage is to be given all of them.
   package var leaves: ((ParameterTree, Range<Int>) throws -> StageLeaves)?
+  /// Has a file hold the parameters, in place, before other stages' are collected in them.
+  package var spill: (ParameterTree) throws -> Void
 
   /// Access to a technique.
   package init(
@@ -126,9 +128,11 @@ package struct DeviceTechnique {
     stage: @escaping (ParameterTree, StageRequest) throws -> any StageComputation,
     cached: @escaping (ParameterTree) throws -> WorkingTechnique,
     releaseBackbone: @escaping () -> Void, taps: KeptTaps?,
-    leaves: ((ParameterTree, Range<Int>) throws -> StageLeaves)? = nil
+    leaves: ((ParameterTree, Range<Int>) throws -> StageLeaves)? = nil,
+    spill: @escaping (ParameterTree) throws -> Void
   ) {
     self.leaves = leaves
+    self.spill = spill
     self.parameters = parameters
     self.whole = whole
     self.stage = stage

@@ -113,7 +113,7 @@ extension DistributedRun {
     let tag = JobTag(.parameters, step: 0, part: UInt32(stage))
     try context.links.send(parametersHead(phase, ranges), tag, to: device)
     try forEachPiece(of: ranges, in: vectors(withMoments ? phase.trainer : nil)) {
-      (values) throws(DistributedRunFailure) in
+      (_, values) throws(DistributedRunFailure) in
       try context.links.send([UInt8](UnsafeRawBufferPointer(values)), tag, to: device)
     }
   }
@@ -128,13 +128,13 @@ extension DistributedRun {
 
   private func forEachPiece(
     of ranges: [Range<Int>], in vectors: [UnsafeMutableBufferPointer<Float>],
-    _ body: (UnsafeMutableBufferPointer<Float>) throws(DistributedRunFailure) -> Void
+    _ body: (Range<Int>, UnsafeMutableBufferPointer<Float>) throws(DistributedRunFailure) -> Void
   ) throws(DistributedRunFailure) {
     for vector in vectors {
       for range in ranges {
         for start in stride(from: range.lowerBound, to: range.upperBound, by: Self.pieceFloats) {
-          let end = min(start + Self.pieceFloats, range.upperBound)
-          try body(UnsafeMutableBufferPointer(rebasing: vector[start..<end]))
+          let piece = start..<min(start + Self.pieceFloats, range.upperBound)
+          try body(piece, UnsafeMutableBufferPointer(rebasing: vector[piece]))
         }
       }
     }
@@ -183,17 +183,22 @@ extension DistributedRun {
     try trainer?.restore(step: step, exponents: exponents)
     let ranges = stride(from: 0, to: bounds.count, by: 2).map { bounds[$0]..<bounds[$0 + 1] }
     try forEachPiece(of: ranges, in: vectors(withMoments ? trainer : nil)) {
-      (values) throws(DistributedRunFailure) in
+      (place, values) throws(DistributedRunFailure) in
       let piece = try context.links.receive(tag, from: device, .parameters)
       var reader = MessageReader(piece, from: device, what)
       try reader.floats(into: values)
       try reader.finish()
+      tree.releasePages(place)
     }
   }
 
   /// Brings all parameters of a pipeline without cached epochs to the collector; true on devices that have them all.
+  ///
+  /// The collector's own stage, its moments and what it could go back to stay in memory until the result is kept: others'
+  /// stages are more than its plan has counted, so that a file holds them.
   func collect() throws -> Bool {
     guard case .pipeline = first else { return true }
+    if context.place == collector { try technique.spill(result.parameters) }
     try moveParameters(to: [collector], withMoments: false, into: nil)
     return context.place == collector
   }

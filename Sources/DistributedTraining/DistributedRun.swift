@@ -280,9 +280,7 @@ package final class DistributedRun {
     result.ending = ending
     result.steps = states.newestStep
     var hasher = ContentHasher()
-    hasher.update(
-      UnsafeRawBufferPointer(
-        UnsafeBufferPointer(start: result.parameters.vector, count: result.parameters.vectorCount)))
+    result.parameters.forEachPiece { hasher.update($0) }
     result.digest = hasher.finalize()
   }
 }

@@ -147,6 +147,14 @@ package final class OpenFile: Sendable {
     _ = try call("truncate", path) { ftruncate(descriptor, byteCount) }
   }
 
+  /// Extends the file to `byteCount` bytes, with room on the disk for all of them.
+  func reserve(_ byteCount: Int) throws(FileFailure) {
+    // It gives the error instead of leaving it in errno.
+    var code = EINTR
+    while code == EINTR { code = posix_fallocate(descriptor, 0, byteCount) }
+    guard code == 0 else { throw .system(operation: "reserve room for", path: path, code: code) }
+  }
+
   /// Returns once the file's bytes and length are on the disk.
   package func synchronize() throws(FileFailure) {
     _ = try call("flush", path) { fdatasync(descriptor) }

@@ -74,6 +74,26 @@ package struct ParameterTree: Sendable {
   /// The flat vector of all trainable values.
   package var vector: UnsafeMutablePointer<Float> { storage.base }
 
+  /// Has a file hold the flat vector in place of memory; see `Arena.back`.
+  package func back(
+    by exchange: (UnsafeMutableRawBufferPointer) throws -> @Sendable (Range<Int>) -> Void
+  ) rethrows { try storage.back(by: exchange) }
+
+  /// Lets pages of a part of the flat vector leave memory, if a file holds them; the values stay.
+  package func releasePages(_ part: Range<Int>) { storage.releasePages(part) }
+
+  /// Gives the flat vector's bytes from the first to the last, in pieces that leave memory behind them if a file holds them.
+  package func forEachPiece(_ body: (UnsafeRawBufferPointer) throws -> Void) rethrows {
+    for start in Swift.stride(from: 0, to: vectorCount, by: Self.pieceFloats) {
+      let piece = start..<min(start + Self.pieceFloats, vectorCount)
+      try body(UnsafeRawBufferPointer(UnsafeBufferPointer(start: vector + start, count: piece.count)))
+      releasePages(piece)
+    }
+  }
+
+  /// Floats of a piece: 4 MiB, whole pages of any system.
+  private static let pieceFloats = 1 << 20
+
   /// The leaf of that name, if there is one.
   package func parameter(named name: String) -> Parameter? {
     indices[name].map { parameters[$0] }

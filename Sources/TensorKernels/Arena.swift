@@ -14,6 +14,7 @@ package final class Arena: @unchecked Sendable {
   /// Floats that were asked for.
   package let floatCount: Int
   private let byteCount: Int
+  private var letGo: (@Sendable (Range<Int>) -> Void)?
 
   /// Maps `floatCount` floats; stops the program when the system has no such address space.
   package init(floatCount: Int) {
@@ -24,6 +25,22 @@ package final class Arena: @unchecked Sendable {
       preconditionFailure("the system gave no \(byteCount) bytes for an arena")
     }
     base = pages.bindMemory(to: Float.self, capacity: byteCount / MemoryLayout<Float>.stride)
+  }
+
+  /// Has a file hold the pages in place of memory; nobody writes to the arena meanwhile.
+  ///
+  /// - Parameter exchange: gets the pages, maps a file in their very place, and returns what lets the pages of a range of
+  ///   bytes go until they are touched again.
+  package func back(
+    by exchange: (UnsafeMutableRawBufferPointer) throws -> @Sendable (Range<Int>) -> Void
+  ) rethrows {
+    letGo = try exchange(UnsafeMutableRawBufferPointer(start: base, count: byteCount))
+  }
+
+  /// Lets pages of some floats leave memory, if a file holds them; the values stay.
+  package func releasePages(_ floats: Range<Int>) {
+    let stride = MemoryLayout<Float>.stride
+    letGo?(floats.lowerBound * stride..<floats.upperBound * stride)
   }
 
   deinit { hearth_unmap_pages(base, byteCount) }

@@ -96,7 +96,7 @@ struct RepeatedStepTests {
               whole: { _ in WorkingTechnique(computation: own, source: nil) },
               stage: { _, _ in throw DistributedRunFailure.unfitPlan("no stages") },
               cached: { _ in throw DistributedRunFailure.unfitPlan("no cache") },
-              releaseBackbone: {}, taps: nil),
+              releaseBackbone: {}, taps: nil, spill: { _ in }),
             channel: channels.channel(place), team: ComputeTeam(width: 1), isCancelled: { false },
             report: { _ in }
           ).run()

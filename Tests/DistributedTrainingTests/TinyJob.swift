@@ -310,6 +310,12 @@ extension TinyJob {
       leaves: { tree, layers in
         shape.map { StageLeaves($0, layers: layers, in: tree) }
           ?? StageLeaves(self.technique, head: head, backbone: backbone, layers: layers, in: tree)
+      },
+      spill: { tree in
+        try tree.back { pages in
+          let file = try BackingFile(of: pages, in: "/tmp")
+          return { file.release($0) }
+        }
       })
     return try DistributedRun(
       job, plan: plan, entry: entry, devices: devices, collector: collector, technique: technique,

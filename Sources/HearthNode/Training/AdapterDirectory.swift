@@ -22,12 +22,15 @@ package enum AdapterDirectory {
     var file = try AtomicFile(path + "/" + tensorsPath)
     try streamSafetensors(layout) { (entry, range, part) throws(FileFailure) in
       guard let target = part.baseAddress else { return }
-      target.update(from: parameters[entry.name].values + range.lowerBound, count: range.count)
+      let leaf = parameters[entry.name]
+      target.update(from: leaf.values + range.lowerBound, count: range.count)
+      let first = (leaf.gradientOffset ?? 0) + range.lowerBound
+      parameters.releasePages(first..<first + range.count)
     } sink: { (piece) throws(FileFailure) in
       try file.append(piece)
     }
     try file.commit()
-    return try Checkpoint(region: MappedFile(path + "/" + tensorsPath)).digest
+    return try Checkpoint(region: MappedFile(path + "/" + tensorsPath)).digest(releasing: true)
   }
 
   private static func shape(of parameter: Parameter) -> [Int] {

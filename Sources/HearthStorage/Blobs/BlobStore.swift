@@ -114,19 +114,14 @@ package final class BlobStore: Sendable {
     return bytes
   }
 
-  /// Reads all bytes of a blob, verified again, into memory of exactly that size; no second copy of them is made.
-  package func readAll(
-    _ id: ContentDigest, into target: UnsafeMutableRawBufferPointer
-  ) throws(BlobFailure) {
-    let manifest = try blob(id).manifest
-    guard manifest.byteCount == target.count else {
-      throw .otherLength(id, found: manifest.byteCount, expected: target.count)
+  /// The file with the bytes of a blob of exactly that length, all verified again.
+  package func verifiedPath(of id: ContentDigest, byteCount: Int) throws(BlobFailure) -> String {
+    let blob = try blob(id)
+    guard blob.manifest.byteCount == byteCount else {
+      throw .otherLength(id, found: blob.manifest.byteCount, expected: byteCount)
     }
-    var start = 0
-    try forEachChunk(of: id, manifest) { part in
-      UnsafeMutableRawBufferPointer(rebasing: target[start...]).copyBytes(from: part)
-      start += part.count
-    }
+    try forEachChunk(of: id, blob.manifest) { _ in }
+    return blob.file.path
   }
 
   private func forEachChunk(
@@ -196,18 +191,26 @@ package final class BlobStore: Sendable {
     }
   }
 
-  /// Keeps the bytes of some memory.
-  package func add(memory bytes: UnsafeRawBufferPointer) throws(BlobFailure) -> ContentDigest {
+  /// Keeps the bytes of some memory, which it reads twice from the first to the last.
+  ///
+  /// - Parameter passed: told every range once it was read, so that its pages may leave memory meanwhile.
+  package func add(
+    memory bytes: UnsafeRawBufferPointer, passed: (Range<Int>) -> Void = { _ in }
+  ) throws(BlobFailure) -> ContentDigest {
     func chunk(_ range: Range<Int>) -> UnsafeRawBufferPointer { .init(rebasing: bytes[range]) }
     let digests = stride(from: 0, to: bytes.count, by: BlobLimits.chunk).map {
-      ContentDigest(of: chunk($0..<min(bytes.count, $0 + BlobLimits.chunk)))
+      let range = $0..<min(bytes.count, $0 + BlobLimits.chunk)
+      defer { passed(range) }
+      return ContentDigest(of: chunk(range))
     }
     let manifest = BlobManifest(byteCount: bytes.count, digests: digests)
     let id = manifest.id
     try begin(manifest, for: BlobChunks(all: manifest.chunkCount))
     // The digests are of this very memory, which does not change meanwhile.
     for number in 0..<manifest.chunkCount {
-      try keep(chunk(manifest.range(number)), as: number, of: id, in: blob(id))
+      let range = manifest.range(number)
+      try keep(chunk(range), as: number, of: id, in: blob(id))
+      passed(range)
     }
     return id
   }

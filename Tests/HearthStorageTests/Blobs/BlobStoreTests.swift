@@ -65,17 +65,34 @@ struct BlobStoreTests {
     #expect(try store.read(2, of: id) == Array(content[2 << 20..<3_000_000]))
     #expect(try store.readAll(id, limit: 3_000_000) == content)
     #expect(throws: BlobFailure.self) { try store.readAll(id, limit: 2_999_999) }
-    var copy = [UInt8](repeating: 0, count: 3_000_000)
-    try copy.withUnsafeMutableBytes { try store.readAll(id, into: $0) }
-    #expect(copy == content)
+    #expect(try store.verifiedPath(of: id, byteCount: 3_000_000) == store.dataPath(of: id))
     #expect(throws: BlobFailure.otherLength(id, found: 3_000_000, expected: 2_999_999)) {
-      try copy.withUnsafeMutableBytes { try store.readAll(id, into: .init(rebasing: $0.dropLast())) }
+      try store.verifiedPath(of: id, byteCount: 2_999_999)
     }
     #expect(try Data(contentsOf: URL(fileURLWithPath: store.dataPath(of: id))) == Data(content))
     try store.remove(id)
     #expect(store.ids.isEmpty && store.usedBytes == 0)
     #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path + "/blobs").isEmpty)
     #expect(throws: BlobFailure.unknown(id)) { try store.read(0, of: id) }
+  }
+
+  @Test("keeps memory whose pages leave as soon as they were read, and gives no file that is not what it was")
+  func memory() throws {
+    let store = try store()
+    let content = bytes(2_500_000)
+    var passed: [Range<Int>] = []
+    let id = try content.withUnsafeBytes { memory in try store.add(memory: memory) { passed.append($0) } }
+    let once = [0..<1 << 20, 1 << 20..<2 << 20, 2 << 20..<2_500_000]
+    #expect(passed == once + once)
+    let path = try store.verifiedPath(of: id, byteCount: 2_500_000)
+    #expect(try Data(contentsOf: URL(fileURLWithPath: path)) == Data(content))
+    let handle = try #require(FileHandle(forWritingAtPath: path))
+    try handle.seek(toOffset: 1 << 20 + 7)
+    try handle.write(contentsOf: Data([content[1 << 20 + 7] ^ 1]))
+    try handle.close()
+    #expect(throws: BlobFailure.wrongBytes(id, chunk: 1)) {
+      try store.verifiedPath(of: id, byteCount: 2_500_000)
+    }
   }
 
   @Test("refers to a file without a copy, and refuses to give it when it has changed")

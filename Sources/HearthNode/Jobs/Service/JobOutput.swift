@@ -8,7 +8,7 @@ import TrainingCoordination
 
 /// The last act of a job on its owner: the adapter directory that a run on one device would have written.
 ///
-/// Of the trained values there is one copy in memory: of all of T5-Base 850 MiB, where three copies at once used to be.
+/// The trained values, of all of T5-Base 850 MiB, are read from the file that has them and are never in memory as a whole.
 struct JobOutput: Sendable {
   /// Bytes of trained values that an owner takes from another device.
   static let resultLimit = 16 << 30
@@ -19,8 +19,8 @@ struct JobOutput: Sendable {
   let hasSubmittedModel: @Sendable () -> Bool
   /// How many trained values there are, with the gaps between leaves.
   let count: Int
-  /// Writes their bytes where they belong.
-  let read: @Sendable (UnsafeMutableRawBufferPointer) throws -> Void
+  /// The file that has their bytes, verified.
+  let path: @Sendable () throws -> String
   /// What the values' digest must be.
   let digest: ContentDigest?
   let results: RunPosition
@@ -48,16 +48,18 @@ struct JobOutput: Sendable {
     return summary
   }
 
-  /// The tree, filled with the trained values.
+  /// The tree, whose values are those of the file.
   private func trained(_ tree: ParameterTree) throws -> ParameterTree {
     guard tree.vectorCount == count else {
       throw JobServiceFailure.unfitResult(found: count, expected: tree.vectorCount)
     }
-    let bytes = UnsafeMutableRawBufferPointer(
-      start: tree.vector, count: count * MemoryLayout<Float>.stride)
-    try read(bytes)
+    let path = try path()
+    try tree.back { pages in
+      let file = try BackingFile(path, inPlaceOf: pages)
+      return { file.release($0) }
+    }
     var hasher = ContentHasher()
-    hasher.update(UnsafeRawBufferPointer(bytes))
+    tree.forEachPiece { hasher.update($0) }
     let found = hasher.finalize()
     guard digest == nil || found == digest else { throw JobServiceFailure.noResult }
     return tree

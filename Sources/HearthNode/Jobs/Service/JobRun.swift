@@ -29,7 +29,9 @@ struct JobRun: Sendable {
   /// Told what the last epoch's sums took on the wire, for the next plan.
   let learnSums: @Sendable (SumTraffic) -> Void
   /// Keeps the trained values of the whole job, so that they are there until the owner has written the adapter.
-  let keepResult: @Sendable (UnsafeRawBufferPointer) throws -> BlobReference
+  let keepResult: @Sendable (ParameterTree) throws -> BlobReference
+  /// Has a file hold the parameters, in place.
+  let spill: @Sendable (ParameterTree) throws -> Void
 
   /// What came of it.
   enum End: Sendable {
@@ -86,7 +88,7 @@ struct JobRun: Sendable {
     let isFinished = result.ending == .finished
     let kept: BlobReference?
     do {
-      kept = isFinished && result.isComplete ? try keepResult(bytes(of: result.parameters)) : nil
+      kept = isFinished && result.isComplete ? try keepResult(result.parameters) : nil
     } catch {
       // What was trained is not lost with the disk that does not take it.
       material.keep(driver.held)
@@ -99,10 +101,6 @@ struct JobRun: Sendable {
       Outcome(
         result: kept, digest: kept == nil ? nil : result.digest, results: progress.results(result),
         cacheBytes: material.cacheBytes))
-  }
-
-  private func bytes(of tree: ParameterTree) -> UnsafeRawBufferPointer {
-    UnsafeRawBufferPointer(UnsafeBufferPointer(start: tree.vector, count: tree.vectorCount))
   }
 
   private func technique(_ packaged: PackagedRun) throws -> DeviceTechnique {
@@ -140,7 +138,8 @@ struct JobRun: Sendable {
       taps: technique.sideShape.flatMap { shape in
         cache.map { KeptTaps(shape: shape, element: technique.element, cache: $0) }
       },
-      leaves: { technique.leaves(of: $1, in: $0, backbone: try material.backbone()) })
+      leaves: { technique.leaves(of: $1, in: $0, backbone: try material.backbone()) },
+      spill: spill)
   }
 
   /// Weights are fetched when something needs them: a plan of the cached epochs may never do.

@@ -242,8 +242,19 @@ extension JobService {
         guard let settings = try? JobPlanningSettings(decoding: material.package.planning) else { return }
         LearnedSums(stateDirectory: state).keep(sums, of: settings.shape)
       },
-      keepResult: { [blobs = doors.blobs] bytes in
-        BlobReference(digest: try blobs.add(memory: bytes), byteCount: UInt64(bytes.count))
+      keepResult: { [blobs = doors.blobs] tree in
+        let bytes = UnsafeRawBufferPointer(UnsafeBufferPointer(start: tree.vector, count: tree.vectorCount))
+        let stride = MemoryLayout<Float>.stride
+        let digest = try blobs.add(memory: bytes) {
+          tree.releasePages($0.lowerBound / stride..<$0.upperBound / stride)
+        }
+        return BlobReference(digest: digest, byteCount: UInt64(bytes.count))
+      },
+      spill: { [path = directory.path(of: id)] tree in
+        try tree.back { pages in
+          let file = try BackingFile(of: pages, in: path)
+          return { file.release($0) }
+        }
       })
     // Also writing the result, which takes seconds, is done there and not on the jobs' thread: its beats must go on.
     OperatingSystemThread.detached(name: "job-run") { [weak self] in
@@ -335,7 +346,8 @@ extension JobService {
         else { return false }
         return listing.isUnchanged(in: submission.modelDirectory, store: blobs)
       }, count: Int(result.byteCount) / MemoryLayout<Float>.stride,
-      read: { try blobs.readAll(result.digest, into: $0) }, digest: completion.digest,
+      path: { try blobs.verifiedPath(of: result.digest, byteCount: Int(result.byteCount)) },
+      digest: completion.digest,
       results: mergedResults(id, completion),
       cacheBytes: Int(clamping: jobs[id]?.coordinator.cacheBytes ?? 0), threads: threads)
     return try await onOwnThread("job-save") { try output.write() }
