@@ -90,10 +90,13 @@ extension DistributedRun {
 
   /// Floats of one message of parameters.
   private static let pieceFloats = 1 << 19
+  /// Pieces on their way to a collector that it has not asked for: more than that it never holds beside its own.
+  private static let piecesAhead = 8
 
   /// Brings the leaves of every stage to those of `devices` that are not in it.
   ///
-  /// All devices make the transfers in one order, stage by stage, so that nobody waits in a circle.
+  /// All devices make the transfers in one order, stage by stage, so that nobody waits in a circle. Without moments it is a
+  /// collection, of models as large as the backbone: the collector then asks for the pieces.
   private func moveParameters(
     to devices: [Int], withMoments: Bool, into trainer: MiniBatchTrainer?
   ) throws {
@@ -113,7 +116,10 @@ extension DistributedRun {
     let tag = JobTag(.parameters, step: 0, part: UInt32(stage))
     try context.links.send(parametersHead(phase, ranges), tag, to: device)
     try forEachPiece(of: ranges, in: vectors(withMoments ? phase.trainer : nil)) {
-      (_, values) throws(DistributedRunFailure) in
+      (number, _, values) throws(DistributedRunFailure) in
+      if !withMoments, number == 0 || number >= Self.piecesAhead {
+        _ = try context.links.receive(tag, from: device, .parameters)
+      }
       try context.links.send([UInt8](UnsafeRawBufferPointer(values)), tag, to: device)
     }
   }
@@ -128,14 +134,22 @@ extension DistributedRun {
 
   private func forEachPiece(
     of ranges: [Range<Int>], in vectors: [UnsafeMutableBufferPointer<Float>],
-    _ body: (Range<Int>, UnsafeMutableBufferPointer<Float>) throws(DistributedRunFailure) -> Void
+    _ body: (_ number: Int, Range<Int>, UnsafeMutableBufferPointer<Float>) throws(DistributedRunFailure) ->
+      Void
   ) throws(DistributedRunFailure) {
-    for vector in vectors {
-      for range in ranges {
-        for start in stride(from: range.lowerBound, to: range.upperBound, by: Self.pieceFloats) {
-          let piece = start..<min(start + Self.pieceFloats, range.upperBound)
-          try body(piece, UnsafeMutableBufferPointer(rebasing: vector[piece]))
-        }
+    let pieces = Self.pieces(of: ranges)
+    for (position, vector) in vectors.enumerated() {
+      for (number, piece) in pieces.enumerated() {
+        try body(
+          position * pieces.count + number, piece, UnsafeMutableBufferPointer(rebasing: vector[piece]))
+      }
+    }
+  }
+
+  private static func pieces(of ranges: [Range<Int>]) -> [Range<Int>] {
+    ranges.flatMap { range in
+      stride(from: range.lowerBound, to: range.upperBound, by: pieceFloats).map {
+        $0..<min($0 + pieceFloats, range.upperBound)
       }
     }
   }
@@ -182,13 +196,16 @@ extension DistributedRun {
     try reader.finish()
     try trainer?.restore(step: step, exponents: exponents)
     let ranges = stride(from: 0, to: bounds.count, by: 2).map { bounds[$0]..<bounds[$0 + 1] }
+    let count = Self.pieces(of: ranges).count
+    if !withMoments, count > 0 { try context.links.send([], tag, to: device) }
     try forEachPiece(of: ranges, in: vectors(withMoments ? trainer : nil)) {
-      (place, values) throws(DistributedRunFailure) in
+      (number, place, values) throws(DistributedRunFailure) in
       let piece = try context.links.receive(tag, from: device, .parameters)
       var reader = MessageReader(piece, from: device, what)
       try reader.floats(into: values)
       try reader.finish()
       tree.releasePages(place)
+      if !withMoments, number + Self.piecesAhead < count { try context.links.send([], tag, to: device) }
     }
   }
 

@@ -68,7 +68,12 @@ package struct Replanning {
   // MARK: What is left
 
   /// Optimizer steps that are left.
-  var stepsLeft: Int { request.job.epochs * request.job.stepsPerEpoch - request.committedStep }
+  ///
+  /// A job whose last step is done is not over before somebody has all that was trained. When a device is gone before that,
+  /// those that stay go on from what they hold, which is planned like one more step.
+  var stepsLeft: Int {
+    max(request.job.epochs * request.job.stepsPerEpoch - request.committedStep, mustSwitch ? 1 : 0)
+  }
 
   /// Whether everything that is left reads the cache.
   var isCached: Bool { request.isCached }

@@ -307,6 +307,13 @@ import Testing
     #expect(try kept(request(present([4, 4]), devices([0, 1]), .joined, committed: 1000)) == .finished)
   }
 
+  @Test(
+    "A job that loses a device after its last step, with its result on none, goes on with those that stay")
+  func lostAtTheEnd() throws {
+    let new = try switched(request(present([4, 4]), devices([0]), .lost, committed: 1000))
+    #expect(new.plan.stages.flatMap { $0.members.map(\.device) } == [0])
+  }
+
   @Test("Two devices at one place are refused")
   func doubledPlace() {
     #expect(throws: PlanningFailure.inconsistent(what: "two devices have place 0 of the present plan")) {

@@ -440,7 +440,7 @@ package final class BulkDesk: BulkReceiver {
     _ outcome: JobLink.Outcome, _ channel: MeshJobChannel, _ link: JobLink, on session: SessionID
   ) -> Bool {
     switch outcome {
-    case .taken(let readsOn): return readsOn
+    case .taken: break
     case .dropped(let reason): transport.drop(reason)
     case .failed(.lost(let place)) where place == channel.place:
       channel.fail(.lost(place: link.place), of: link)

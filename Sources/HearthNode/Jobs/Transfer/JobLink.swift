@@ -14,8 +14,7 @@ import TrainingCoordination
 final class JobLink: @unchecked Sendable {
   /// What became of a frame.
   enum Outcome {
-    /// Taken; whether the session may be read on.
-    case taken(readsOn: Bool)
+    case taken
     case dropped(DropReason)
     /// The other side ended, here or as a whole.
     case failed(JobChannelFailure)
@@ -26,7 +25,6 @@ final class JobLink: @unchecked Sendable {
   private struct Session {
     let id: SessionID
     let isDialled: Bool
-    var isPaused = false
     var otherHasFinished = false
     var hasFinished = false
   }
@@ -52,8 +50,9 @@ final class JobLink: @unchecked Sendable {
   /// The first is the one on which this side sends.
   private var sessions: [Session] = []
   private var waiting: [JobTag: [[UInt8]]] = [:]
-  private var waitingBytes = 0
   private var unfinished: [UInt32: Unfinished] = [:]
+  private var sendCredit = SendCredit()
+  private var receiveCredit = ReceiveCredit()
   private var readers = 0
   private var nextNumber: UInt32 = 1
   private var writableCount: UInt64 = 0
@@ -163,8 +162,17 @@ final class JobLink: @unchecked Sendable {
 
   // MARK: - Sending
 
-  /// Cuts a message into frames and blocks until the session's queue has taken them all.
+  /// Cuts a message into frames and blocks until the other device has room for it and the session's queue has taken them.
   func send(_ message: [UInt8], _ tag: JobTag) throws(JobChannelFailure) {
+    try monitor.locked { () throws(JobChannelFailure) in
+      while !sendCredit.begin(message.count) {
+        if let failure { throw failure }
+        // Who has said all gives no more room either.
+        let isDeaf = sessions.isEmpty ? isOver : sessions.allSatisfy(\.otherHasFinished)
+        if isClosing || isDeaf { throw .lost(place: place) }
+        monitor.wait()
+      }
+    }
     let number = monitor.locked {
       defer { nextNumber &+= 1 }
       return nextNumber
@@ -207,8 +215,8 @@ final class JobLink: @unchecked Sendable {
   /// Blocks until the next message with this tag is there.
   func receive(_ tag: JobTag) throws(JobChannelFailure) -> [UInt8] {
     while true {
-      let (message, resumed) = try monitor.locked { () throws(JobChannelFailure) in try next(tag) }
-      for session in resumed { transport.resume(session) }
+      let (message, room) = try monitor.locked { () throws(JobChannelFailure) in try next(tag) }
+      grant(room)
       if let message { return message }
       dialIfDue()
     }
@@ -216,33 +224,47 @@ final class JobLink: @unchecked Sendable {
 
   /// The next message with this tag; nil when it is not there yet.
   func poll(_ tag: JobTag) throws(JobChannelFailure) -> [UInt8]? {
-    let (message, resumed) = try monitor.locked { () throws(JobChannelFailure) in
+    let (message, room) = try monitor.locked { () throws(JobChannelFailure) in
       if let failure { throw failure }
-      let message = takeWaiting(tag)
-      return (message, waitingBytes < JobLinkLimits.waitingBytes / 2 ? takePaused() : [])
+      return (takeWaiting(tag), newRoom(isWaitedFor: false))
     }
-    for session in resumed { transport.resume(session) }
+    grant(room)
     return message
   }
 
-  /// The message, or nil when a session is to be read on or dialled before it is waited for.
-  private func next(_ tag: JobTag) throws(JobChannelFailure) -> ([UInt8]?, [SessionID]) {
+  /// Room that the other device is to be told of, and the session for it.
+  private typealias Room = (mebibytes: UInt32, session: SessionID)
+
+  private func newRoom(isWaitedFor: Bool) -> Room? {
+    // Messages to itself have no sender that waits.
+    guard device != own, let session = sessions.first?.id,
+      let mebibytes = receiveCredit.grant(isWaitedFor: isWaitedFor)
+    else { return nil }
+    return (mebibytes, session)
+  }
+
+  private func grant(_ room: Room?) {
+    if let room { say(.credit, unit: room.mebibytes, on: room.session) }
+  }
+
+  /// The message, or nil when the other side is to be told of room or dialled before it is waited for.
+  private func next(_ tag: JobTag) throws(JobChannelFailure) -> ([UInt8]?, Room?) {
     readers += 1
     defer { readers -= 1 }
     while true {
       if let failure { throw failure }
-      if let message = takeWaiting(tag) {
-        return (message, waitingBytes < JobLinkLimits.waitingBytes / 2 ? takePaused() : [])
-      }
-      // What is waited for may lie behind what nobody reads yet.
-      let paused = takePaused()
-      if !paused.isEmpty { return (nil, paused) }
+      if let message = takeWaiting(tag) { return (message, newRoom(isWaitedFor: false)) }
+      if let room = newRoom(isWaitedFor: true) { return (nil, room) }
       if device == own {
         monitor.wait()
       } else if sessions.isEmpty {
-        if try waitForSession() == nil { return (nil, []) }
+        if try waitForSession() == nil { return (nil, nil) }
       } else if sessions.allSatisfy(\.otherHasFinished) {
         throw .lost(place: place)
+      } else if receiveCredit.isExhausted {
+        throw .aborted(
+          "device \(place) of the plan sent more than \(JobLinkLimits.mostWaitingBytes >> 20) MiB that nobody here "
+            + "reads; report this with both logs, and run the same command again")
       } else {
         monitor.wait()
       }
@@ -253,17 +275,8 @@ final class JobLink: @unchecked Sendable {
     guard var messages = waiting[tag] else { return nil }
     let message = messages.removeFirst()
     waiting[tag] = messages.isEmpty ? nil : messages
-    waitingBytes -= message.count
+    receiveCredit.consume(message.count)
     return message
-  }
-
-  private func takePaused() -> [SessionID] {
-    var paused: [SessionID] = []
-    for index in sessions.indices where sessions[index].isPaused {
-      sessions[index].isPaused = false
-      paused.append(sessions[index].id)
-    }
-    return paused
   }
 
   /// Takes a frame of one of the link's sessions.
@@ -281,18 +294,19 @@ final class JobLink: @unchecked Sendable {
   }
 
   private func take(_ record: JobRecord, _ tag: JobTag, number: UInt32, on session: SessionID) -> Outcome {
-    guard failure == nil else { return .taken(readsOn: true) }
+    guard failure == nil else { return .taken }
     if record.offset == 0 {
       guard unfinished[number] == nil, unfinished.count < JobLinkLimits.unfinishedMessages else {
         return .dropped(.malformedJob)
       }
-      guard waitingBytes + record.length <= JobLinkLimits.mostWaitingBytes else {
+      guard receiveCredit.begin(record.length) else {
         return .failed(
           .aborted(
-            "device \(place) of the plan sent more than \(JobLinkLimits.mostWaitingBytes >> 20) MiB that nobody "
-              + "here reads; report this with both logs, and run the same command again"))
+            "device \(place) of the plan sent more than it was told to; bring all devices to one version of Hearth and run "
+              + "the same command again"))
       }
-      waitingBytes += record.length
+      // There is less room for what a reader waits for.
+      if readers > 0 { monitor.wakeAll() }
       var bytes: [UInt8] = []
       bytes.reserveCapacity(record.length)
       unfinished[number] = Unfinished(tag: tag, length: record.length, bytes: bytes)
@@ -308,18 +322,18 @@ final class JobLink: @unchecked Sendable {
       waiting[tag, default: []].append(done.bytes)
       monitor.wakeAll()
     }
-    let readsOn = waitingBytes < JobLinkLimits.waitingBytes || readers > 0
-    if !readsOn, let index = sessions.firstIndex(where: { $0.id == session }) {
-      sessions[index].isPaused = true
-    }
-    return .taken(readsOn: readsOn)
+    return .taken
   }
 
   private func take(
     _ word: JobRecord.Word, unit: UInt32, _ text: UnsafeRawBufferPointer, on session: SessionID
   ) -> Outcome {
     switch word {
-    case .hello: return .taken(readsOn: true)
+    case .hello: return .taken
+    case .credit:
+      sendCredit.extend(to: unit)
+      monitor.wakeAll()
+      return .taken
     case .aborted: return .failed(.aborted(String(decoding: text, as: UTF8.self)))
     case .lost: return .failed(.lost(place: Int(unit)))
     case .finished:
@@ -335,7 +349,6 @@ final class JobLink: @unchecked Sendable {
   func loopBack(_ message: [UInt8], _ tag: JobTag) throws(JobChannelFailure) {
     try monitor.locked { () throws(JobChannelFailure) in
       if let failure { throw failure }
-      waitingBytes += message.count
       waiting[tag, default: []].append(message)
       monitor.wakeAll()
     }
@@ -350,7 +363,6 @@ final class JobLink: @unchecked Sendable {
       self.failure = failure
       waiting = [:]
       unfinished = [:]
-      waitingBytes = 0
       monitor.wakeAll()
       return sessions.map(\.id)
     }
@@ -362,8 +374,6 @@ final class JobLink: @unchecked Sendable {
         }
       }
       transport.perform([.close(session, .finished)])
-      // Reading goes on to the other side's end, which a paused session would never see.
-      transport.resume(session)
     }
   }
 

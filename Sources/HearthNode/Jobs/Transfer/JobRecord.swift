@@ -17,10 +17,12 @@ package enum JobLinkLimits {
   package static let message = 64 << 20
   /// Bytes of a message in one frame.
   package static let part = 60 << 10
-  /// Bytes of messages from one device that wait for their reader before the sender is stopped.
+  /// Bytes of messages from one device that wait for their reader before the sender has to wait.
   package static let waitingBytes = 128 << 20
   /// The same while a reader waits for another message that may lie behind them; beyond it the job fails.
-  package static let mostWaitingBytes = 384 << 20
+  package static let mostWaitingBytes = 448 << 20
+  /// Bytes that a message counts beside its own.
+  package static let messageOverhead = 64
   /// Messages from one device that have begun and not ended.
   package static let unfinishedMessages = 256
   /// Bytes of frames of a plan epoch that this device has not begun, for one session; the rest stays in the socket.
@@ -55,6 +57,8 @@ struct JobRecord {
     case lost = 0xF2
     /// Nothing follows.
     case finished = 0xF3
+    /// The receiver has room for messages up to a sum since the link stands; the unit is that sum in mebibytes.
+    case credit = 0xF4
   }
 
   /// What the frame is.
