@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -87,6 +88,14 @@ void *hearth_map_pages(size_t bytes) {
 }
 
 void hearth_unmap_pages(void *base, size_t bytes) { munmap(base, bytes); }
+
+void hearth_discard_pages(void *base, size_t bytes) {
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  const uintptr_t first = ((uintptr_t)base + page - 1) / page * page;
+  const uintptr_t end = ((uintptr_t)base + bytes) / page * page;
+  // Advice on a mapping of this program's own: where it is not followed, the memory goes with the mapping.
+  if (first < end) madvise((void *)first, end - first, MADV_DONTNEED);
+}
 
 static pthread_key_t scratch_key;
 static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;

@@ -119,6 +119,9 @@ package final class DistributedRun {
   /// To be read on the thread that calls `run`.
   package var held: [TrainingState] { states.all }
 
+  /// The same, for whom comes next: the result's parameters are not there any more, and the memory of the training is gone.
+  package func surrenderHeld() -> [TrainingState] { states.surrender() }
+
   /// Asks all devices of the plan to stop between two steps; any thread may call.
   ///
   /// A device that trains says so in its next share, and all stop after that step. While the cache is filled, whole units of

@@ -39,6 +39,16 @@ final class HeldStates {
       .map(\.element).filter { seen.insert(HeldState(step: $0.step, selection: $0.selection)).inserted }
   }
 
+  /// All states, newest first, for whom comes next: what trained here ends, and its memory becomes the state's.
+  func surrender() -> [TrainingState] {
+    guard let live, live.trainer.optimizer.step == live.head.step else { return all }
+    // The trainer's own may be several times what memory has room for beside itself.
+    let newest = TrainingState(moving: live.trainer, live.selection, live.head)
+    self.live = nil
+    kept.append(newest)
+    return all
+  }
+
   /// The newest state's step, or 0.
   var newestStep: Int {
     max(live?.head.step ?? 0, undo?.step ?? 0, (kept + gathered).map(\.step).max() ?? 0)
@@ -129,6 +139,17 @@ extension TrainingState {
     copy(trainer, head)
   }
 
+  /// What a trainer that ends has of a part of the vector, piece by piece: its memory goes as the state's comes.
+  init(moving trainer: MiniBatchTrainer, _ selection: VectorSelection, _ head: StateHead) {
+    let (tree, optimizer, ranges) = (trainer.parameters, trainer.optimizer, selection.ranges)
+    self.init(
+      step: head.step, exponents: head.exponents, ranges: ranges,
+      values: Self.moved(Self.values(trainer), ranges, tree.discard),
+      firstMoments: Self.moved(optimizer.firstMoments, ranges, optimizer.discardFirstMoments),
+      secondMoments: Self.moved(optimizer.secondMoments, ranges, optimizer.discardSecondMoments),
+      lossSum: head.lossSum, lossUnits: head.lossUnits)
+  }
+
   /// Overwrites a state of the same part of the vector.
   mutating func copy(_ trainer: MiniBatchTrainer, _ head: StateHead) {
     (step, exponents) = (head.step, head.exponents)
@@ -157,6 +178,25 @@ extension TrainingState {
 
   private static func values(_ trainer: MiniBatchTrainer) -> UnsafeMutableBufferPointer<Float> {
     UnsafeMutableBufferPointer(start: trainer.parameters.vector, count: trainer.parameters.vectorCount)
+  }
+
+  /// Floats that are moved before their memory is given up: 4 MiB.
+  private static let movedFloats = 1 << 20
+
+  private static func moved(
+    _ vector: UnsafeMutableBufferPointer<Float>, _ ranges: [Range<Int>], _ discard: (Range<Int>) -> Void
+  ) -> [Float] {
+    [Float](unsafeUninitializedCapacity: ranges.reduce(0) { $0 + $1.count }) { target, count in
+      for range in ranges {
+        for start in stride(from: range.lowerBound, to: range.upperBound, by: movedFloats) {
+          let piece = start..<min(start + movedFloats, range.upperBound)
+          _ = UnsafeMutableBufferPointer(rebasing: target[count..<count + piece.count])
+            .initialize(fromContentsOf: vector[piece])
+          count += piece.count
+          discard(piece)
+        }
+      }
+    }
   }
 
   private static func copy(

@@ -53,6 +53,14 @@ package struct AdamWOptimizer: Sendable {
     UnsafeMutableBufferPointer(start: moments.base + tree.vectorCount, count: tree.vectorCount)
   }
 
+  /// Gives up the memory of first moments that nobody reads again.
+  package func discardFirstMoments(_ part: Range<Int>) { moments.discard(part) }
+
+  /// Gives up the memory of second moments that nobody reads again.
+  package func discardSecondMoments(_ part: Range<Int>) {
+    moments.discard(part.lowerBound + tree.vectorCount..<part.upperBound + tree.vectorCount)
+  }
+
   /// Updates the tree's vector.
   ///
   /// - Parameters:

@@ -82,6 +82,9 @@ package struct ParameterTree: Sendable {
   /// Lets pages of a part of the flat vector leave memory, if a file holds them; the values stay.
   package func releasePages(_ part: Range<Int>) { storage.releasePages(part) }
 
+  /// Gives up the memory of a part of the flat vector that nobody reads again.
+  package func discard(_ part: Range<Int>) { storage.discard(part) }
+
   /// Gives the flat vector's bytes from the first to the last, in pieces that leave memory behind them if a file holds them.
   package func forEachPiece(_ body: (UnsafeRawBufferPointer) throws -> Void) rethrows {
     for start in Swift.stride(from: 0, to: vectorCount, by: Self.pieceFloats) {

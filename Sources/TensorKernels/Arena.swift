@@ -43,6 +43,11 @@ package final class Arena: @unchecked Sendable {
     letGo?(floats.lowerBound * stride..<floats.upperBound * stride)
   }
 
+  /// Gives up the memory of floats that nobody reads again; whether they are as before or 0 is open.
+  package func discard(_ floats: Range<Int>) {
+    hearth_discard_pages(base + floats.lowerBound, floats.count * MemoryLayout<Float>.stride)
+  }
+
   deinit { hearth_unmap_pages(base, byteCount) }
 }
 

@@ -61,6 +61,21 @@ import Testing
       #expect(after.anonymous < before.anonymous - count * bytes / 2)
     }
   }
+
+  @Test func memoryThatAnArenaGivesUpLeavesTheProcessAndTheRestStays() async {
+    await #expect(processExitsWith: .success) {
+      let floats = 16 << 20
+      let arena = Arena(floatCount: floats)
+      for index in 0..<floats { arena.base[index] = Float(index) }
+      let before = try #require(ProcessMemory.current())
+      // Neither end lies on a page's.
+      arena.discard(7..<floats / 2 + 9)
+      let after = try #require(ProcessMemory.current())
+      #expect(after.anonymous < before.anonymous - 24 << 20)
+      #expect((0..<7).allSatisfy { arena.base[$0] == Float($0) })
+      #expect((floats / 2 + 9..<floats).allSatisfy { arena.base[$0] == Float($0) })
+    }
+  }
 }
 
 @Suite struct ControlGroupTests {

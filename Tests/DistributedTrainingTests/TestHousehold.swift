@@ -126,7 +126,9 @@ final class TestHousehold: @unchecked Sendable {
     } catch {
       outcome.failure = error
     }
-    device.held = run?.held ?? device.held
+    // Whoever has the result is asked for it.
+    let held = outcome.result?.isComplete == true ? run?.held : run?.surrenderHeld()
+    device.held = held ?? device.held
     device.disk = checkpoints.disk ?? device.disk
     outcome.checkpoints = checkpoints.steps
     // The report's closure names the run, and the run has the closure.

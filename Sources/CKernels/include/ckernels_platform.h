@@ -44,6 +44,8 @@ float *_Nullable hearth_thread_scratch(ptrdiff_t floats);
 // Zeroed pages straight from the system, advised to be huge; NULL when there are none.
 void *_Nullable hearth_map_pages(size_t bytes);
 void hearth_unmap_pages(void *base, size_t bytes);
+// Gives back what lies on the whole pages from `base` on: they read as zeros when they are touched again.
+void hearth_discard_pages(void *base, size_t bytes);
 // The C library maps blocks from `mapped` bytes on, keeps `kept` free bytes at the end of a heap, and has at most `heaps`;
 // nothing where it is not glibc.
 void hearth_allocator_limits(int32_t mapped, int32_t kept, int32_t heaps);

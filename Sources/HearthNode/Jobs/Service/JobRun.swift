@@ -79,7 +79,7 @@ struct JobRun: Sendable {
     defer { activity.detach() }
     let result: DistributedResult
     do { result = try driver.run() } catch {
-      material.keep(driver.held)
+      material.keep(driver.surrenderHeld())
       throw error
     }
     activity.channel.close()
@@ -91,11 +91,15 @@ struct JobRun: Sendable {
       kept = isFinished && result.isComplete ? try keepResult(result.parameters) : nil
     } catch {
       // What was trained is not lost with the disk that does not take it.
-      material.keep(driver.held)
+      material.keep(driver.surrenderHeld())
       return .stopped(
         RunStop(committedStep: material.committedStep, culprit: .own, reason: "\(error)"))
     }
-    if kept == nil { material.keep(driver.held, isEnd: isFinished) } else { material.end(step: result.steps) }
+    if kept == nil {
+      material.keep(driver.surrenderHeld(), isEnd: isFinished)
+    } else {
+      material.end(step: result.steps)
+    }
     guard isFinished else { return .stopped(RunStop(committedStep: material.committedStep)) }
     return .completed(
       Outcome(
