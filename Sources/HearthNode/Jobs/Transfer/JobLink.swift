@@ -305,8 +305,8 @@ final class JobLink: @unchecked Sendable {
             "device \(place) of the plan sent more than it was told to; bring all devices to one version of Hearth and run "
               + "the same command again"))
       }
-      // There is less room for what a reader waits for.
-      if readers > 0 { monitor.wakeAll() }
+      // A reader that waits is to give more room: what it waits for may not have begun.
+      if readers > 0, receiveCredit.isShort { monitor.wakeAll() }
       var bytes: [UInt8] = []
       bytes.reserveCapacity(record.length)
       unfinished[number] = Unfinished(tag: tag, length: record.length, bytes: bytes)

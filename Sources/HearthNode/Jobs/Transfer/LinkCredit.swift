@@ -60,11 +60,13 @@ package struct ReceiveCredit: Sendable {
       target = max(target, min(begun + window, consumed + UInt64(JobLinkLimits.mostWaitingBytes)))
     }
     target &= Self.wholeMebibytes
-    let isShort = isWaitedFor && granted < begun + Self.message
-    guard target >= granted + window / 4 || isShort && target > granted else { return nil }
+    guard target >= granted + window / 4 || isWaitedFor && isShort && target > granted else { return nil }
     granted = target
     return UInt32(clamping: target >> 20)
   }
+
+  /// Whether the sender may be waiting: the room that is left is less than what a message may need.
+  package var isShort: Bool { granted < begun + Self.message }
 
   /// Whether the sender may be waiting for room that it cannot be given although a reader waits for it.
   package var isExhausted: Bool {
