@@ -38,7 +38,7 @@ package final class BackingFile: Sendable {
   package init(_ path: String, inPlaceOf memory: UnsafeMutableRawBufferPointer) throws(FileFailure) {
     let file = try OpenFile(path, .reading)
     let found = try file.byteCount()
-    guard found > (memory.count - 1) / Self.pageBytes * Self.pageBytes else {
+    guard found > (memory.count - 1) / pageBytes * pageBytes else {
       throw .shortened(path: path, expected: memory.count, found: found)
     }
     self.memory = try Self.map(file, in: memory, writable: false)
@@ -48,16 +48,13 @@ package final class BackingFile: Sendable {
   ///
   /// The system's own copy of them stays as long as nobody needs the room: it is no memory of this process.
   package func release(_ range: Range<Int>) {
-    let range = range.clamped(to: 0..<memory.count)
-    let first = (range.lowerBound + Self.pageBytes - 1) / Self.pageBytes * Self.pageBytes
-    let end =
-      range.upperBound == memory.count ? memory.count : range.upperBound / Self.pageBytes * Self.pageBytes
-    guard first < end, let base = UnsafeMutableRawPointer(bitPattern: memory.address) else { return }
+    guard let pages = wholePages(of: range, in: memory.count),
+      let base = UnsafeMutableRawPointer(bitPattern: memory.address)
+    else { return }
     // Advice on a valid mapping of a file; what was written is the file's, whether it is followed or not.
-    _ = madvise(base + first, end - first, MADV_DONTNEED)
+    _ = madvise(base + pages.lowerBound, pages.count, MADV_DONTNEED)
   }
 
-  private static let pageBytes = Int(sysconf(Int32(_SC_PAGESIZE)))
   private static let pieceBytes = 64 << 10
 
   private static func isZero(_ piece: UnsafeRawBufferPointer) -> Bool {

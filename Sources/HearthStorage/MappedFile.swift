@@ -42,7 +42,7 @@ package final class MappedFile: ByteRegion, @unchecked Sendable {
   package func willNeed(_ range: Range<Int>) {
     let range = range.clamped(to: 0..<bytes.count)
     guard let base = bytes.baseAddress, !range.isEmpty else { return }
-    let first = range.lowerBound / Self.pageBytes * Self.pageBytes
+    let first = range.lowerBound / pageBytes * pageBytes
     // Advice: where it is not followed, the pages come when they are touched.
     _ = madvise(UnsafeMutableRawPointer(mutating: base + first), range.upperBound - first, MADV_WILLNEED)
   }
@@ -51,14 +51,19 @@ package final class MappedFile: ByteRegion, @unchecked Sendable {
   ///
   /// Pages that belong to the range only in part stay: their neighbours may be in use.
   package func release(_ range: Range<Int>) {
-    let range = range.clamped(to: 0..<bytes.count)
-    let first = (range.lowerBound + Self.pageBytes - 1) / Self.pageBytes * Self.pageBytes
-    let end =
-      range.upperBound == bytes.count ? bytes.count : range.upperBound / Self.pageBytes * Self.pageBytes
-    guard let base = bytes.baseAddress, first < end else { return }
-    _ = madvise(UnsafeMutableRawPointer(mutating: base + first), end - first, MADV_DONTNEED)
-    file.release(first..<end)
+    guard let base = bytes.baseAddress, let pages = wholePages(of: range, in: bytes.count) else { return }
+    _ = madvise(UnsafeMutableRawPointer(mutating: base + pages.lowerBound), pages.count, MADV_DONTNEED)
+    file.release(pages)
   }
+}
 
-  private static let pageBytes = Int(sysconf(Int32(_SC_PAGESIZE)))
+/// Bytes of a page of memory.
+let pageBytes = Int(sysconf(Int32(_SC_PAGESIZE)))
+
+/// The pages of a mapping of `count` bytes that lie wholly in a range of it, the last one as far as it goes; nil when none do.
+func wholePages(of range: Range<Int>, in count: Int) -> Range<Int>? {
+  let range = range.clamped(to: 0..<count)
+  let first = (range.lowerBound + pageBytes - 1) / pageBytes * pageBytes
+  let end = range.upperBound == count ? count : range.upperBound / pageBytes * pageBytes
+  return first < end ? first..<end : nil
 }

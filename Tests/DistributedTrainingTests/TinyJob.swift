@@ -311,12 +311,7 @@ extension TinyJob {
         shape.map { StageLeaves($0, layers: layers, in: tree) }
           ?? StageLeaves(self.technique, head: head, backbone: backbone, layers: layers, in: tree)
       },
-      spill: { tree in
-        try tree.back { pages in
-          let file = try BackingFile(of: pages, in: "/tmp")
-          return { file.release($0) }
-        }
-      })
+      spill: { tree in try tree.back { try BackingFile(of: $0, in: "/tmp").release } })
     return try DistributedRun(
       job, plan: plan, entry: entry, devices: devices, collector: collector, technique: technique,
       channel: channel, team: ComputeTeam(width: workers), leastBucketBytes: bucketBytes,

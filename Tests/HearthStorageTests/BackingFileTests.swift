@@ -17,10 +17,7 @@ struct BackingFileTests {
   }
 
   private static func spill(_ tree: ParameterTree, in directory: String) throws {
-    try tree.back { pages in
-      let file = try BackingFile(of: pages, in: directory)
-      return { file.release($0) }
-    }
+    try tree.back { try BackingFile(of: $0, in: directory).release }
   }
 
   // What a process has in memory is measured in one of its own: here other tests come and go.
@@ -84,16 +81,10 @@ struct BackingFileTests {
     let short = directory.path + "/short"
     try Data(count: 4096).write(to: URL(fileURLWithPath: short))
     #expect(throws: FileFailure.self) {
-      try tree.back { pages in
-        let file = try BackingFile(short, inPlaceOf: pages)
-        return { file.release($0) }
-      }
+      try tree.back { try BackingFile(short, inPlaceOf: $0).release }
     }
     #expect(tree.vector[4999] == 7)
-    try tree.back { pages in
-      let file = try BackingFile(path, inPlaceOf: pages)
-      return { file.release($0) }
-    }
+    try tree.back { try BackingFile(path, inPlaceOf: $0).release }
     var read: [Float] = []
     tree.forEachPiece { read += $0.bindMemory(to: Float.self) }
     #expect(Array(read.prefix(5000)) == values)

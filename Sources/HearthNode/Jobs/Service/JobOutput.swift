@@ -54,10 +54,7 @@ struct JobOutput: Sendable {
       throw JobServiceFailure.unfitResult(found: count, expected: tree.vectorCount)
     }
     let path = try path()
-    try tree.back { pages in
-      let file = try BackingFile(path, inPlaceOf: pages)
-      return { file.release($0) }
-    }
+    try tree.back { try BackingFile(path, inPlaceOf: $0).release }
     var hasher = ContentHasher()
     tree.forEachPiece { hasher.update($0) }
     let found = hasher.finalize()

@@ -251,10 +251,7 @@ extension JobService {
         return BlobReference(digest: digest, byteCount: UInt64(bytes.count))
       },
       spill: { [path = directory.path(of: id)] tree in
-        try tree.back { pages in
-          let file = try BackingFile(of: pages, in: path)
-          return { file.release($0) }
-        }
+        try tree.back { try BackingFile(of: $0, in: path).release }
       })
     // Also writing the result, which takes seconds, is done there and not on the jobs' thread: its beats must go on.
     OperatingSystemThread.detached(name: "job-run") { [weak self] in
