@@ -121,50 +121,43 @@ struct HearthProcess {
   /// A process that may still be at work.
   final class Running {
     let process: Process
-    private let output: FileHandle
+    private let output: DrainedOutput
     private let errors: URL
-    private var written = Data()
     /// Where the first line begins that `waitForLine` has not returned.
     private var lineStart = 0
 
     init(process: Process, output: FileHandle, errors: URL) {
       self.process = process
-      self.output = output
+      self.output = DrainedOutput(output)
       self.errors = errors
     }
 
     /// Reads standard output until it holds `text`; false when it ended without it.
     func waitForOutput(_ text: String) -> Bool {
-      while !String(decoding: written, as: UTF8.self).contains(text) {
-        let more = output.availableData
-        if more.isEmpty { return false }
-        written += more
-      }
-      return true
+      output.waitUntil { written in
+        String(decoding: written, as: UTF8.self).contains(text) ? text : nil
+      } != nil
     }
 
     /// Reads standard output line by line until one is accepted and returns it; nil when `limit` lines were not, or it
     /// ended.
     func waitForLine(limit: Int = 600, where accepts: (String) -> Bool) -> String? {
       for _ in 0..<limit {
-        while true {
-          if let end = written[lineStart...].firstIndex(of: UInt8(ascii: "\n")) {
-            let line = String(decoding: written[lineStart..<end], as: UTF8.self)
-            lineStart = end + 1
-            if accepts(line) { return line }
-            break
-          }
-          let more = output.availableData
-          if more.isEmpty { return nil }
-          written += more
+        let start = lineStart
+        let line = output.waitUntil { written in
+          written[start...].firstIndex(of: UInt8(ascii: "\n")).map { written[start..<$0] }
         }
+        guard let line else { return nil }
+        lineStart = line.endIndex + 1
+        let text = String(decoding: line, as: UTF8.self)
+        if accepts(text) { return text }
       }
       return nil
     }
 
     /// Waits for the end and takes what was written.
     func wait() -> Result {
-      written += output.readDataToEndOfFile()
+      let written = output.whole()
       process.waitUntilExit()
       defer { try? FileManager.default.removeItem(at: errors) }
       // A signal's end is told as a shell tells it.
@@ -172,6 +165,49 @@ struct HearthProcess {
       return Result(
         exitCode: code, output: String(decoding: written, as: UTF8.self),
         errors: String(decoding: (try? Data(contentsOf: errors)) ?? Data(), as: UTF8.self))
+    }
+  }
+}
+
+/// What a process writes, taken as it comes by a thread of its own: a full pipe would stop the process, and a daemon
+/// leaves a command that is stopped.
+///
+/// Sendable because everything in it is only touched under the condition's lock.
+private final class DrainedOutput: @unchecked Sendable {
+  private let changed = NSCondition()
+  private var written = Data()
+  private var hasEnded = false
+
+  init(_ handle: FileHandle) {
+    Thread.detachNewThread { while self.take(handle.availableData) {} }
+  }
+
+  /// Keeps what has come; nothing is the end.
+  private func take(_ more: Data) -> Bool {
+    changed.withLock {
+      written += more
+      hasEnded = more.isEmpty
+      changed.broadcast()
+      return !hasEnded
+    }
+  }
+
+  /// Waits until `find` finds something in what was written; nil when it ended without.
+  func waitUntil<Found>(_ find: (Data) -> Found?) -> Found? {
+    changed.withLock {
+      while true {
+        if let found = find(written) { return found }
+        if hasEnded { return nil }
+        changed.wait()
+      }
+    }
+  }
+
+  /// Everything, once it has ended.
+  func whole() -> Data {
+    changed.withLock {
+      while !hasEnded { changed.wait() }
+      return written
     }
   }
 }

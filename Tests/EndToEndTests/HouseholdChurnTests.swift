@@ -117,7 +117,8 @@ import Testing
       try desk.up(knowing: [laptop, tablet])
       let again = try desk.start(["watch", String(id.prefix(8)), "--json"])
       try Self.short.expectQuietAdapter(again)
-      #expect(watch.wait().exitCode == 0)
+      let watched = watch.wait()
+      #expect(watched.exitCode == 0, "\(watched.errors)")
       let inspected = try desk.run("inspect", "\(desk.home)-out", "--json")
       #expect(inspected.exitCode == 0, "\(inspected.errors)")
     }

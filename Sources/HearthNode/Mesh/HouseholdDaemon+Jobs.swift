@@ -12,7 +12,8 @@ extension HouseholdDaemon {
   func answerJobs(_ request: LocalControlRequest, _ message: ControlRequest) async throws {
     // A command may come as soon as the socket listens.
     await jobsAreStarted()
-    guard !isOver, let service = jobService else {
+    guard !isLeaving else { throw JobServiceFailure.stopping }
+    guard let service = jobService else {
       throw HouseholdFailure.refused(
         "this daemon trains nothing; see its log, or start it anew with 'hearth up'")
     }

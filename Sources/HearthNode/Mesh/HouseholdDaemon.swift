@@ -100,7 +100,7 @@ package actor HouseholdDaemon {
   private var traits: DeviceTraits
   private var traitsRead: MonotonicInstant
   private var hasUnsavedPeers = false
-  private var isLeaving = false
+  private(set) var isLeaving = false
   private(set) var isOver = false
   private var ended: [CheckedContinuation<Void, Never>] = []
 

@@ -54,6 +54,14 @@ private final class ScriptedJobs: JobServing {
     state.withLock { $0.adopted.append(job) }
   }
 
+  /// Leaves everybody who watches, as the daemon leaves a command that takes no report.
+  func leaveWatchers() {
+    state.withLock { state in
+      for watcher in state.watchers { watcher.finish() }
+      state.watchers = []
+    }
+  }
+
   /// What everybody who watches is told next.
   func tell(_ change: (inout JobReport) -> Void) {
     state.withLock { state in
@@ -194,6 +202,46 @@ private func command<Value: Sendable>(_ body: @escaping @Sendable () throws -> V
       }
       #expect(last == nil && desk.jobs.stopped.isEmpty)
     }
+  }
+
+  @Test("a follower that the daemon left, as one whose output is paged through, asks again and misses no end")
+  func leftFollower() async throws {
+    try await Desk.run { desk in
+      let client = JobClient(desk.place)
+      let submission = try desk.submission()
+      let id = try await command { try client.submit(submission) }
+      let seen = Mutex<[JobReport.State]>([])
+      let last = try await command {
+        try client.follow(id, isCancelled: { false }) { report in
+          seen.withLock { $0.append(report.state) }
+          // What happens while nobody listens is in the first report of the next conversation.
+          guard report.state == .gathering else { return }
+          desk.jobs.leaveWatchers()
+          desk.jobs.tell { $0.state = .finished }
+        }
+      }
+      #expect(last?.state == .finished && seen.withLock { $0 } == [.gathering, .finished])
+    }
+  }
+
+  @Test("a follower whose daemon ends is told that the job goes on without it")
+  func goneDaemon() async throws {
+    let following = Mutex<Task<JobReport?, any Error>?>(nil)
+    try await Desk.run { desk in
+      let client = JobClient(desk.place)
+      let submission = try desk.submission()
+      let id = try await command { try client.submit(submission) }
+      let (told, teller) = AsyncStream.makeStream(of: JobReport.State.self)
+      let task = Task {
+        try await command {
+          try client.follow(id, isCancelled: { false }) { teller.yield($0.state) }
+        }
+      }
+      following.withLock { $0 = task }
+      for await _ in told { break }
+    }
+    let task = try #require(following.withLock { $0 })
+    await #expect(throws: JobFailure.daemonGone(job: "3fa90000")) { _ = try await task.value }
   }
 
   @Test("paths that the daemon cannot use are refused before the service hears of them")
