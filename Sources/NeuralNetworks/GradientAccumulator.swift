@@ -5,8 +5,8 @@ import TensorKernels
 ///
 /// Each value is rounded once to a multiple of 2^-exponent and added as an integer, so the sum over
 /// micro-batches is the same bits for every order, number of threads and number of devices (docs/ARCHITECTURE.md,
-/// "Integer sums"). The default exponent 44 keeps a value of 2^-20 exact to float32 and, with up to 8
-/// micro-batches a step, takes values up to 2^15. A value beyond that sets `overflowed`; the caller then
+/// "Integer sums"). The default exponent 36 rounds no more than what float32 products leave uncertain in a value that AdamW
+/// listens to and, with up to 8 micro-batches a step, takes values up to 2^23. A value beyond that sets `overflowed`; the caller then
 /// discards the sums and redoes the step with a smaller exponent.
 ///
 /// All threads of a step add to one accumulator: 8 bytes a parameter, whatever the number of threads.
@@ -14,8 +14,10 @@ import TensorKernels
 /// - Safety: a sum is written under the lock of its chunk of the vector; `begin`, `conclude`, `reset`, `merge`, `zero`, `read`
 ///   and `withSums` run while nobody adds.
 package final class GradientAccumulator: GradientSums, @unchecked Sendable {
-  /// The exponent to start with: a resolution of 2^−44 (docs/decisions/0003).
-  package static let defaultExponent: Int32 = 44
+  /// The exponent to start with: a resolution of 2^−36 (docs/decisions/0023).
+  package static let defaultExponent: Int32 = 36
+  /// The exponent of runs that earlier builds began: they end with it.
+  private static let earlierExponent: Int32 = 44
   /// The exponent of coarse sums: a resolution of 2^−24 (docs/decisions/0012).
   package static let coarseExponent: Int32 = 24
   /// How much an overflow takes from the exponent.
@@ -90,7 +92,8 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
   ///
   /// So the exponent of coarse sums does not fit fine ones, nor the other way round.
   package func restore(exponents: [Int32]) -> Bool {
-    guard exponents.count == 1, (Self.smallestExponent...firstExponent).contains(exponents[0]),
+    let finest = firstExponent == Self.defaultExponent ? Self.earlierExponent : firstExponent
+    guard exponents.count == 1, (Self.smallestExponent...finest).contains(exponents[0]),
       (firstExponent - exponents[0]) % Self.exponentStep == 0
     else { return false }
     nextExponent = exponents[0]

@@ -8,7 +8,7 @@ public enum GradientPrecision: String, Codable, CaseIterable, Sendable, Equatabl
 
 /// How gradient sums are kept: the memory they take, and how they round.
 package enum GradientSumFormat: String, Codable, Sendable, Equatable {
-  /// 64-bit integers with one exponent for all parameters (docs/decisions/0003).
+  /// 64-bit integers with one exponent for all parameters (docs/decisions/0003 and 0023).
   case fixed64
   /// The same with a smaller exponent, so that they need fewer bytes on a wire (docs/decisions/0012).
   case coarse64
@@ -29,7 +29,7 @@ package enum GradientSumFormat: String, Codable, Sendable, Equatable {
   /// Bytes of one sum on a wire, rounded up: 64-bit sums take as few bits as the largest of their block needs, usually these.
   package var usualWireBytes: Int {
     switch self {
-    case .fixed64: 4
+    case .fixed64: 3
     case .coarse64: 2
     case .scaled32: 4
     }

@@ -172,7 +172,7 @@ struct HearthProcess {
 /// What a process writes, taken as it comes by a thread of its own: a full pipe would stop the process, and a daemon
 /// leaves a command that is stopped.
 ///
-/// Sendable because everything in it is only touched under the condition's lock.
+/// - Safety: everything in it is only touched under the condition's lock.
 private final class DrainedOutput: @unchecked Sendable {
   private let changed = NSCondition()
   private var written = Data()

@@ -122,7 +122,7 @@ struct MeasuredDevice: Codable, Equatable {
 /// Measurements of this device by shape, below the state directory: a second job of a shape need not measure.
 struct MeasuredDevices {
   /// Changed when what is measured changes.
-  private static let version = 6
+  private static let version = 7
   private static let maximumBytes = 64 << 10
   private let directory: String
 
