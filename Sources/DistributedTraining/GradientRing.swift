@@ -88,8 +88,9 @@ final class GradientRing {
         traffic.add(sums: range.count, bytes: message.count)
         try links.sendPiece(message, tag(piece, round: round), to: members[ring.successor])
       case .add(let range):
-        scatter(unpack(received, sums), over: range, sums) { sums.add(integers: $0, to: $1) }
-      case .store(let range): store(received, over: range, sums)
+        combine(received, over: range, sums, inPlace: PackedIntegers.add) { sums.add(integers: $0, to: $1) }
+      case .store(let range):
+        combine(received, over: range, sums, inPlace: PackedIntegers.decode) { sums.store(integers: $0, to: $1) }
       case .finished: break
       }
     }
@@ -147,15 +148,20 @@ final class GradientRing {
     return UnsafeRawBufferPointer(start: scratch, count: count * MemoryLayout<Int64>.stride)
   }
 
-  /// Overwrites sums with those of a message; where they lie in one place, they are unpacked there.
-  private func store(_ message: [UInt8], over range: Range<Int>, _ sums: any GradientSums) {
+  /// Adds a message's sums to others or overwrites them: where packed ones belong in one place, there, and otherwise part
+  /// by part from `scratch`.
+  private func combine(
+    _ message: [UInt8], over range: Range<Int>, _ sums: any GradientSums,
+    inPlace: ([UInt8], UnsafeMutablePointer<Int64>) -> Void,
+    byPart: (UnsafeRawBufferPointer, Range<Int>) -> Void
+  ) {
     let parts = selection.flatRanges(range)
     guard isPacked(sums), parts.count == 1 else {
-      return scatter(unpack(message, sums), over: range, sums) { sums.store(integers: $0, to: $1) }
+      return scatter(unpack(message, sums), over: range, sums, byPart)
     }
     sums.withIntegers(parts[0]) {
       guard let base = $0.baseAddress else { return }
-      PackedIntegers.decode(message, into: base.assumingMemoryBound(to: Int64.self))
+      inPlace(message, base.assumingMemoryBound(to: Int64.self))
     }
   }
 

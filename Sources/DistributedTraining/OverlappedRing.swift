@@ -67,10 +67,11 @@ final class OverlappedRing: GradientObserver, @unchecked Sendable {
     }
     self.leaves = leaves
     let all = leaves.reduce(0) { $0 + $1.count } * bytesPerSum
-    // A backward pass goes from the last leaves to the first.
+    // A backward pass goes from the last leaves to the first. The gaps between leaves go round with them, so that the sums of
+    // nearly every message lie in one place.
     plan = BucketPlan(
       leaves: leaves.indices.reversed().map {
-        (leaf: $0, range: leaves[$0].offset..<leaves[$0].offset + leaves[$0].count)
+        (leaf: $0, range: leaves[$0].offset..<leaves[$0].offset + ParameterTree.room(for: leaves[$0].count))
       }, bytesPerSum: bytesPerSum, minimumBytes: max(leastBytes, all / Self.mostBuckets))
     rings = plan.buckets.enumerated().map { number, bucket in
       GradientRing(

@@ -61,20 +61,42 @@ package enum PackedIntegers {
 
   /// Writes the integers of a message whose `count` is not nil.
   package static func decode(_ message: [UInt8], into integers: UnsafeMutablePointer<Int64>) {
+    forEachBlock(of: message) { packed, width, range, room in
+      let place = integers + range.lowerBound
+      let isWhole = range.count == packedBlockCount
+      unpackBlock(packed, width: width, into: isWhole ? place : room)
+      if !isWhole { place.update(from: room, count: range.count) }
+    }
+  }
+
+  /// Adds the integers of a message whose `count` is not nil, wrapping.
+  ///
+  /// Block by block: what was unpacked is still in the first cache when it is added.
+  package static func add(_ message: [UInt8], to sums: UnsafeMutablePointer<Int64>) {
+    forEachBlock(of: message) { packed, width, range, room in
+      guard width > 0 else { return }
+      unpackBlock(packed, width: width, into: room)
+      addFixedPoint(room, count: range.count, into: sums + range.lowerBound)
+    }
+  }
+
+  /// Calls `body` with each block's bytes, its width, which integers it has, and room for a whole block.
+  private static func forEachBlock(
+    of message: [UInt8],
+    _ body: (UnsafePointer<UInt8>, UInt8, Range<Int>, UnsafeMutablePointer<Int64>) -> Void
+  ) {
     message.withUnsafeBufferPointer { bytes in
-      guard let base = bytes.baseAddress, let count = count(message) else { return }
-      let (whole, rest) = count.quotientAndRemainder(dividingBy: packedBlockCount)
-      let widths = base + headerBytes
-      var place = widths + whole + (rest > 0 ? 1 : 0)
-      for block in 0..<whole {
-        unpackBlock(place, width: widths[block], into: integers + block * packedBlockCount)
-        place += packedBlockBytes(width: widths[block])
-      }
-      guard rest > 0 else { return }
-      withUnsafeTemporaryAllocation(of: Int64.self, capacity: packedBlockCount) { last in
-        guard let lastBase = last.baseAddress else { return }
-        unpackBlock(place, width: widths[whole], into: lastBase)
-        (integers + whole * packedBlockCount).update(from: lastBase, count: rest)
+      withUnsafeTemporaryAllocation(of: Int64.self, capacity: packedBlockCount) { room in
+        guard let base = bytes.baseAddress, let roomBase = room.baseAddress, let count = count(message) else {
+          return
+        }
+        let widths = base + headerBytes
+        var packed = widths + (count + packedBlockCount - 1) / packedBlockCount
+        for start in stride(from: 0, to: count, by: packedBlockCount) {
+          let width = widths[start / packedBlockCount]
+          body(packed, width, start..<min(count, start + packedBlockCount), roomBase)
+          packed += packedBlockBytes(width: width)
+        }
       }
     }
   }

@@ -39,7 +39,7 @@ package struct ParameterTree: Sendable {
     var end = 0
     for shape in trainable {
       offsets.append(end)
-      end = (end + shape.count + 15) / 16 * 16
+      end += Self.room(for: shape.count)
     }
     vectorCount = end
     storage = Arena(floatCount: max(end, 16))
@@ -65,6 +65,9 @@ package struct ParameterTree: Sendable {
     }
     self.indices = indices
   }
+
+  /// Floats of the flat vector that a leaf of `count` takes: the gap behind it too, whose floats and sums are zero.
+  package static func room(for count: Int) -> Int { (count + 15) / 16 * 16 }
 
   /// Number of trainable values, without the gaps of the flat vector.
   package var trainableCount: Int {

@@ -126,7 +126,7 @@ struct DataParallelTests {
     // What the next plan counts sums with are the ring's own bytes.
     let sums = result.epochs[1].sums
     #expect(
-      sums.sums == UInt64(3 * result.parameters.trainableCount)
+      sums.sums == UInt64(3 * result.parameters.vectorCount)
         && sums.bytes <= result.epochs[1].traffic[1].sent)
     #expect(try #require(sums.bitsOfSum) < 48)
     let transition = try #require(outcomes[1].result?.transition)

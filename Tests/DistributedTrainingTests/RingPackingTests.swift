@@ -50,6 +50,22 @@ struct RingPackingTests {
     }
   }
 
+  @Test("integers of a message are added to others as they would be after unpacking, wrapping")
+  func added() throws {
+    var generator = SeededGenerator(seed: 6)
+    for count in [1, 255, 256, 257, 1000] {
+      for bits in [1, 9, 33, 64] {
+        var integers = (0..<count).map { _ in Int64(bitPattern: generator.next()) >> Int64(64 - bits) }
+        // A block that takes no bytes leaves what it is added to.
+        for index in integers.indices.prefix(256) where count > 256 { integers[index] = 0 }
+        let others = (0..<count).map { _ in Int64(bitPattern: generator.next()) }
+        var sums = others
+        PackedIntegers.add(encode(integers), to: &sums)
+        #expect(sums == zip(others, integers).map { $0 &+ $1 }, "\(count) of \(bits) bits")
+      }
+    }
+  }
+
   @Test("the bits lie where docs/FILE-FORMATS.md says")
   func layout() throws {
     var generator = SeededGenerator(seed: 5)
