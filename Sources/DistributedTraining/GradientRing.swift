@@ -90,7 +90,9 @@ final class GradientRing {
       case .add(let range):
         combine(received, over: range, sums, inPlace: PackedIntegers.add) { sums.add(integers: $0, to: $1) }
       case .store(let range):
-        combine(received, over: range, sums, inPlace: PackedIntegers.decode) { sums.store(integers: $0, to: $1) }
+        combine(received, over: range, sums, inPlace: PackedIntegers.decode) {
+          sums.store(integers: $0, to: $1)
+        }
       case .finished: break
       }
     }
