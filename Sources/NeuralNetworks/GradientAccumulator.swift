@@ -5,9 +5,9 @@ import TensorKernels
 ///
 /// Each value is rounded once to a multiple of 2^-exponent and added as an integer, so the sum over
 /// micro-batches is the same bits for every order, number of threads and number of devices (docs/ARCHITECTURE.md,
-/// "Integer sums"). The default exponent 36 rounds no more than what float32 products leave uncertain in a value that AdamW
-/// listens to and, with up to 8 micro-batches a step, takes values up to 2^23. A value beyond that sets `overflowed`; the caller then
-/// discards the sums and redoes the step with a smaller exponent.
+/// "Integer sums"). The default exponent 36 rounds by about what float32 weights leave uncertain
+/// in the smallest values that move a parameter and, with up to 8 micro-batches a step, takes values up to 2^23
+/// (docs/decisions/0023). A value beyond that sets `overflowed`; the caller then discards the sums and redoes the step with a smaller exponent.
 ///
 /// All threads of a step add to one accumulator: 8 bytes a parameter, whatever the number of threads.
 ///

@@ -2,7 +2,7 @@
 public enum GradientPrecision: String, Codable, CaseIterable, Sendable, Equatable {
   /// As finely as the technique's sums allow.
   case full
-  /// To multiples of 2^−24, the smallest float16: about half as many bytes travel (docs/decisions/0012).
+  /// To multiples of 2^−24, the smallest float16: fewer bytes travel (docs/decisions/0012).
   case half
 }
 

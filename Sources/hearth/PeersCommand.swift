@@ -27,18 +27,23 @@ struct PeersCommand: ReportingCommand {
     let place = try Here.place()
     var request = ControlRequest(.status)
     request.watch = watch
-    var client: HouseholdClient
     do {
-      client = try HouseholdClient(request, place: place)
+      guard watch else {
+        var client = try HouseholdClient(request, place: place)
+        if let report = try client.answer().status { try show(report) }
+        return
+      }
+      let end = try HouseholdClient.follow(request, place: place) { event in
+        if let report = event.status { try show(report) }
+        return true
+      }
+      if end == .daemonGone {
+        throw HouseholdFailure.refused("the daemon has stopped; start it with 'hearth up'")
+      }
     } catch let failure as LocalControlUnavailable {
       try show(try HouseholdOffice(place).storedReport())
       throw failure
     }
-    while let event = try client.next(timeout: watch ? nil : .seconds(30)) {
-      guard let report = event.status else { continue }
-      try show(report)
-    }
-    if watch { throw HouseholdFailure.refused("the daemon has stopped; start it with 'hearth up'") }
   }
 
   private func show(_ report: HouseholdReport) throws {

@@ -42,56 +42,25 @@ package struct JobClient: Sendable {
   }
 
   /// Follows a job to its end, or until `isCancelled`; the last report is returned, nil when it was cancelled.
-  ///
-  /// The daemon leaves a command that takes no report for a while, as one whose output a person pages through, so it is
-  /// asked again until it is gone. Reports say all there is, so nothing was missed.
   package func follow(
     _ job: String, isCancelled: () -> Bool, show: (JobReport) throws -> Void
   ) throws -> JobReport? {
-    var wasHeard = false
-    while true {
-      var last: JobReport?
-      do {
-        let wasLeft = try converse(about: job, isCancelled: isCancelled) { report in
-          last = report
-          try show(report)
-        }
-        if wasLeft { return nil }
-      } catch is LocalControlUnavailable where wasHeard {
-        throw JobFailure.daemonGone(job: String(job.prefix(8)))
-      } catch let refusal as DaemonRefusal where wasHeard && refusal.reason == .unreachable {
-        throw JobFailure.daemonGone(job: String(job.prefix(8)))
-      } catch LocalControlFailure.disconnected {
-        // It was closed within a line.
-      }
-      guard let last else { throw JobFailure.daemonGone(job: String(job.prefix(8))) }
-      if last.state.isOver { return last }
-      wasHeard = true
-    }
-  }
-
-  /// One conversation with the daemon about a job, until it or the job ends; says whether the person left it.
-  private func converse(
-    about job: String, isCancelled: () -> Bool, show: (JobReport) throws -> Void
-  ) throws -> Bool {
     var request = ControlRequest(.watchJob)
     request.job = job
-    var client = try HouseholdClient(request, place: place)
-    while !isCancelled() {
-      do {
-        guard let event = try client.next(timeout: JobClient.glance) else { return false }
-        guard let report = event.report else { continue }
-        try show(report)
-        if report.state.isOver { return false }
-      } catch LocalControlFailure.timedOut {
-        continue
-      }
+    var last: JobReport?
+    let end = try HouseholdClient.follow(request, place: place, isCancelled: isCancelled) { event in
+      guard let report = event.report else { return true }
+      last = report
+      try show(report)
+      return !report.state.isOver
     }
-    return true
+    switch end {
+    case .complete: return last
+    case .cancelled: return nil
+    case .daemonGone: throw JobFailure.daemonGone(job: String(job.prefix(8)))
+    }
   }
 
   /// How long a daemon may take to accept a job.
   private static let submissionTime: Duration = .seconds(600)
-  /// How often a follower looks whether the person wants to leave.
-  private static let glance: Duration = .milliseconds(200)
 }

@@ -42,6 +42,67 @@ package struct HouseholdClient: ~Copyable {
   }
 }
 
+extension HouseholdClient {
+  /// Why nothing more is heard.
+  package enum FollowingEnd: Sendable, Equatable {
+    /// `take` wanted no more.
+    case complete
+    /// The person left.
+    case cancelled
+    /// The daemon ended.
+    case daemonGone
+  }
+
+  /// Hands the answers to a request to `take` until that is false, the person leaves or the daemon is gone.
+  ///
+  /// The daemon leaves a command that takes nothing for a while, as one whose output a person pages through, so it is asked
+  /// again until it is gone: for requests whose first answer says all there is.
+  package static func follow(
+    _ request: ControlRequest, place: HouseholdPlace, isCancelled: () -> Bool = { false },
+    take: (ControlEvent) throws -> Bool
+  ) throws -> FollowingEnd {
+    var wasHeard = false
+    while true {
+      var hears = false
+      do {
+        let end = try converse(request, place: place, isCancelled: isCancelled) { event in
+          hears = true
+          return try take(event)
+        }
+        if let end { return end }
+      } catch is LocalControlUnavailable where wasHeard {
+        return .daemonGone
+      } catch let refusal as DaemonRefusal where wasHeard && refusal.reason == .unreachable {
+        return .daemonGone
+      } catch LocalControlFailure.disconnected {
+        // It was closed within a line.
+      }
+      if !hears { return .daemonGone }
+      wasHeard = true
+    }
+  }
+
+  /// One conversation; nil when the daemon ended it.
+  private static func converse(
+    _ request: ControlRequest, place: HouseholdPlace, isCancelled: () -> Bool,
+    take: (ControlEvent) throws -> Bool
+  ) throws -> FollowingEnd? {
+    var client = try HouseholdClient(request, place: place)
+    while !isCancelled() {
+      do {
+        guard let event = try client.next(timeout: glance) else { return nil }
+        guard try take(event) else { return .complete }
+      } catch LocalControlFailure.timedOut {
+        continue
+      }
+    }
+    return .cancelled
+  }
+
+  /// How often a follower looks whether the person wants to leave.
+  private static let glance: Duration = .milliseconds(200)
+}
+
 /// No daemon runs on this device.
 package struct LocalControlUnavailable: UserFacingFailure, Equatable {
   /// Where it would listen.

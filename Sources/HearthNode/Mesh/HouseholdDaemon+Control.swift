@@ -35,6 +35,7 @@ extension HouseholdDaemon {
   }
 
   private func answerStatus(_ request: LocalControlRequest, watch isWatching: Bool) async throws {
+    if isWatching && isLeaving { throw JobServiceFailure.stopping }
     let (id, reports) = watch()
     defer { endWatch(id) }
     // A command that has gone must not be kept until something happens.

@@ -244,6 +244,33 @@ private func command<Value: Sendable>(_ body: @escaping @Sendable () throws -> V
     await #expect(throws: JobFailure.daemonGone(job: "3fa90000")) { _ = try await task.value }
   }
 
+  @Test("who follows the household is told when the daemon ends, also while it still answers others")
+  func goneHousehold() async throws {
+    let following = Mutex<Task<HouseholdClient.FollowingEnd, any Error>?>(nil)
+    try await Desk.run { desk in
+      let place = desk.place
+      var watching = ControlRequest(.status)
+      watching.watch = true
+      let request = watching
+      let (told, teller) = AsyncStream.makeStream(of: Int.self)
+      let task = Task {
+        try await command {
+          try HouseholdClient.follow(request, place: place) { event in
+            teller.yield(event.status?.devices.count ?? 0)
+            return true
+          }
+        }
+      }
+      following.withLock { $0 = task }
+      for await devices in told {
+        #expect(devices == 1)
+        break
+      }
+    }
+    let task = try #require(following.withLock { $0 })
+    #expect(try await task.value == .daemonGone)
+  }
+
   @Test("paths that the daemon cannot use are refused before the service hears of them")
   func access() async throws {
     try await Desk.run { desk in
