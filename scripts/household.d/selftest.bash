@@ -161,6 +161,7 @@ selftest_namespaces() {
   [ $FAILED = 0 ] || return 0
   prove "a second lab of the same name is refused, and the first unharmed" second_lab_refused
   prove "hosts have their own names, ids and networks" hosts_are_separate
+  prove "hosts send with CUBIC, where the kernel has it" hosts_send_with_cubic
   prove "every host reaches every other one, over IPv4 and IPv6" everybody_reaches_everybody
   prove "two hosts do not see each other's 127.0.0.1" loopback_is_private
   prove "a service published on 1 is found on 2, and resolved" service_is_found
@@ -205,6 +206,12 @@ hosts_are_separate() {
   fails same "$(sed -n 2p <<<"$one")" "$(sed -n 2p <<<"$two")"
   fails same "$(sed -n 3p <<<"$one")" "$(sed -n 3p <<<"$two")"
   same "$(sed -n 4p <<<"$one")" "eth0 lo"
+}
+
+hosts_send_with_cubic() {
+  local host
+  grep --quiet --word-regexp cubic /proc/sys/net/ipv4/tcp_available_congestion_control || return 0
+  for host in 1 2 3; do same "$(on $host cat /proc/sys/net/ipv4/tcp_congestion_control)" cubic; done
 }
 
 reaches() { on "$1" ping -c 1 -W "${3:-2}" -q "$2"; }

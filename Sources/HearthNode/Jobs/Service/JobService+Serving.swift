@@ -88,20 +88,19 @@ extension JobService: JobServing {
     take(.stop, job)
   }
 
-  /// Tells those who follow a job what has changed, at once when its state has, else now and then.
+  /// Tells those who follow a job how it is, as often as `WatchPace` says.
   func tellWatchers(_ id: JobID) {
     guard !watchers.isEmpty, let job = jobs[id] else { return }
     let now = DeviceClocks.now().monotonic
-    let interval = JobWatcher.interval(devices: household.membership.alive.count)
+    let sight = job.sight
     var made: JobReport?
     for key in watchers.keys.sorted() {
       guard let watcher = watchers[key], watcher.job == nil || watcher.job == id else { continue }
-      let isUrgent = watcher.states[id] != job.coordinator.state
-      if !isUrgent, let last = watcher.told[id], last.duration(to: now) < interval { continue }
+      var pace = watcher.paces[id] ?? WatchPace()
+      guard pace.tells(sight, devices: household.membership.alive.count, at: now) else { continue }
+      watchers[key]?.paces[id] = pace
       let report = made ?? report(job)
       made = report
-      watchers[key]?.told[id] = now
-      watchers[key]?.states[id] = job.coordinator.state
       watcher.continuation.yield(report)
       if report.state.isOver, watcher.job == id {
         watcher.continuation.finish()
@@ -109,25 +108,6 @@ extension JobService: JobServing {
       }
     }
   }
-}
-
-/// Somebody who follows a job, or all.
-struct JobWatcher: Sendable {
-  /// Least time between two reports in which only numbers have changed, in a household of so many devices.
-  ///
-  /// A report of 8 devices and its JSON take 1 ms of a processor here and as much in the command that shows it: four a
-  /// second were 5 % of a device with a fifth of one, for which all others wait.
-  static func interval(devices: Int) -> Duration {
-    min(max(.milliseconds(250), .milliseconds(125) * devices), .seconds(1))
-  }
-  /// Reports that wait for a slow reader; the newest count.
-  static let waiting = 16
-
-  let job: JobID?
-  let continuation: AsyncStream<JobReport>.Continuation
-  /// When each job was told of last, and in which state.
-  var told: [JobID: MonotonicInstant] = [:]
-  var states: [JobID: JobState] = [:]
 }
 
 /// A submission whose parts are blobs of this device.

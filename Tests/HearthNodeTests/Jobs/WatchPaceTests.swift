@@ -1,0 +1,72 @@
+import Determinism
+import HearthNode
+import MeshModel
+import Testing
+import TrainingCoordination
+
+/// How often somebody who follows a job is told of it.
+@Suite struct WatchPaceTests {
+  private func at(_ milliseconds: Int) -> MonotonicInstant { .zero.advanced(by: .milliseconds(milliseconds)) }
+
+  private func training(step: UInt64) -> JobSight {
+    var sight = JobSight(state: .running)
+    sight.slowest = JobSight.Place(epoch: 1, phase: .live, step: step)
+    return sight
+  }
+
+  /// The milliseconds at which a job is told of that is looked at every 50.
+  private func told(devices: Int, until last: Int, _ sight: (Int) -> JobSight) -> [Int] {
+    var pace = WatchPace()
+    return stride(from: 0, through: last, by: 50).filter {
+      pace.tells(sight($0), devices: devices, at: at($0))
+    }
+  }
+
+  @Test("A job that moves is told of four times a second by two devices, and once a second by eight")
+  func moving() {
+    let steps = { (now: Int) in self.training(step: UInt64(now / 50)) }
+    #expect(told(devices: 2, until: 1000, steps) == [0, 250, 500, 750, 1000])
+    #expect(told(devices: 8, until: 3000, steps) == [0, 1000, 2000, 3000])
+  }
+
+  @Test("While only numbers move, four times as long passes between two reports")
+  func still() {
+    #expect(told(devices: 2, until: 3000) { _ in training(step: 1) } == [0, 1000, 2000, 3000])
+    #expect(told(devices: 8, until: 9000) { _ in training(step: 1) } == [0, 4000, 8000])
+  }
+
+  @Test("A step that ends after a while is told of at once, the next one after the interval")
+  func step() {
+    let steps = { (now: Int) in self.training(step: now < 2100 ? 1 : now < 2600 ? 2 : 3) }
+    #expect(told(devices: 8, until: 4000, steps) == [0, 2100, 3100])
+  }
+
+  @Test("A new state is told of at once, whatever was told before")
+  func state() {
+    let states = { (now: Int) in
+      now < 100 ? self.training(step: 1) : JobSight(state: now < 150 ? .saving : .finished)
+    }
+    #expect(told(devices: 8, until: 500, states) == [0, 100, 150])
+  }
+
+  @Test(
+    "All that people see move counts: a plan, a device's phase, fetched weights, an epoch, metrics, a note",
+    arguments: 0..<6)
+  func movement(_ kind: Int) throws {
+    let device = try #require(DeviceID(bytes: Array(repeating: 7, count: DeviceID.byteCount)))
+    let sights = { (now: Int) in
+      var sight = self.training(step: 1)
+      guard now >= 1500 else { return sight }
+      switch kind {
+      case 0: sight.planEpoch = 2
+      case 1: sight.phases[device] = .fetching
+      case 2: sight.fetchedBytes = 1
+      case 3: sight.epochs = 1
+      case 4: sight.metrics = 1
+      default: sight.note = 0
+      }
+      return sight
+    }
+    #expect(told(devices: 8, until: 3000, sights) == [0, 1500])
+  }
+}
