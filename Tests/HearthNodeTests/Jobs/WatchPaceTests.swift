@@ -50,8 +50,8 @@ import TrainingCoordination
   }
 
   @Test(
-    "All that people see move counts: a plan, a device's phase, fetched weights, an epoch, metrics, a note",
-    arguments: 0..<6)
+    "All that people see move counts: a plan, a device's phase, fetched weights, an epoch, metrics, a warning, a note",
+    arguments: 0..<7)
   func movement(_ kind: Int) throws {
     let device = try #require(DeviceID(bytes: Array(repeating: 7, count: DeviceID.byteCount)))
     let sights = { (now: Int) in
@@ -63,6 +63,7 @@ import TrainingCoordination
       case 2: sight.fetchedBytes = 1
       case 3: sight.epochs = 1
       case 4: sight.metrics = 1
+      case 5: sight.warnings = 1
       default: sight.note = 0
       }
       return sight
