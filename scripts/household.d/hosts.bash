@@ -114,8 +114,8 @@ make_switch() {
 
 configure_network() {
   local host=$1
-  # Addresses count at once: the lab has no duplicates and no router to hear of. Hosts send as Linux does out of the box:
-  # with BBR, which some servers have, its timers took 5 % of the processor time of eight devices' first epoch.
+  # Addresses count at once: the lab has no duplicates and no router to hear of. Hosts send as Linux does out of the box,
+  # and not with the machine's BBR, whose timers take processor time that devices do not have to give.
   # shellcheck disable=SC2016
   in_network "$host" bash -euc '
     if grep --quiet --word-regexp cubic /proc/sys/net/ipv4/tcp_available_congestion_control; then
