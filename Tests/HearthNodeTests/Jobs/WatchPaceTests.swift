@@ -8,23 +8,25 @@ import TrainingCoordination
 @Suite struct WatchPaceTests {
   private func at(_ milliseconds: Int) -> MonotonicInstant { .zero.advanced(by: .milliseconds(milliseconds)) }
 
-  private func training(step: UInt64) -> JobSight {
-    var sight = JobSight(state: .running)
-    sight.slowest = JobSight.Place(epoch: 1, phase: .live, step: step)
+  private func training(step: Int) -> JobSight {
+    var sight = JobSight()
+    sight.position = JobPace.Position(phase: .liveEpoch, epoch: 1, step: step, steps: 1000)
     return sight
   }
 
   /// The milliseconds at which a job is told of that is looked at every 50.
-  private func told(devices: Int, until last: Int, _ sight: (Int) -> JobSight) -> [Int] {
+  private func told(
+    devices: Int, until last: Int, state: (Int) -> JobState = { _ in .running }, _ sight: (Int) -> JobSight
+  ) -> [Int] {
     var pace = WatchPace()
     return stride(from: 0, through: last, by: 50).filter {
-      pace.tells(sight($0), devices: devices, at: at($0))
+      pace.tells(state($0), sight($0), devices: devices, at: at($0))
     }
   }
 
   @Test("A job that moves is told of four times a second by two devices, and once a second by eight")
   func moving() {
-    let steps = { (now: Int) in self.training(step: UInt64(now / 50)) }
+    let steps = { (now: Int) in self.training(step: now / 50) }
     #expect(told(devices: 2, until: 1000, steps) == [0, 250, 500, 750, 1000])
     #expect(told(devices: 8, until: 3000, steps) == [0, 1000, 2000, 3000])
   }
@@ -43,10 +45,21 @@ import TrainingCoordination
 
   @Test("A new state is told of at once, whatever was told before")
   func state() {
-    let states = { (now: Int) in
-      now < 100 ? self.training(step: 1) : JobSight(state: now < 150 ? .saving : .finished)
+    let states = { (now: Int) -> JobState in now < 100 ? .running : now < 150 ? .saving : .finished }
+    #expect(told(devices: 8, until: 500, state: states) { _ in training(step: 1) } == [0, 100, 150])
+  }
+
+  @Test("Nobody looks at a job before the interval is over")
+  func unseen() {
+    var (pace, looks) = (WatchPace(), 0)
+    func look() -> JobSight {
+      looks += 1
+      return training(step: looks)
     }
-    #expect(told(devices: 8, until: 500, states) == [0, 100, 150])
+    for now in stride(from: 0, to: 1000, by: 50) {
+      _ = pace.tells(.running, look(), devices: 8, at: at(now))
+    }
+    #expect(looks == 1)
   }
 
   @Test(

@@ -181,6 +181,14 @@ extension OpenJob {
       .min { ($0.epoch, $0.phase, $0.step) < ($1.epoch, $1.phase, $1.step) }
   }
 
+  /// How far that device is in a phase that has steps.
+  var position: JobPace.Position? {
+    guard let slowest, let phase = RunPhase(slowest.phase) else { return nil }
+    return JobPace.Position(
+      phase: phase, epoch: Int(slowest.epoch), step: Int(clamping: slowest.step),
+      steps: Int(clamping: slowest.steps))
+  }
+
   /// Takes in what happened to the job's devices, and how fast it is.
   mutating func takeNotes() {
     var moment = JobNotes.Moment()
@@ -192,11 +200,7 @@ extension OpenJob {
       moment.participants = coordinator.participants.count
       moment.cachedEpochSeconds = plan.mode == .live ? nil : PlanReport.seconds(plan.predicted.cachedEpoch)
     }
-    if coordinator.state == .running, let slowest, let phase = RunPhase(slowest.phase) {
-      moment.position = JobPace.Position(
-        phase: phase, epoch: Int(slowest.epoch), step: Int(clamping: slowest.step),
-        steps: Int(clamping: slowest.steps))
-    }
+    if coordinator.state == .running { moment.position = position }
     if !notes.isMeasuring, let settings = material?.package.settings {
       notes.measure(JobPace(samplesPerStep: settings.batch, epochs: settings.epochs))
     }

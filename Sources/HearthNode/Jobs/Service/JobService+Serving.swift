@@ -92,12 +92,12 @@ extension JobService: JobServing {
   func tellWatchers(_ id: JobID) {
     guard !watchers.isEmpty, let job = jobs[id] else { return }
     let now = DeviceClocks.now().monotonic
-    let sight = job.sight
     var made: JobReport?
     for key in watchers.keys.sorted() {
       guard let watcher = watchers[key], watcher.job == nil || watcher.job == id else { continue }
       var pace = watcher.paces[id] ?? WatchPace()
-      guard pace.tells(sight, devices: household.membership.alive.count, at: now) else { continue }
+      let devices = household.membership.alive.count
+      guard pace.tells(job.coordinator.state, job.sight, devices: devices, at: now) else { continue }
       watchers[key]?.paces[id] = pace
       let report = made ?? report(job)
       made = report
