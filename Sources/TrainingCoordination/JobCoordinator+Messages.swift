@@ -60,6 +60,7 @@ extension JobCoordinator {
       for device in devices { noteRefusal(of: device, reason, at: now) }
       // Nobody is named: no plan at all was found.
       if devices.isEmpty, situation.interruption != nil { pause(reason, at: now) }
+    case .links(let links): receive(links, from: sender, at: now)
     case .ended, .unknown, .adopted, .offer: break
     }
   }
@@ -105,6 +106,7 @@ extension JobCoordinator {
     } else if devices[device]?.isPrepared ?? false {
       // Its daemon was restarted: what it measured before may hold no more.
       reports[device] = nil
+      surveying.told.devices.remove(device)
     }
     devices[device] = told
     stamps[device] = stamp

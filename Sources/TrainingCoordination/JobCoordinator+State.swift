@@ -195,12 +195,19 @@ extension JobCoordinator {
   private func leader(without lost: DeviceID?, at now: MonotonicInstant) -> DeviceID? {
     let wanted = [specification.leader, membership.leader, specification.owner].compactMap { $0 }
     let voters = decree.roster.devices
-    let present = (wanted + voters).filter {
-      $0 != lost && voters.contains($0) && isPresent($0, at: now)
+    var (unwilling, unfit): (DeviceID?, DeviceID?)
+    // Asked with every word that comes: whoever comes first is fit nearly always, and nobody else is looked at then.
+    for device in wanted + voters
+    where device != lost && voters.contains(device) && isPresent(device, at: now) {
+      if declines[device] != nil {
+        unwilling = unwilling ?? device
+      } else if certificate == nil || isFit(device) {
+        return device
+      } else {
+        unfit = unfit ?? device
+      }
     }
-    let willing = present.filter { declines[$0] == nil }
-    if certificate == nil { return willing.first }
-    return willing.first { isFit($0) } ?? willing.first ?? present.first
+    return certificate == nil ? nil : unfit ?? unwilling
   }
 
   // MARK: - Notes

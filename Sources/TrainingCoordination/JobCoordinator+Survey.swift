@@ -10,19 +10,37 @@ struct LinkSurveying: Sendable {
     let since: MonotonicInstant
   }
 
+  /// What this device has told of its links since it leads, and whom.
+  struct Word: Sendable {
+    var links: Set<DeviceLink> = []
+    var devices: Set<DeviceID> = []
+  }
+
   var number: UInt64 = 0
   var request: Request?
   /// The devices for which a survey was asked for last.
   var wanted: Set<DeviceID> = []
-  /// The devices links to which were measured in the last survey that was answered.
+  /// The links that are known: measured in the last survey that was answered, or taken from what the leader has told.
+  var links: [DeviceID: DeviceLink] = [:]
+  /// The devices links to which this device has measured.
   var measured: Set<DeviceID> = []
+  var told = Word()
   /// Surveys in a row that left a link out.
   var failures = 0
   /// Until when none is asked for.
   var restUntil: MonotonicInstant?
+  /// Whether this device would lead next, and has had time to hear of the leader's links.
+  var isDeputy = false
+
+  /// The links that are known, in the order of the devices.
+  var known: [DeviceLink] { links.values.sorted { $0.device < $1.device } }
 }
 
-/// Measuring links ahead.
+/// Knowing links ahead.
+///
+/// The leader has measured its own for the plan, mostly before anybody computed. It tells all that may lead after it, and
+/// they take each link of their own to be as the way by the leader: so do plans with links between two others. A survey
+/// of the deputy's own takes every device's time in the first steps, and measures links under load.
 extension JobCoordinator {
   /// Asks for a survey while this device leads, or would lead next, and there is a link that it does not know.
   mutating func surveyAhead(at now: MonotonicInstant) {
@@ -33,28 +51,37 @@ extension JobCoordinator {
     // A job that stands still, or has not begun, has other work; its leader measures for itself.
     guard committedStep > 0, state == .running else { return }
     let isLeading = leader(at: now) == own
-    guard isLeading || deputy(at: now) == own else { return }
+    let isDeputy = !isLeading && deputy(at: now) == own
+    surveying.isDeputy = surveying.isDeputy && isDeputy
+    guard isLeading || isDeputy else { return }
+    surveying.links = surveying.links.filter { membership.reachable.contains($0.key) }
     surveying.measured.formIntersection(membership.reachable)
     let wanted = linkedDevices
-    guard !wanted.isSubset(of: surveying.measured) else { return }
-    if wanted != surveying.wanted {
-      // What could not be measured before says nothing of who has come.
-      surveying.failures = 0
-      if let rest = surveying.restUntil {
-        surveying.restUntil = min(rest, now.advanced(by: JobLimits.surveyInterval))
-      }
-      surveying.wanted = wanted
-      // A device is measured by one other at a time, and the leader waits for it.
-      if !isLeading, !surveying.measured.isEmpty {
-        let turn = now.advanced(by: JobLimits.deputyWait)
-        surveying.restUntil = max(surveying.restUntil ?? turn, turn)
-      }
+    if isLeading { tellLinks(to: wanted) }
+    guard !wanted.isSubset(of: surveying.links.keys) else { return }
+    if wanted != surveying.wanted || isDeputy && !surveying.isDeputy {
+      restAnew(wanted, isLeading: isLeading, at: now)
     }
     if let rest = surveying.restUntil, rest > now { return wake(at: rest) }
     surveying.number += 1
     surveying.request = LinkSurveying.Request(number: surveying.number, since: now)
     wake(at: now.advanced(by: JobLimits.surveyWait))
     effects.append(.survey(request: surveying.number))
+  }
+
+  /// Other links are wanted, or this device has just become the deputy: what could not be measured before says nothing of
+  /// who has come, and the leader's word comes first.
+  private mutating func restAnew(_ wanted: Set<DeviceID>, isLeading: Bool, at now: MonotonicInstant) {
+    surveying.failures = 0
+    if let rest = surveying.restUntil {
+      surveying.restUntil = min(rest, now.advanced(by: JobLimits.surveyInterval))
+    }
+    surveying.wanted = wanted
+    surveying.isDeputy = !isLeading
+    if !isLeading {
+      let turn = now.advanced(by: JobLimits.deputyWait)
+      surveying.restUntil = max(surveying.restUntil ?? turn, turn)
+    }
   }
 
   /// The devices to which a session leads, and that have not said that they take no part.
@@ -66,16 +93,46 @@ extension JobCoordinator {
     }
   }
 
-  mutating func surveyed(_ number: UInt64?, _ measured: Set<DeviceID>, at now: MonotonicInstant) {
-    guard let number else {
+  /// Tells those who decide of this device's links, once each and again when there are others.
+  ///
+  /// That a link is gone is not told: they see that themselves.
+  private mutating func tellLinks(to wanted: Set<DeviceID>) {
+    let links = Array(surveying.known.filter { wanted.contains($0.device) }.prefix(JobLimits.roster))
+    if !surveying.told.links.isSuperset(of: links) { surveying.told = LinkSurveying.Word(links: Set(links)) }
+    // Without the link to a device itself nothing follows for its own.
+    for device in links.map(\.device)
+    where decree.roster.devices.contains(device) && !surveying.told.devices.contains(device) {
+      surveying.told.devices.insert(device)
+      say(.links(links), to: device)
+    }
+  }
+
+  /// The leader's links: this device's own are taken to be as the way by the leader, but for those that it has measured.
+  mutating func receive(_ links: [DeviceLink], from sender: DeviceID, at now: MonotonicInstant) {
+    guard sender == leader(at: now), let shared = links.first(where: { $0.device == own }) else {
+      return drop()
+    }
+    let toLeader = DeviceLink(
+      to: sender, bytesPerSecond: shared.bytesPerSecond, roundTrip: shared.roundTrip)
+    let others = links.filter { $0.device != own && $0.device != sender }
+    surveying.links = surveying.links.filter { surveying.measured.contains($0.key) }
+    for link in [toLeader] + others.map(toLeader.continued)
+    where !surveying.measured.contains(link.device) {
+      surveying.links[link.device] = link
+    }
+    effects.append(.links(surveying.known))
+  }
+
+  mutating func surveyed(_ number: UInt64?, _ measured: [DeviceLink], at now: MonotonicInstant) {
+    if let number, surveying.request?.number != number { return drop() }
+    for link in measured { surveying.links[link.device] = link }
+    surveying.measured = Set(measured.map(\.device))
+    guard number != nil else {
       // Measured for a plan.
-      surveying.measured = measured
       surveying.restUntil = now.advanced(by: JobLimits.surveyInterval)
       return
     }
-    guard surveying.request?.number == number else { return drop() }
-    surveying.measured = measured
-    endSurvey(isWhole: surveying.wanted.isSubset(of: measured), at: now)
+    endSurvey(isWhole: surveying.wanted.isSubset(of: surveying.measured), at: now)
   }
 
   mutating func unsurveyed(_ number: UInt64, at now: MonotonicInstant) {

@@ -150,7 +150,7 @@ package struct JobCoordinator: Sendable {
     case .fetched(let bytes, let total, let budget):
       (progress.fetchedBytes, progress.fetchBytes) = (bytes, total)
       if let budget { progress.budgetBytes = budget }
-    case .surveyed(let request, let devices): surveyed(request, devices, at: now)
+    case .surveyed(let request, let links): surveyed(request, links, at: now)
     case .unsurveyed(let request): unsurveyed(request, at: now)
     case .ready(let stamp): ready(stamp, at: now)
     case .progressed(let stamp, let new): progressed(stamp, new, at: now)

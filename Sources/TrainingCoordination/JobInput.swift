@@ -75,8 +75,8 @@ package enum JobInput: Sendable {
   case kept(request: UInt64, reason: String)
   /// There is no plan, and why.
   case unplanned(request: UInt64, reason: String)
-  /// This device has measured its links, as it was asked to or for a plan; the devices whose links are known now.
-  case surveyed(request: UInt64?, Set<DeviceID>)
+  /// This device has measured its links, as it was asked to or for a plan; those whose rate is known now.
+  case surveyed(request: UInt64?, [DeviceLink])
   /// It could not.
   case unsurveyed(request: UInt64)
   /// This device has all that its part of the plan needs.
@@ -117,6 +117,8 @@ package enum JobEffect: Hashable, Sendable {
   case plan(PlanRequest)
   /// Measure the links, for a plan that may be wanted at once; answer with `surveyed` or `unsurveyed`.
   case survey(request: UInt64)
+  /// All links that are known, by device, now that the leader has told of its own: serve a plan that may be wanted at once.
+  case links([DeviceLink])
   /// Fetch what this device's part of the plan needs, and answer with `ready` or `failed`; replaces an earlier `fetch`.
   case fetch(PlanCertificate)
   /// Run; answer with `progressed`, and then `completed` or `stopped`.

@@ -82,7 +82,7 @@ package enum JobLimits {
   package static let surveyInterval: Duration = .seconds(10)
   /// How long a plan that followed a loss fills caches before one for devices that have come may take its place.
   package static let recoveryWait: Duration = .seconds(10)
-  /// How long the device that would lead next leaves a link that has just come to the leader.
+  /// How long the device that would lead next waits for the leader's word of a link before it measures its own.
   package static let deputyWait: Duration = .seconds(5)
   /// How long a device that broke a run off for the second time is left out; doubled each time.
   package static let cooldown: Duration = .seconds(10)

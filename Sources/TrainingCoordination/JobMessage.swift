@@ -32,6 +32,8 @@ package struct JobMessage: Hashable, Sendable, WireCodable {
     case notUsed([DeviceID], reason: String)
     /// An admin has begun a new term.
     case adopted(JobAdoption)
+    /// The leader's links, for those that may lead after it.
+    case links([DeviceLink])
   }
 
   /// The job, its term, and the plan epoch that the sender is in; for a decree the one that is decided on.
@@ -74,6 +76,7 @@ package struct JobMessage: Hashable, Sendable, WireCodable {
         try readDevices(&reader, "devices that are not used", limit: JobLimits.roster),
         reason: try reader.text("reason", limit: JobLimits.reasonBytes))
     case 12: body = .adopted(try JobAdoption(from: &reader))
+    case 13: body = .links(try Self.readLinks(&reader))
     default: throw .invalid(field: "job message", value: UInt64(kind))
     }
   }
@@ -116,7 +119,24 @@ package struct JobMessage: Hashable, Sendable, WireCodable {
     case .adopted(let adoption):
       writer.integer(UInt8(12))
       adoption.encode(to: &writer)
+    case .links(let links):
+      writer.integer(UInt8(13))
+      writer.count(links.count)
+      for link in links { link.encode(to: &writer) }
     }
+  }
+
+  /// Links ascend by their device, so that none is named twice.
+  private static func readLinks(_ reader: inout ByteReader) throws(DecodingFailure) -> [DeviceLink] {
+    var links: [DeviceLink] = []
+    for _ in 0..<(try reader.count("links", limit: JobLimits.roster)) {
+      let link = try DeviceLink(from: &reader)
+      if let last = links.last, last.device >= link.device {
+        throw .invalid(field: "link out of order", value: UInt64(links.count))
+      }
+      links.append(link)
+    }
+    return links
   }
 
   private static func readDecree(_ reader: inout ByteReader) throws(DecodingFailure) -> DecreeMessage {

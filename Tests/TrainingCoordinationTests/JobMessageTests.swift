@@ -62,7 +62,8 @@ import WireCoding
     .ended(.failed(device: JobFixture.ids[2], reason: "its disk is full")),
     .ended(.failed(device: nil, reason: "")), .ended(.stopped(by: JobFixture.ids[0])), .unknown,
     .reportWanted, .notUsed([JobFixture.ids[2], JobFixture.ids[5]], reason: "it would not pay"),
-    .adopted(adoption), .offer(adopted),
+    .adopted(adoption), .offer(adopted), .links([]),
+    .links(JobFixture.ids[0...2].map { DeviceLink(to: $0, bytesPerSecond: 5, roundTrip: .milliseconds(7)) }),
   ]
 
   @Test("A message is job, term, epoch, kind and its fields, little-endian")
@@ -84,6 +85,28 @@ import WireCoding
     #expect(message.encoded.count <= JobLimits.messageBytes)
     for count in message.encoded.indices {
       #expect(throws: DecodingFailure.self) { _ = try JobMessage(decoding: message.encoded.prefix(count)) }
+    }
+  }
+
+  @Test("Links that are named twice, carry nothing, or take over a minute there and back, are refused")
+  func links() throws {
+    let stamp = Self.specification.stamp(epoch: 1)
+    let link = DeviceLink(to: JobFixture.ids[0], bytesPerSecond: 0x0102, roundTrip: .nanoseconds(3))
+    let bytes = JobMessage(stamp, .links([link])).encoded
+    #expect(
+      Array(bytes.dropFirst(29)) == [1, 0] + link.device.bytes + [
+        2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0,
+      ])
+    #expect(throws: DecodingFailure.invalid(field: "link out of order", value: 1)) {
+      _ = try JobMessage(decoding: JobMessage(stamp, .links([link, link])).encoded)
+    }
+    let idle = bytes.dropLast(16) + [UInt8](repeating: 0, count: 16)
+    #expect(throws: DecodingFailure.invalid(field: "bytes a second of a link", value: 0)) {
+      _ = try JobMessage(decoding: idle)
+    }
+    let far = bytes.dropLast(8) + [1, 0x58, 0x47, 0xF8, 0x0D, 0, 0, 0]
+    #expect(throws: DecodingFailure.invalid(field: "round trip of a link", value: 60_000_000_001)) {
+      _ = try JobMessage(decoding: far)
     }
   }
 

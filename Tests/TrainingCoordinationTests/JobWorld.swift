@@ -27,6 +27,8 @@ struct JobWorld {
     var prepared = 0
     var asked: [PlanRequest] = []
     var surveys: [MonotonicInstant] = []
+    var links: [DeviceLink] = []
+    var linksHeard = 0
     var delivered = 0
     var waiting: [(due: MonotonicInstant, event: JobInput)] = []
   }
@@ -69,6 +71,8 @@ struct JobWorld {
   var stuck: [Int: String] = [:]
   /// What comes of a device's surveys; an answer with the links of all that it reaches otherwise.
   var surveying: [Int: Surveying] = [:]
+  /// Whether leaders are of a build that tells nobody of its links.
+  var leadersAreOld = false
   /// What a device's run gives; different digests are a defect that must be seen.
   var digests: [Int: UInt8] = [:]
   var steps: UInt64 = 40
@@ -174,6 +178,9 @@ struct JobWorld {
         answer(own, "prepare", .prepared(report: [UInt8(own)]))
       case .plan(let request): plan(request, own)
       case .survey(let request): survey(request, own)
+      case .links(let links):
+        nodes[own].links = links
+        nodes[own].linksHeard += 1
       case .fetch(let certificate):
         nodes[own].waiting.removeAll { if case .ready = $0.event { true } else { false } }
         answer(own, "fetch", .ready(certificate.stamp))
@@ -215,7 +222,15 @@ struct JobWorld {
     if stuck[own] != step { nodes[own].waiting.append((now.advanced(by: wait), event)) }
   }
 
-  private func reached(_ own: Int) -> Set<DeviceID> { membership(of: own).reachable.subtracting([id(own)]) }
+  /// What a device measures of its links: all have other rates and round trips.
+  private func links(of own: Int) -> [DeviceLink] {
+    let reachable = membership(of: own).reachable
+    return nodes.indices.filter { $0 != own && reachable.contains(id($0)) }.map {
+      DeviceLink(
+        to: id($0), bytesPerSecond: UInt64(1000 * (own + 1) + 100 * ($0 + 1)),
+        roundTrip: .milliseconds(10 * own + $0))
+    }
+  }
 
   private mutating func survey(_ request: UInt64, _ own: Int) {
     nodes[own].surveys.append(now)
@@ -226,14 +241,14 @@ struct JobWorld {
     case .without(let devices): left = devices
     case nil: break
     }
-    let reached = reached(own).filter { !left.contains(index($0)) }
-    answer(own, "survey", .surveyed(request: request, reached), after: .milliseconds(500))
+    let links = links(of: own).filter { !left.contains(index($0.device)) }
+    answer(own, "survey", .surveyed(request: request, links), after: .milliseconds(500))
   }
 
   private mutating func plan(_ request: PlanRequest, _ own: Int) {
     nodes[own].asked.append(request)
     if request.cause != .lost, request.cause != .joined {
-      answer(own, "measure", .surveyed(request: nil, reached(own)), after: .milliseconds(20))
+      answer(own, "measure", .surveyed(request: nil, links(of: own)), after: .milliseconds(20))
     }
     let household = request.reports.map(\.device).filter { !unwanted.contains(index($0)) }
     if let unplannable, household.count < unplannable.fewer {
@@ -358,6 +373,7 @@ struct JobWorld {
 
   private mutating func send(_ message: JobMessage, from sender: Int, to recipient: Int) {
     if case .progress = message.body { told[sender][recipient] += 1 }
+    if case .links = message.body, leadersAreOld { return }
     if lossEvery > 0, generator.uniform(below: lossEvery) == 0 { return }
     let copies = repeatEvery > 0 && generator.uniform(below: repeatEvery) == 0 ? 2 : 1
     for _ in 0..<copies {

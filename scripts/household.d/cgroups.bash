@@ -100,6 +100,41 @@ enter_groups() {
   for directory in $(host_groups "$1"); do
     echo "$BASHPID" >"$directory/cgroup.procs" || fail "cannot enter $directory (a real-time process may not)"
   done
+  taskset --cpu-list --pid "$(host_processors "$1")" "$BASHPID" >/dev/null
+}
+
+# host_quota I: microseconds in a period of $CPU_PERIOD_US, -1 for no limit.
+host_quota() {
+  local directory quota
+  find_control_groups
+  directory=${GROUP_ROOT[cpu]:-}/$GROUP/$1
+  if [ -e "$directory/cpu.max" ]; then read -r quota _ <"$directory/cpu.max"; else
+    quota=$(cat "$directory/cpu.cfs_quota_us" 2>/dev/null || echo -1)
+  fi
+  echo "${quota/max/-1}"
+}
+
+# host_processors I: the processors that a host may use, as a list for taskset. One that may use no more than one keeps to one:
+# the kernel does not see processes that wait for their next period as load, and let five of eight hosts wait for one of two
+# processors. Hosts take turns at the processors.
+host_processors() {
+  local quota range all
+  quota=$(host_quota "$1")
+  range=$(awk '$1 == "Cpus_allowed_list:" { print $2 }' /proc/self/status)
+  if [ "$quota" = -1 ] || [ "$quota" -gt $CPU_PERIOD_US ]; then echo "$range"; return; fi
+  mapfile -t all < <(tr ',' '\n' <<<"$range" | awk -F- '{ for (i = $1; i <= $NF; i++) print i }')
+  echo "${all[$((($1 - 1) % ${#all[@]}))]}"
+}
+
+# settle I: moves what runs on a host to the processors that it may use now; threads that begin later go with it.
+settle() {
+  local group processors process
+  processors=$(host_processors "$1")
+  group=$(host_groups "$1" | head -n 1)
+  while read -r process; do
+    # A process that has just ended is no failure.
+    taskset --all-tasks --cpu-list --pid "$processors" "$process" >/dev/null 2>&1 || true
+  done <"$group/cgroup.procs"
 }
 
 # control I CONTROLLER FILE: the path of a host's control file; ends with 77 when there is none.
@@ -132,6 +167,7 @@ limit_cpu() {
     set_control "$host" cpu cpu.cfs_period_us $CPU_PERIOD_US
     set_control "$host" cpu cpu.cfs_quota_us "$quota"
   fi
+  settle "$host"
 }
 
 # Swap would hide the limit, so it is limited with the memory where the kernel counts it.

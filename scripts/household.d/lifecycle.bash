@@ -183,14 +183,11 @@ lab_status() {
 }
 
 host_limits() {
-  local cpu memory quota period processes
+  local memory quota processes
   find_control_groups
-  cpu=${GROUP_ROOT[cpu]:-}/$GROUP/$1 memory=${GROUP_ROOT[memory]:-}/$GROUP/$1
-  if [ -e "$cpu/cpu.max" ]; then read -r quota period <"$cpu/cpu.max"; else
-    quota=$(cat "$cpu/cpu.cfs_quota_us" 2>/dev/null || echo -1)
-    period=$CPU_PERIOD_US
-  fi
-  case $quota in -1 | max) quota=none ;; *) quota=$(awk -v q="$quota" -v p="$period" 'BEGIN { print q / p }') ;; esac
+  memory=${GROUP_ROOT[memory]:-}/$GROUP/$1
+  quota=$(host_quota "$1")
+  case $quota in -1) quota=none ;; *) quota=$(awk -v q="$quota" -v p="$CPU_PERIOD_US" 'BEGIN { print q / p }') ;; esac
   processes=$(host_groups "$1" | head -n 1 | xargs --replace cat {}/cgroup.procs | wc --lines)
   echo "cpu=$quota mem=$(memory_limit "$memory") processes=$processes"
 }

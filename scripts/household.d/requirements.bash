@@ -15,6 +15,7 @@ avahi-browse avahi-utils
 avahi-publish avahi-utils
 nsenter util-linux
 unshare util-linux
+taskset util-linux
 mount mount
 hostname hostname
 awk mawk

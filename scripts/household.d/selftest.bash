@@ -178,7 +178,10 @@ selftest_namespaces() {
     prove "a sleeping host is silent and stands still, and wakes" sleep_seen
   fi
   prove "avahi and the bus stop, are missed, and start again" services_stop_and_start
-  if group_works_here cpu; then prove "a CPU share holds" cpu_share_holds; fi
+  if group_works_here cpu; then
+    prove "a CPU share holds" cpu_share_holds
+    if [ "$(nproc)" -gt 1 ]; then prove "a host with one processor or less keeps to one" processor_is_kept; fi
+  fi
   if group_works_here memory; then prove "too much memory kills, on that host alone" memory_limit_kills; fi
   prove "down leaves no process, mount, control group or directory" down_is_complete
   prove "down after an up that was killed half-way cleans up, too" killed_up_is_cleaned
@@ -339,6 +342,23 @@ services_stop_and_start() {
   lab bus 2 start
   lab avahi 2 start
   eventually service_seen 2
+}
+
+processors_of() { on "$1" awk '$1 == "Cpus_allowed_list:" { print $2 }' "/proc/${2:-self}/status"; }
+
+processor_is_kept() {
+  local began free
+  free=$(processors_of 1)
+  background 1 sleep 61.75
+  eventually pgrep --exact --full 'sleep 61.75'
+  began=$(pgrep --exact --full 'sleep 61.75')
+  lab cpu 1,2 0.5
+  same "$(processors_of 1 "$began")" "$(processors_of 1)"
+  if [ "$(processors_of 1)" = "$(processors_of 2)" ]; then echo "two hosts share a processor"; return 1; fi
+  lab cpu 1,2 none
+  same "$(processors_of 1 "$began")" "$free"
+  same "$(processors_of 2)" "$free"
+  kill "$began"
 }
 
 cpu_share_holds() {

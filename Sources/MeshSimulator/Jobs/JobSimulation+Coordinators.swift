@@ -95,6 +95,7 @@ extension JobSimulation {
       case .survey(let request):
         // Now and then nothing comes of it, and nobody says so.
         if chance.uniform(below: 4) > 0 { ask(.surveyed(request), device, after: milliseconds(20...3_000)) }
+      case .links(let links): note(7, device, links.count, "\(device) knows \(links.count) links")
       case .fetch(let certificate): fetch(certificate, device)
       case .start(let certificate): startRun(certificate, device)
       case .drain:
@@ -160,7 +161,11 @@ extension JobSimulation {
       give(
         reached.isEmpty
           ? .unsurveyed(request: request)
-          : .surveyed(request: request, Set(reached.map { devices[$0].id })), to: device)
+          : .surveyed(
+            request: request,
+            reached.map {
+              DeviceLink(to: devices[$0].id, bytesPerSecond: 1_000_000, roundTrip: .milliseconds(2))
+            }), to: device)
     case .stopped(let stamp, let stop): give(.stopped(stamp, stop), to: device)
     case .fetched(let stamp): give(.ready(stamp), to: device)
     case .delivered(let digest, let holder):
@@ -221,6 +226,7 @@ extension JobSimulation {
     case .reportWanted: return head + "report wanted"
     case .notUsed(_, let reason): return head + "not used: \(reason)"
     case .adopted(let adoption): return head + "adopted as term \(adoption.stamp.term)"
+    case .links(let links): return head + "\(links.count) links"
     }
   }
 

@@ -83,7 +83,18 @@ extension JobService {
   private func remember(_ measured: [LinkMeasurement], _ id: JobID, request: UInt64? = nil) {
     jobs[id]?.links = measured
     jobs[id]?.linksMeasured = DeviceClocks.now().monotonic
-    take(.surveyed(request: request, Set(measured.filter { $0.bytesPerSecond != nil }.map(\.device))), id)
+    take(.surveyed(request: request, measured.compactMap(DeviceLink.init)), id)
+  }
+
+  /// Keeps the links that follow from what the leader has told, for the plan of whoever leads after it.
+  func remember(_ links: [DeviceLink], _ id: JobID) {
+    jobs[id]?.links = links.map { link in
+      var measurement = LinkMeasurement(link.device)
+      measurement.bytesPerSecond = Double(link.bytesPerSecond)
+      measurement.roundTrip = link.roundTrip
+      return measurement
+    }
+    jobs[id]?.linksMeasured = DeviceClocks.now().monotonic
   }
 
   /// The reports that can be read, and whose they are.
@@ -143,6 +154,17 @@ extension JobService {
       }
     case .first, .left, .straggler: return false
     }
+  }
+}
+
+extension DeviceLink {
+  /// A measured link; nil when its rate or its round trip is not known.
+  fileprivate init?(_ measured: LinkMeasurement) {
+    guard let rate = measured.bytesPerSecond, rate.isFinite, let roundTrip = measured.roundTrip else {
+      return nil
+    }
+    self.init(
+      to: measured.device, bytesPerSecond: UInt64(min(max(rate, 1), 1e12)), roundTrip: roundTrip)
   }
 }
 

@@ -320,6 +320,7 @@ package actor JobService {
       case .prepare: prepare(id)
       case .plan(let request): plan(id, request)
       case .survey(let request): survey(id, request)
+      case .links(let links): remember(links, id)
       case .fetch(let certificate): fetch(id, certificate)
       case .start(let certificate): run(id, certificate)
       case .drain: jobs[id]?.activity.run?.drain()
