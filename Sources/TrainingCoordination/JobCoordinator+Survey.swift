@@ -29,7 +29,7 @@ struct LinkSurveying: Sendable {
   var failures = 0
   /// Until when none is asked for.
   var restUntil: MonotonicInstant?
-  /// Whether this device would lead next, and has had time to hear of the leader's links.
+  /// Whether this device would lead next, and waits or has waited for the leader's word of what it does not know.
   var isDeputy = false
 
   /// The links that are known, in the order of the devices.

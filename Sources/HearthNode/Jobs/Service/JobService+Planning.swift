@@ -81,7 +81,11 @@ extension JobService {
 
   /// Keeps what was measured; a link whose other end had no time for it is asked for again.
   private func remember(_ measured: [LinkMeasurement], _ id: JobID, request: UInt64? = nil) {
-    jobs[id]?.links = measured
+    // What another device was too busy for may have been known before.
+    let before = (jobs[id]?.links ?? []).filter { $0.bytesPerSecond != nil }
+    jobs[id]?.links = measured.map { link in
+      link.bytesPerSecond == nil ? before.first { $0.device == link.device } ?? link : link
+    }
     jobs[id]?.linksMeasured = DeviceClocks.now().monotonic
     take(.surveyed(request: request, measured.compactMap(DeviceLink.init)), id)
   }
