@@ -106,7 +106,7 @@ extension JobCoordinator {
     } else if devices[device]?.isPrepared ?? false {
       // Its daemon was restarted: what it measured before may hold no more.
       reports[device] = nil
-      surveying.told.devices.remove(device)
+      surveying.told.remove(device)
     }
     devices[device] = told
     stamps[device] = stamp

@@ -10,12 +10,6 @@ struct LinkSurveying: Sendable {
     let since: MonotonicInstant
   }
 
-  /// What this device has told of its links since it leads, and whom.
-  struct Word: Sendable {
-    var links: Set<DeviceLink> = []
-    var devices: Set<DeviceID> = []
-  }
-
   var number: UInt64 = 0
   var request: Request?
   /// The devices for which a survey was asked for last.
@@ -24,16 +18,14 @@ struct LinkSurveying: Sendable {
   var links: [DeviceID: DeviceLink] = [:]
   /// The devices links to which this device has measured.
   var measured: Set<DeviceID> = []
-  var told = Word()
+  /// The devices that have been told of the links as they are.
+  var told: Set<DeviceID> = []
   /// Surveys in a row that left a link out.
   var failures = 0
   /// Until when none is asked for.
   var restUntil: MonotonicInstant?
   /// Whether this device would lead next, and waits or has waited for the leader's word of what it does not know.
   var isDeputy = false
-
-  /// The links that are known, in the order of the devices.
-  var known: [DeviceLink] { links.values.sorted { $0.device < $1.device } }
 }
 
 /// Knowing links ahead.
@@ -42,6 +34,9 @@ struct LinkSurveying: Sendable {
 /// they take each link of their own to be as the way by the leader: so do plans with links between two others. A survey
 /// of the deputy's own takes every device's time in the first steps, and measures links under load.
 extension JobCoordinator {
+  /// The links that are known, in the order of the devices: what a plan is made with for which nobody has time to measure.
+  package var knownLinks: [DeviceLink] { surveying.links.values.sorted { $0.device < $1.device } }
+
   /// Asks for a survey while this device leads, or would lead next, and there is a link that it does not know.
   mutating func surveyAhead(at now: MonotonicInstant) {
     if let request = surveying.request {
@@ -93,18 +88,18 @@ extension JobCoordinator {
     }
   }
 
-  /// Tells those who decide of this device's links, once each and again when there are others.
+  /// Tells those who decide of this device's links, once after they were measured or heard of.
   ///
   /// That a link is gone is not told: they see that themselves.
   private mutating func tellLinks(to wanted: Set<DeviceID>) {
-    let links = Array(surveying.known.filter { wanted.contains($0.device) }.prefix(JobLimits.roster))
-    if !surveying.told.links.isSuperset(of: links) { surveying.told = LinkSurveying.Word(links: Set(links)) }
     // Without the link to a device itself nothing follows for its own.
-    for device in links.map(\.device)
-    where decree.roster.devices.contains(device) && !surveying.told.devices.contains(device) {
-      surveying.told.devices.insert(device)
-      say(.links(links), to: device)
+    let unaware = decree.roster.devices.filter {
+      wanted.contains($0) && surveying.links[$0] != nil && !surveying.told.contains($0)
     }
+    if unaware.isEmpty { return }
+    surveying.told.formUnion(unaware)
+    let links = knownLinks.filter { wanted.contains($0.device) }.prefix(JobLimits.roster)
+    for device in unaware { say(.links(Array(links)), to: device) }
   }
 
   /// The leader's links: this device's own are taken to be as the way by the leader, but for those that it has measured.
@@ -120,13 +115,14 @@ extension JobCoordinator {
     where !surveying.measured.contains(link.device) {
       surveying.links[link.device] = link
     }
-    effects.append(.links(surveying.known))
+    surveying.told = []
   }
 
   mutating func surveyed(_ number: UInt64?, _ measured: [DeviceLink], at now: MonotonicInstant) {
     if let number, surveying.request?.number != number { return drop() }
     for link in measured { surveying.links[link.device] = link }
     surveying.measured = Set(measured.map(\.device))
+    surveying.told = []
     guard number != nil else {
       // Measured for a plan.
       surveying.restUntil = now.advanced(by: JobLimits.surveyInterval)

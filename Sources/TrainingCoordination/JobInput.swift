@@ -117,8 +117,6 @@ package enum JobEffect: Hashable, Sendable {
   case plan(PlanRequest)
   /// Measure the links, for a plan that may be wanted at once; answer with `surveyed` or `unsurveyed`.
   case survey(request: UInt64)
-  /// All links that are known, by device, now that the leader has told of its own: serve a plan that may be wanted at once.
-  case links([DeviceLink])
   /// Fetch what this device's part of the plan needs, and answer with `ready` or `failed`; replaces an earlier `fetch`.
   case fetch(PlanCertificate)
   /// Run; answer with `progressed`, and then `completed` or `stopped`.

@@ -27,8 +27,9 @@ struct JobWorld {
     var prepared = 0
     var asked: [PlanRequest] = []
     var surveys: [MonotonicInstant] = []
-    var links: [DeviceLink] = []
-    var linksHeard = 0
+    /// How often somebody told this device of links.
+    var linksTold = 0
+    var links: [DeviceLink] { coordinator?.knownLinks ?? [] }
     var delivered = 0
     var waiting: [(due: MonotonicInstant, event: JobInput)] = []
   }
@@ -178,9 +179,6 @@ struct JobWorld {
         answer(own, "prepare", .prepared(report: [UInt8(own)]))
       case .plan(let request): plan(request, own)
       case .survey(let request): survey(request, own)
-      case .links(let links):
-        nodes[own].links = links
-        nodes[own].linksHeard += 1
       case .fetch(let certificate):
         nodes[own].waiting.removeAll { if case .ready = $0.event { true } else { false } }
         answer(own, "fetch", .ready(certificate.stamp))
@@ -373,7 +371,10 @@ struct JobWorld {
 
   private mutating func send(_ message: JobMessage, from sender: Int, to recipient: Int) {
     if case .progress = message.body { told[sender][recipient] += 1 }
-    if case .links = message.body, leadersAreOld { return }
+    if case .links = message.body {
+      if leadersAreOld { return }
+      nodes[recipient].linksTold += 1
+    }
     if lossEvery > 0, generator.uniform(below: lossEvery) == 0 { return }
     let copies = repeatEvery > 0 && generator.uniform(below: repeatEvery) == 0 ? 2 : 1
     for _ in 0..<copies {

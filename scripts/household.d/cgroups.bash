@@ -115,8 +115,8 @@ host_quota() {
 }
 
 # host_processors I: the processors that a host may use, as a list for taskset. One that may use no more than one keeps to one:
-# the kernel does not see processes that wait for their next period as load, and let five of eight hosts wait for one of two
-# processors. Hosts take turns at the processors.
+# the kernel does not see processes that wait for their next period as load, so that it may leave five of eight hosts on one of
+# two processors. Hosts take turns at the processors.
 host_processors() {
   local quota range all
   quota=$(host_quota "$1")

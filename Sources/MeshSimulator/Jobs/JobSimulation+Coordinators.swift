@@ -95,7 +95,6 @@ extension JobSimulation {
       case .survey(let request):
         // Now and then nothing comes of it, and nobody says so.
         if chance.uniform(below: 4) > 0 { ask(.surveyed(request), device, after: milliseconds(20...3_000)) }
-      case .links(let links): note(7, device, links.count, "\(device) knows \(links.count) links")
       case .fetch(let certificate): fetch(certificate, device)
       case .start(let certificate): startRun(certificate, device)
       case .drain:

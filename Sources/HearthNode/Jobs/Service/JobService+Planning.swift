@@ -79,26 +79,10 @@ extension JobService {
     }
   }
 
-  /// Keeps what was measured; a link whose other end had no time for it is asked for again.
+  /// Hands on what was measured; a link whose other end had no time for it is asked for again.
   private func remember(_ measured: [LinkMeasurement], _ id: JobID, request: UInt64? = nil) {
-    // What another device was too busy for may have been known before.
-    let before = (jobs[id]?.links ?? []).filter { $0.bytesPerSecond != nil }
-    jobs[id]?.links = measured.map { link in
-      link.bytesPerSecond == nil ? before.first { $0.device == link.device } ?? link : link
-    }
     jobs[id]?.linksMeasured = DeviceClocks.now().monotonic
     take(.surveyed(request: request, measured.compactMap(DeviceLink.init)), id)
-  }
-
-  /// Keeps the links that follow from what the leader has told, for the plan of whoever leads after it.
-  func remember(_ links: [DeviceLink], _ id: JobID) {
-    jobs[id]?.links = links.map { link in
-      var measurement = LinkMeasurement(link.device)
-      measurement.bytesPerSecond = Double(link.bytesPerSecond)
-      measurement.roundTrip = link.roundTrip
-      return measurement
-    }
-    jobs[id]?.linksMeasured = DeviceClocks.now().monotonic
   }
 
   /// The reports that can be read, and whose they are.
@@ -130,11 +114,11 @@ extension JobService {
       guard let measured = await doors.measureLinks() else { throw JobServiceFailure.stopping }
       remember(measured, id)
     }
-    return (jobs[id]?.links ?? []).compactMap { link in
+    return (jobs[id]?.coordinator.knownLinks ?? []).compactMap { link in
       devices.firstIndex(of: link.device).map {
         MeasuredLink(
-          from: place, to: $0, bytesPerSecond: link.bytesPerSecond,
-          roundTripSeconds: link.roundTrip?.inSeconds)
+          from: place, to: $0, bytesPerSecond: Double(link.bytesPerSecond),
+          roundTripSeconds: link.roundTrip.inSeconds)
       }
     }
   }
@@ -144,18 +128,19 @@ extension JobService {
   /// How long a measured link serves a plan for which nobody waits.
   private static let linkTime: Duration = .seconds(60)
 
-  /// Whether a plan can do with the links as they were measured last.
+  /// Whether a plan can do with the links that are known.
   ///
-  /// A job that stands still takes what there is. A device that comes had its link measured while it prepared itself.
+  /// A job that stands still takes what there is, also by the word of the leader before. A device that comes had its link measured while it prepared itself.
   private func areKnown(_ id: JobID, _ devices: [DeviceID], _ cause: PlanCause) -> Bool {
-    guard let job = jobs[id], let measured = job.linksMeasured, !job.links.isEmpty else { return false }
+    guard let job = jobs[id] else { return false }
+    let known = job.coordinator.knownLinks.map(\.device)
     switch cause {
-    case .lost: return true
+    case .lost: return !known.isEmpty
     case .joined:
-      guard measured.duration(to: DeviceClocks.now().monotonic) < Self.linkTime else { return false }
-      return devices.allSatisfy { device in
-        device == own || job.links.contains { $0.device == device && $0.bytesPerSecond != nil }
-      }
+      guard let measured = job.linksMeasured,
+        measured.duration(to: DeviceClocks.now().monotonic) < Self.linkTime
+      else { return false }
+      return devices.allSatisfy { $0 == own || known.contains($0) }
     case .first, .left, .straggler: return false
     }
   }

@@ -320,7 +320,6 @@ package actor JobService {
       case .prepare: prepare(id)
       case .plan(let request): plan(id, request)
       case .survey(let request): survey(id, request)
-      case .links(let links): remember(links, id)
       case .fetch(let certificate): fetch(id, certificate)
       case .start(let certificate): run(id, certificate)
       case .drain: jobs[id]?.activity.run?.drain()
@@ -483,9 +482,7 @@ struct OpenJob: Sendable {
   var material: JobMaterial?
   /// The package being taken up, so that it is read once.
   var opening: Task<OpenedMaterial, any Error>?
-  /// The links to the other members as they were measured last.
-  var links: [LinkMeasurement] = []
-  /// When that was.
+  /// When the links to the other members were measured last.
   var linksMeasured: MonotonicInstant?
   /// Finished epochs by their number, from whichever device told them first.
   var epochs: [UInt32: FinishedEpoch] = [:]
