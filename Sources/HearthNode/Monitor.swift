@@ -43,6 +43,28 @@ final class Monitor: @unchecked Sendable {
     pthread_cond_timedwait(condition, mutex, &until)
   }
 
-  /// Wakes all who wait; the caller has the lock.
+  /// Wakes all who wait without a bell of their own; the caller has the lock.
   func wakeAll() { pthread_cond_broadcast(condition) }
+
+  // MARK: - Bells
+
+  /// Wakes one of several threads that wait at a monitor for different things.
+  ///
+  /// - Safety: the C object is made in `init`, freed in `deinit`, and used only through its own calls.
+  final class Bell: @unchecked Sendable {
+    fileprivate let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+
+    init() { pthread_cond_init(condition, nil) }
+
+    deinit {
+      pthread_cond_destroy(condition)
+      condition.deallocate()
+    }
+
+    /// Wakes who waits for it; the caller has the monitor's lock.
+    func ring() { pthread_cond_broadcast(condition) }
+  }
+
+  /// Gives the lock up until the bell rings, or a moment earlier; the caller has the lock and looks again.
+  func wait(for bell: Bell) { pthread_cond_wait(bell.condition, mutex) }
 }

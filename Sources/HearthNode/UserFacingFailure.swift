@@ -49,6 +49,8 @@ package enum RunFailure: UserFacingFailure, Equatable {
   case diskBudgetExceeded(needed: Int, free: Int, path: String)
   /// The adapter and the run's state would not fit on their disk. All values are bytes.
   case outputDiskExceeded(adapter: Int, state: Int, free: Int, path: String)
+  /// The trained values of a household's job do not fit on its owner's disk.
+  case resultDiskExceeded(needed: Int, free: Int, path: String)
   /// The adapter was trained on another backbone.
   case backboneMismatch(adapter: String, expected: String, found: String, model: String)
   /// The directory holds no run that can be resumed.
@@ -65,7 +67,7 @@ package enum RunFailure: UserFacingFailure, Equatable {
     case .badInput: .badData
     case .cannotCreateOutput, .outputOccupied: .cannotCreateOutput
     case .memoryBudgetExceeded: .insufficientResources
-    case .diskBudgetExceeded, .outputDiskExceeded: .inputOutput
+    case .diskBudgetExceeded, .outputDiskExceeded, .resultDiskExceeded: .inputOutput
     case .backboneMismatch: .mismatch
     case .notResumable: .missingInput
     case .inputOutput: .inputOutput
@@ -91,6 +93,9 @@ package enum RunFailure: UserFacingFailure, Equatable {
     case .outputDiskExceeded(let adapter, let state, let free, let path):
       "the adapter needs \(ByteCount(adapter)), the run's state \(ByteCount(state)), and \(ByteCount(free)) are free "
         + "at '\(path)'; make room, choose another disk with --output, or a technique that trains less"
+    case .resultDiskExceeded(let needed, let free, let path):
+      "the trained values need \(ByteCount(needed)) in the daemon's directory until the adapter is written, and "
+        + "\(ByteCount(free)) are free at '\(path)'; make room there, or choose a technique that trains less"
     case .backboneMismatch(let adapter, let expected, let found, let model):
       "adapter '\(adapter)' was trained on the backbone \(expected.prefix(16)) and '\(model)' is "
         + "\(found.prefix(16)); pass the right one with --model"

@@ -20,6 +20,12 @@ import Testing
     }
   }
 
+  @Test("trained values need room twice at the owner's daemon: where they are collected, and as a blob")
+  func resultsNeedRoomTwice() {
+    #expect(reason { try PreparedRun.checkResultDisk(adapter: 5, free: 10, path: "/state") } == nil)
+    #expect(reason { try PreparedRun.checkResultDisk(adapter: 5, free: 9, path: "/state") } == .inputOutput)
+  }
+
   @Test func aCompleteRequestPassesAndWritesNothing() throws {
     try inDirectory { root in
       try FileManager.default.createDirectory(atPath: root + "/model", withIntermediateDirectories: false)

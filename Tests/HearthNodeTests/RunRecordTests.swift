@@ -131,6 +131,9 @@ extension JSONDecoder {
     let disk = RunFailure.diskBudgetExceeded(needed: 5 << 30, free: 1 << 20, path: "/c")
     #expect(disk.description.contains("5.0 GiB") && disk.description.contains("1.0 MiB"))
     #expect(disk.reason.rawValue == 74)
+    let result = RunFailure.resultDiskExceeded(needed: 2 << 30, free: 3 << 20, path: "/home/hearth")
+    #expect(result.description.contains("2.0 GiB") && result.description.contains("3.0 MiB"))
+    #expect(result.description.contains("/home/hearth") && result.reason.rawValue == 74)
   }
 
   @Test func aFailedCommandsLastLineIsJSONToo() throws {

@@ -157,6 +157,19 @@ package struct PreparedRun {
     }
   }
 
+  /// Refuses a household's job whose trained values would not fit on the disk of its owner's daemon, before hours of training.
+  package func checkResultDisk(_ stateDirectory: String) throws {
+    try Self.checkResultDisk(
+      adapter: AdapterDirectory.tensorBytes(parameterCount),
+      free: try freeDiskBytes(RunPreflight.nearestExisting(stateDirectory)), path: stateDirectory)
+  }
+
+  /// The same for so many free bytes: values lie in a file while they are collected, and as a blob until the adapter is written.
+  package static func checkResultDisk(adapter: Int, free: Int, path: String) throws(RunFailure) {
+    let needed = 2 * adapter
+    guard needed <= free else { throw .resultDiskExceeded(needed: needed, free: free, path: path) }
+  }
+
   /// Identity of the cache that this run fills and reads.
   package func cacheIdentity(_ model: OpenedModel) -> CacheIdentity {
     cacheIdentity(backbone: model.digest, tokenizer: model.tokenizer.digest)

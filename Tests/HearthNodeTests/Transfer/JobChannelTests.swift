@@ -64,6 +64,32 @@ struct JobChannelTests {
     await bench.shutdown()
   }
 
+  @Test(
+    "ends every reader of a link when the channel gives up, whatever message it waits for",
+    arguments: Carriage.allCases)
+  func readersEnd(_ carriage: Carriage) async throws {
+    let bench = try await TransferBench(carriage, devices: 2)
+    let channels = bench.open()
+    await withTaskGroup(of: JobChannelFailure?.self) { group in
+      for step in 0..<8 {
+        group.addTask {
+          await failure { _ = try channels[1].receive(JobTag(.allGather, step: UInt64(step / 2)), from: 0) }
+        }
+      }
+      group.addTask {
+        // A message that nobody waits for, and then the end.
+        await failure {
+          try channels[0].send([1], JobTag(.share, step: 9), to: 1)
+          channels[0].abort("enough")
+        }
+      }
+      var ended = 0
+      for await failure in group where failure == .aborted("enough") { ended += 1 }
+      #expect(ended == 8)
+    }
+    await bench.shutdown()
+  }
+
   @Test("stops the sender when nobody reads, and goes on when somebody does", arguments: Carriage.allCases)
   func backPressure(_ carriage: Carriage) async throws {
     let bench = try await TransferBench(carriage, devices: 2)

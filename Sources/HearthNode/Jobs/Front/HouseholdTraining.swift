@@ -17,12 +17,14 @@ package struct JobWishes: Sendable, Equatable {
 
 /// `hearth train` on the household: lays the run out, hands it to the daemon, and follows the job.
 package struct HouseholdTraining {
+  private let place: HouseholdPlace
   private let client: JobClient
   private let wishes: JobWishes
   private let cancellation: CancellationFlag
 
   /// A training on the household of `place`.
   package init(_ place: HouseholdPlace, wishes: JobWishes, cancellation: CancellationFlag) {
+    self.place = place
     client = JobClient(place)
     self.wishes = wishes
     self.cancellation = cancellation
@@ -87,6 +89,7 @@ package struct HouseholdTraining {
     let content = try RunContent(request, model: model)
     let run = try PreparedRun(request, content: content, backbone: backbone)
     try run.checkDisk(request.output)
+    try run.checkResultDisk(place.stateDirectory)
     let package = JobPackage(
       run, content: content, model: model, name: Self.name(request.output),
       planning: try planning(run, model: model))

@@ -29,6 +29,15 @@ final class JobLink: @unchecked Sendable {
     var hasFinished = false
   }
 
+  /// A thread that waits for a message, with a bell of its own.
+  ///
+  /// The buckets of a ring wait for messages of one link at once: with one bell for all, their four threads woke 115 to 120 times a
+  /// second in a first epoch of eight devices, in place of 29 to 36 times.
+  private struct Reader {
+    let tag: JobTag
+    let bell: Monitor.Bell
+  }
+
   private struct Unfinished {
     let tag: JobTag
     let length: Int
@@ -53,7 +62,9 @@ final class JobLink: @unchecked Sendable {
   private var unfinished: [UInt32: Unfinished] = [:]
   private var sendCredit = SendCredit()
   private var receiveCredit = ReceiveCredit()
-  private var readers = 0
+  private var readers: [Reader] = []
+  /// Bells of readers that are done, for the next ones.
+  private var bells: [Monitor.Bell] = []
   private var nextNumber: UInt32 = 1
   private var writableCount: UInt64 = 0
   private var failure: JobChannelFailure?
@@ -95,7 +106,7 @@ final class JobLink: @unchecked Sendable {
     return monitor.locked {
       guard failure == nil, !isClosing else { return false }
       sessions.append(Session(id: session, isDialled: isDialled))
-      monitor.wakeAll()
+      wakeEveryone()
       return true
     }
   }
@@ -115,7 +126,7 @@ final class JobLink: @unchecked Sendable {
   func dialFailed() {
     monitor.locked {
       nextDial = DeviceClocks.now().monotonic.advanced(by: JobLinkLimits.redialTime)
-      monitor.wakeAll()
+      wakeEveryone()
     }
   }
 
@@ -129,7 +140,7 @@ final class JobLink: @unchecked Sendable {
     monitor.locked {
       guard let index = sessions.firstIndex(where: { $0.id == session }) else { return nil }
       let ended = sessions.remove(at: index)
-      monitor.wakeAll()
+      wakeEveryone()
       isOver = isOver || ended.otherHasFinished
       guard failure == nil, !ended.otherHasFinished, !isClosing else { return nil }
       // Before the first message nothing can be lost with a session: the side that dials tries again.
@@ -247,16 +258,26 @@ final class JobLink: @unchecked Sendable {
     if let room { say(.credit, unit: room.mebibytes, on: room.session) }
   }
 
+  /// Wakes all who wait, for whatever it is: the link has changed.
+  private func wakeEveryone() {
+    monitor.wakeAll()
+    for reader in readers { reader.bell.ring() }
+  }
+
   /// The message, or nil when the other side is to be told of room or dialled before it is waited for.
   private func next(_ tag: JobTag) throws(JobChannelFailure) -> ([UInt8]?, Room?) {
-    readers += 1
-    defer { readers -= 1 }
+    let bell = bells.popLast() ?? Monitor.Bell()
+    readers.append(Reader(tag: tag, bell: bell))
+    defer {
+      readers.removeAll { $0.bell === bell }
+      bells.append(bell)
+    }
     while true {
       if let failure { throw failure }
       if let message = takeWaiting(tag) { return (message, newRoom(isWaitedFor: false)) }
       if let room = newRoom(isWaitedFor: true) { return (nil, room) }
       if device == own {
-        monitor.wait()
+        monitor.wait(for: bell)
       } else if sessions.isEmpty {
         if try waitForSession() == nil { return (nil, nil) }
       } else if sessions.allSatisfy(\.otherHasFinished) {
@@ -266,9 +287,15 @@ final class JobLink: @unchecked Sendable {
           "device \(place) of the plan sent more than \(JobLinkLimits.mostWaitingBytes >> 20) MiB that nobody here "
             + "reads; report this with both logs, and run the same command again")
       } else {
-        monitor.wait()
+        monitor.wait(for: bell)
       }
     }
+  }
+
+  /// A whole message has come.
+  private func keep(_ message: [UInt8], _ tag: JobTag) {
+    waiting[tag, default: []].append(message)
+    for reader in readers where reader.tag == tag { reader.bell.ring() }
   }
 
   private func takeWaiting(_ tag: JobTag) -> [UInt8]? {
@@ -306,7 +333,7 @@ final class JobLink: @unchecked Sendable {
               + "the same command again"))
       }
       // A reader that waits is to give more room: what it waits for may not have begun.
-      if readers > 0, receiveCredit.isShort { monitor.wakeAll() }
+      if receiveCredit.isShort { for reader in readers { reader.bell.ring() } }
       var bytes: [UInt8] = []
       bytes.reserveCapacity(record.length)
       unfinished[number] = Unfinished(tag: tag, length: record.length, bytes: bytes)
@@ -319,8 +346,7 @@ final class JobLink: @unchecked Sendable {
     if unfinished.values[place].bytes.count == record.length,
       let done = unfinished.removeValue(forKey: number)
     {
-      waiting[tag, default: []].append(done.bytes)
-      monitor.wakeAll()
+      keep(done.bytes, tag)
     }
     return .taken
   }
@@ -340,7 +366,7 @@ final class JobLink: @unchecked Sendable {
       if let index = sessions.firstIndex(where: { $0.id == session }) {
         sessions[index].otherHasFinished = true
       }
-      monitor.wakeAll()
+      wakeEveryone()
       return .finished
     }
   }
@@ -349,8 +375,7 @@ final class JobLink: @unchecked Sendable {
   func loopBack(_ message: [UInt8], _ tag: JobTag) throws(JobChannelFailure) {
     try monitor.locked { () throws(JobChannelFailure) in
       if let failure { throw failure }
-      waiting[tag, default: []].append(message)
-      monitor.wakeAll()
+      keep(message, tag)
     }
   }
 
@@ -363,7 +388,7 @@ final class JobLink: @unchecked Sendable {
       self.failure = failure
       waiting = [:]
       unfinished = [:]
-      monitor.wakeAll()
+      wakeEveryone()
       return sessions.map(\.id)
     }
     for session in ended {
