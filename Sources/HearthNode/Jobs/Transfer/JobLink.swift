@@ -31,8 +31,8 @@ final class JobLink: @unchecked Sendable {
 
   /// A thread that waits for a message, with a bell of its own.
   ///
-  /// The buckets of a ring wait for messages of one link at once: with one bell for all, their four threads woke 115 to 120 times a
-  /// second in a first epoch of eight devices, in place of 29 to 36 times.
+  /// The buckets of a ring wait for messages of one link at once: with one bell for all, their four threads woke 115 to 120
+  /// times a second in a first epoch of eight devices, in place of 29 to 36 times.
   private struct Reader {
     let tag: JobTag
     let bell: Monitor.Bell
