@@ -2,7 +2,7 @@ import TensorKernels
 
 /// Integers in as few bits each as the largest of their block needs: sums on a wire, exactly.
 ///
-/// A gradient of 2^-18 under the exponent 36 is an integer of 19 bits. A message is the number of integers as a 32-bit word,
+/// A gradient of 2^-18 under the exponent 34 is an integer of 17 bits. A message is the number of integers as a 32-bit word,
 /// the width of each block of 256, and the blocks (docs/FILE-FORMATS.md, "Packed sums"). The last block's missing integers
 /// are zero.
 package enum PackedIntegers {

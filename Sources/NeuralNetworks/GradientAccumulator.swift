@@ -5,8 +5,8 @@ import TensorKernels
 ///
 /// Each value is rounded once to a multiple of 2^-exponent and added as an integer, so the sum over
 /// micro-batches is the same bits for every order, number of threads and number of devices (docs/ARCHITECTURE.md,
-/// "Integer sums"). The default exponent 36 rounds by about what float32 weights leave uncertain
-/// in the smallest values that move a parameter and, with up to 8 micro-batches a step, takes values up to 2^23
+/// "Integer sums"). The default exponent 34 changes an adapter by a quarter of what
+/// float32 weights leave uncertain in it and, with up to 8 micro-batches a step, takes values up to 2^25
 /// (docs/decisions/0023). A value beyond that sets `overflowed`; the caller then discards the sums and redoes the step with a smaller exponent.
 ///
 /// All threads of a step add to one accumulator: 8 bytes a parameter, whatever the number of threads.
@@ -14,10 +14,10 @@ import TensorKernels
 /// - Safety: a sum is written under the lock of its chunk of the vector; `begin`, `conclude`, `reset`, `merge`, `zero`, `read`
 ///   and `withSums` run while nobody adds.
 package final class GradientAccumulator: GradientSums, @unchecked Sendable {
-  /// The exponent to start with: a resolution of 2^−36 (docs/decisions/0023).
-  package static let defaultExponent: Int32 = 36
-  /// The exponent of runs that earlier builds began: they end with it.
-  private static let earlierExponent: Int32 = 44
+  /// The exponent to start with: a resolution of 2^−34 (docs/decisions/0023).
+  package static let defaultExponent: Int32 = 34
+  /// Exponents of runs that earlier builds began: they end with them.
+  private static let earlierExponents: [Int32] = [44, 36]
   /// The exponent of coarse sums: a resolution of 2^−24 (docs/decisions/0012).
   package static let coarseExponent: Int32 = 24
   /// How much an overflow takes from the exponent.
@@ -92,10 +92,11 @@ package final class GradientAccumulator: GradientSums, @unchecked Sendable {
   ///
   /// So the exponent of coarse sums does not fit fine ones, nor the other way round.
   package func restore(exponents: [Int32]) -> Bool {
-    let finest = firstExponent == Self.defaultExponent ? Self.earlierExponent : firstExponent
-    guard exponents.count == 1, (Self.smallestExponent...finest).contains(exponents[0]),
-      (firstExponent - exponents[0]) % Self.exponentStep == 0
-    else { return false }
+    let earlier = firstExponent == Self.defaultExponent ? Self.earlierExponents : []
+    let all = ([firstExponent] + earlier).flatMap { first in
+      stride(from: first, through: Self.smallestExponent, by: -Int(Self.exponentStep))
+    }
+    guard exponents.count == 1, all.contains(exponents[0]) else { return false }
     nextExponent = exponents[0]
     exponent = nextExponent
     return true

@@ -480,7 +480,8 @@ final class StageCosting {
   /// A ring of reduce-scatter and all-gather of the gradients of `bytes` of trained weights over a group, in the order of its
   /// members: as fast as its slowest link, or the member whose processor is slowest with it.
   ///
-  /// Its buckets go round at once, so that they wait for the same hops.
+  /// Its buckets go round at once, so that they wait for the same hops. Half of what hops stand still counts: meanwhile other
+  /// buckets are packed and frozen layers run ahead (docs/PLANNING.md, "Limits").
   func ringTime(bytes: Int64, group: UInt64) -> Int64 {
     let count = Int64(group.nonzeroBitCount)
     guard count > 1, bytes > 0 else { return 0 }
@@ -497,7 +498,7 @@ final class StageCosting {
     }
     let rounds = 2 * (count - 1)
     return rounds
-      * (latency + standstill + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
+      * (latency + standstill / 2 + transferTime(bytes: (sums + count - 1) / count, bytesPerSecond: rate))
   }
 }
 

@@ -303,7 +303,7 @@ struct ExhaustiveSearch {
     let part = (bytes + Int64(group.count) - 1) / Int64(group.count)
     let rates = neighbours.map(\.bytesPerSecond) + group.map { household.devices[$0].exchangeBytesPerSecond }
     let standstill = group.map { household.devices[$0].standstill }.max()!
-    let hop = neighbours.map(\.latency).max()! + standstill + nanoseconds(part, rates.min()!)
+    let hop = neighbours.map(\.latency).max()! + standstill / 2 + nanoseconds(part, rates.min()!)
     return Int64(2 * (group.count - 1)) * hop
   }
 }

@@ -33,7 +33,7 @@ private enum TargetKind: UInt8 {
 
 extension JobPackage {
   /// The version of the format that this code reads and writes.
-  package static let version: UInt32 = 8
+  package static let version: UInt32 = 9
   private static let magic = Array("HEARTHJP".utf8)
   /// Bytes of the smallest sample: its flags, two counts and one token.
   private static let smallestSample = 1 + 2 + 4 + 2
