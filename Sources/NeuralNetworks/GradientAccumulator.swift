@@ -7,14 +7,14 @@ import TensorKernels
 /// micro-batches is the same bits for every order, number of threads and number of devices (docs/ARCHITECTURE.md,
 /// "Integer sums"). The default exponent 34 changes an adapter by a quarter of what
 /// float32 weights leave uncertain in it and, with up to 8 micro-batches a step, takes values up to 2^25
-/// (docs/decisions/0023). A value beyond that sets `overflowed`; the caller then discards the sums and redoes the step with a smaller exponent.
+/// (docs/decisions/0025). A value beyond that sets `overflowed`; the caller then discards the sums and redoes the step with a smaller exponent.
 ///
 /// All threads of a step add to one accumulator: 8 bytes a parameter, whatever the number of threads.
 ///
 /// - Safety: a sum is written under the lock of its chunk of the vector; `begin`, `conclude`, `reset`, `merge`, `zero`, `read`
 ///   and `withSums` run while nobody adds.
 package final class GradientAccumulator: GradientSums, @unchecked Sendable {
-  /// The exponent to start with: a resolution of 2^−34 (docs/decisions/0023).
+  /// The exponent to start with: a resolution of 2^−34 (docs/decisions/0025).
   package static let defaultExponent: Int32 = 34
   /// Exponents of runs that earlier builds began: they end with them.
   private static let earlierExponents: [Int32] = [44, 36]
